@@ -1,0 +1,230 @@
+"""Hashes, signatures and ciphers: the only user of nacl.
+
+Everything here is libsodium, reached through PyNaCl, except unkeyed and keyed BLAKE2b and HMAC,
+which are hashlib's. All hashes are BLAKE2b with 32 bytes of output unless a name says otherwise.
+
+Format: hypercore-crypto 3.7.0 (tree hashes, namespaces), noise-handshake 4.2.0 (the Noise parts).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import TYPE_CHECKING, Final, Protocol
+
+from nacl import bindings
+from nacl.exceptions import BadSignatureError, CryptoError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+HASH_BYTES: Final = 32
+PUBLIC_KEY_BYTES: Final = 32
+SECRET_KEY_BYTES: Final = 64
+SEED_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 64
+NOISE_HASH_BYTES: Final = 64
+AEAD_TAG_BYTES: Final = 16
+SECRETSTREAM_HEADER_BYTES: Final = 24
+SECRETSTREAM_OVERHEAD: Final = 17
+
+_LEAF: Final = b"\x00"
+_PARENT: Final = b"\x01"
+_ROOTS: Final = b"\x02"
+
+
+class DecryptionError(Exception):
+    """A ciphertext that was not made with this key and state; the caller drops the stream."""
+
+
+class HashedNode(Protocol):
+    """What a tree hash needs of a node."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def hash(self) -> bytes: ...
+
+
+# -- hashes ------------------------------------------------------------------------------------
+
+
+def hash_bytes(*parts: bytes) -> bytes:
+    """BLAKE2b-256 of the parts, concatenated."""
+    state = hashlib.blake2b(digest_size=HASH_BYTES)
+    for part in parts:
+        state.update(part)
+    return state.digest()
+
+
+def keyed_hash(key: bytes, *parts: bytes) -> bytes:
+    """BLAKE2b-256 under *key* (at most 64 bytes) of the parts, concatenated."""
+    state = hashlib.blake2b(digest_size=HASH_BYTES, key=key)
+    for part in parts:
+        state.update(part)
+    return state.digest()
+
+
+def leaf_hash(block: bytes | memoryview) -> bytes:
+    """The hash of a leaf of the Merkle tree. Large blocks are hashed with the GIL released."""
+    state = hashlib.blake2b(_LEAF + len(block).to_bytes(8, "little"), digest_size=HASH_BYTES)
+    state.update(block)
+    return state.digest()
+
+
+def parent_hash(size: int, left: bytes, right: bytes) -> bytes:
+    """The hash of an inner node; *size* is the number of block bytes below it."""
+    data = _PARENT + size.to_bytes(8, "little") + left + right
+    return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
+
+
+def tree_hash(roots: Iterable[HashedNode]) -> bytes:
+    """The hash that stands for a whole log: over its full roots, left to right."""
+    state = hashlib.blake2b(_ROOTS, digest_size=HASH_BYTES)
+    for root in roots:
+        state.update(root.hash)
+        state.update(root.index.to_bytes(8, "little") + root.size.to_bytes(8, "little"))
+    return state.digest()
+
+
+def namespace(name: str, index: int) -> bytes:
+    """Constant number *index* of a protocol's *name*, used to keep hashes of one use apart."""
+    return hash_bytes(hash_bytes(name.encode()), bytes([index]))
+
+
+TREE: Final = namespace("hypercore", 0)
+REPLICATE_INITIATOR: Final = namespace("hypercore", 1)
+REPLICATE_RESPONDER: Final = namespace("hypercore", 2)
+MANIFEST: Final = namespace("hypercore", 3)
+DEFAULT_NAMESPACE: Final = namespace("hypercore", 4)
+DEFAULT_ENCRYPTION: Final = namespace("hypercore", 5)
+CORESTORE: Final = namespace("corestore", 0)
+STREAM_INITIATOR: Final = namespace("hyperswarm/secret-stream", 0)
+STREAM_RESPONDER: Final = namespace("hyperswarm/secret-stream", 1)
+
+
+def random_bytes(count: int) -> bytes:
+    """*count* bytes from the system's random source."""
+    return bindings.randombytes(count)
+
+
+# -- signatures --------------------------------------------------------------------------------
+
+
+def key_pair_from_seed(seed: bytes) -> tuple[bytes, bytes]:
+    """The Ed25519 (public key, secret key) of a 32-byte seed; the secret key is seed || public."""
+    return bindings.crypto_sign_seed_keypair(seed)
+
+
+def sign(secret_key: bytes, message: bytes) -> bytes:
+    """The detached 64-byte Ed25519 signature of *message*."""
+    return bindings.crypto_sign(message, secret_key)[:SIGNATURE_BYTES]
+
+
+def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether *signature* is *public_key*'s over *message*. Any bytes give an answer."""
+    if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
+        return False
+    try:
+        bindings.crypto_sign_open(signature + message, public_key)
+    except BadSignatureError:
+        return False
+    return True
+
+
+# -- the handshake's parts ---------------------------------------------------------------------
+
+
+def noise_hash(*parts: bytes) -> bytes:
+    """BLAKE2b-512 of the parts, concatenated: the HASH of the Noise handshake."""
+    return hashlib.blake2b(b"".join(parts)).digest()
+
+
+def noise_hmac(key: bytes, data: bytes) -> bytes:
+    """HMAC over BLAKE2b-512, block size 128."""
+    return hmac.digest(key, data, "blake2b")
+
+
+def diffie_hellman(secret_key: bytes, public_key: bytes) -> bytes:
+    """The shared 32-byte Edwards point of an Ed25519 key pair and a remote Ed25519 public key.
+
+    Raises:
+      DecryptionError: *public_key* is not a point of the group (or of small order).
+    """
+    scalar = bytearray(hashlib.sha512(secret_key[:SEED_BYTES]).digest()[:32])
+    scalar[0] &= 248
+    scalar[31] &= 127
+    scalar[31] |= 64
+    try:
+        return bindings.crypto_scalarmult_ed25519_noclamp(bytes(scalar), public_key)
+    except (CryptoError, ValueError, TypeError) as error:
+        raise DecryptionError("not a usable public key") from error
+
+
+def aead_encrypt(key: bytes, counter: int, plain: bytes, associated: bytes) -> bytes:
+    """ChaCha20-Poly1305 (IETF) with Noise's nonce: four zero bytes, then the counter."""
+    nonce = bytes(4) + counter.to_bytes(8, "little")
+    return bindings.crypto_aead_chacha20poly1305_ietf_encrypt(plain, associated, nonce, key)
+
+
+def aead_decrypt(key: bytes, counter: int, cipher: bytes, associated: bytes) -> bytes:
+    """Undo `aead_encrypt`.
+
+    Raises:
+      DecryptionError: the tag does not match, or *cipher* is too short to hold one.
+    """
+    nonce = bytes(4) + counter.to_bytes(8, "little")
+    if len(cipher) < AEAD_TAG_BYTES:
+        raise DecryptionError("too short")
+    try:
+        return bindings.crypto_aead_chacha20poly1305_ietf_decrypt(cipher, associated, nonce, key)
+    except CryptoError as error:
+        raise DecryptionError("wrong key or damaged message") from error
+
+
+# -- the stream cipher after the handshake -----------------------------------------------------
+
+
+class SecretstreamPush:
+    """The sending half of a libsodium secretstream. `header` goes to the peer first."""
+
+    def __init__(self, key: bytes) -> None:
+        self._state = bindings.crypto_secretstream_xchacha20poly1305_state()
+        self.header: bytes = bindings.crypto_secretstream_xchacha20poly1305_init_push(
+            self._state, key
+        )
+
+    @classmethod
+    def from_header(cls, key: bytes, header: bytes) -> SecretstreamPush:
+        """Resume with a recorded *header*: a pull state pushes the same bytes (tests use it)."""
+        self = cls.__new__(cls)
+        self._state = bindings.crypto_secretstream_xchacha20poly1305_state()
+        bindings.crypto_secretstream_xchacha20poly1305_init_pull(self._state, header, key)
+        self.header = header
+        return self
+
+    def push(self, plain: bytes) -> bytes:
+        """Encrypt one message; 17 bytes longer than *plain*."""
+        return bindings.crypto_secretstream_xchacha20poly1305_push(self._state, plain)
+
+
+class SecretstreamPull:
+    """The receiving half of a libsodium secretstream."""
+
+    def __init__(self, key: bytes, header: bytes) -> None:
+        self._state = bindings.crypto_secretstream_xchacha20poly1305_state()
+        bindings.crypto_secretstream_xchacha20poly1305_init_pull(self._state, header, key)
+
+    def pull(self, cipher: bytes) -> bytes:
+        """Decrypt one message.
+
+        Raises:
+          DecryptionError: it is not the next message of this stream.
+        """
+        try:
+            plain, _tag = bindings.crypto_secretstream_xchacha20poly1305_pull(self._state, cipher)
+        except (CryptoError, RuntimeError, ValueError) as error:
+            raise DecryptionError("damaged stream") from error
+        return plain

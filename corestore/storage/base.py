@@ -1,0 +1,177 @@
+"""What a store must be able to do: the `Storage` and `CoreStorage` protocols.
+
+Storage is synchronous and belongs to one thread, except where a method says otherwise. It knows
+nothing of signatures or proofs: it keeps heads, nodes, bits, blocks and a little user data, and
+writes commits atomically.
+
+A core we sign has two heads (corestore/STORAGE.md): `head`, which is committed, and `published`,
+which is durable and may be shown to peers. For any other core `published` is the head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from corestore.commit import Commit
+    from corestore.keys import DiscoveryKey, Key
+    from corestore.tree.types import Head, Node
+
+
+@dataclass(frozen=True, slots=True)
+class CoreRecord:
+    """What is kept of a core besides its log.
+
+    `signer` is an opaque note of `corestore.store` on how to find the key pair again; None for a
+    core of somebody else.
+    """
+
+    key: Key
+    manifest: bytes | None = None
+    signer: bytes | None = None
+
+
+class CoreStorage(Protocol):
+    """One core's part of a store. Reads show the last commit (of any process)."""
+
+    @property
+    def record(self) -> CoreRecord: ...
+
+    @property
+    def head(self) -> Head:
+        """The committed head."""
+        ...
+
+    @property
+    def published(self) -> Head:
+        """The head that is durable and may be announced. Equal to `head` if we do not sign."""
+        ...
+
+    def node(self, index: int) -> Node | None:
+        """The tree node at a flat index, or None."""
+        ...
+
+    def block(self, index: int) -> bytes | None:
+        """The stored bytes of a block, or None if it is not held."""
+        ...
+
+    def blocks(self, start: int, end: int) -> list[bytes] | None:
+        """Blocks `start..end`, None unless all are held. Contiguous bytes are one read."""
+        ...
+
+    def bitfield_pages(self) -> Iterator[tuple[int, bytes]]:
+        """(page number, 512 bytes) of every page with a bit set; a page is 4096 blocks."""
+        ...
+
+    def user_data(self, key: str) -> bytes | None: ...
+
+    def lock_signing(self) -> None:
+        """Take the kernel lock that signing, truncating and clearing need; idempotent.
+
+        Raises:
+          StorageLocked: another process holds it (with its pid when known).
+        """
+        ...
+
+    def changed(self) -> bool:
+        """Whether another process committed since the last call (cheap; then re-read)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SyncTicket:
+    """One sync under way: which cores, and which head of each it makes durable."""
+
+    cores: Sequence[tuple[CoreStorage, Head]]
+    token: object = None
+
+
+class Storage(Protocol):
+    """A store of many cores.
+
+    A sync is three steps, so that the two slow ones can run in a worker thread:
+    `begin_sync` (loop), `flush` (thread), `mark_synced` (loop), `flush_log` (thread); when the
+    last has returned the heads of the ticket are durable and count as published:
+    `finish_sync` (loop). Memory storage does nothing in any of them but publish.
+    """
+
+    @property
+    def primary_key(self) -> bytes: ...
+
+    def cores(self) -> Iterator[DiscoveryKey]: ...
+
+    def open_core(self, discovery_key: DiscoveryKey) -> CoreStorage | None:
+        """The core if it is known here, else None. Handles are shared: same key, same object."""
+        ...
+
+    def create_core(self, record: CoreRecord) -> CoreStorage:
+        """Make a core known, of length 0. Returns the existing one if it is known already;
+        fills in `manifest` and `signer` where they were None."""
+        ...
+
+    def remove_core(self, discovery_key: DiscoveryKey) -> None:
+        """Forget a core and free its space; unknown ones are ignored."""
+        ...
+
+    def commit(self, commits: Sequence[tuple[CoreStorage, Commit]]) -> None:
+        """Write all commits in one transaction: after a crash all of them are there or none.
+
+        A commit of a core we do not sign is checked against what other processes wrote
+        meanwhile and is idempotent.
+
+        Raises:
+          OSError: the disk is full or broken (ENOSPC, EIO); nothing was committed.
+          StorageCorrupt, StorageError: the store cannot be used any more.
+        """
+        ...
+
+    def begin_sync(self) -> SyncTicket | None:
+        """Collect what is committed and not yet durable; None if there is nothing."""
+        ...
+
+    def flush(self, ticket: SyncTicket) -> None:
+        """fdatasync the data files (may run in a thread)."""
+        ...
+
+    def mark_synced(self, ticket: SyncTicket) -> None:
+        """Commit the watermarks (on the loop)."""
+        ...
+
+    def flush_log(self, ticket: SyncTicket) -> None:
+        """fdatasync the write-ahead log (may run in a thread)."""
+        ...
+
+    def finish_sync(self, ticket: SyncTicket) -> None:
+        """The heads of *ticket* are published from now on (on the loop)."""
+        ...
+
+    def checkpoint_due(self) -> bool:
+        """Whether the write-ahead log is so long that `checkpoint` should run."""
+        ...
+
+    def checkpoint(self) -> None:
+        """Move the log's pages into the database (may run in a thread)."""
+        ...
+
+    def recovered(self) -> Sequence[tuple[CoreStorage, int]]:
+        """Cores of ours that the last open had to cut back, with the length before."""
+        ...
+
+    def user_data(self, key: str) -> bytes | None:
+        """A store-wide value (hyperfs keeps its drives' names here)."""
+        ...
+
+    def user_data_items(self, prefix: str) -> list[tuple[str, bytes]]:
+        """All store-wide values whose key starts with *prefix*, sorted by key."""
+        ...
+
+    def set_user_data(self, key: str, value: bytes | None) -> None:
+        """Set or delete (None) a store-wide value, in a transaction of its own."""
+        ...
+
+    def close(self) -> None:
+        """Sync what is committed and close; idempotent."""
+        ...

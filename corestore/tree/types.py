@@ -1,0 +1,145 @@
+"""The values the tree modules exchange: nodes, heads, requests and proofs.
+
+A tree node is named by its flat-tree index: block *i* is leaf `2 * i`, inner nodes are the odd
+numbers between. Sizes are bytes of stored blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from corestore import crypto
+
+
+class Node(NamedTuple):
+    """One node of a Merkle tree: flat index, bytes of the blocks below it, 32-byte hash."""
+
+    index: int
+    size: int
+    hash: bytes
+
+
+class NodeReader(Protocol):
+    """Where tree algorithms look up nodes: storage, or storage under a batch not yet written."""
+
+    def node(self, index: int) -> Node | None:
+        """The node at a flat index, or None when it is not known here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The state of a log: all that its signature covers, and the signature.
+
+    `roots` are the full roots of the tree, left to right; `length` counts blocks.
+    """
+
+    fork: int = 0
+    length: int = 0
+    byte_length: int = 0
+    roots: tuple[Node, ...] = ()
+    signature: bytes = b""
+
+    def tree_hash(self) -> bytes:
+        """The hash that stands for the whole log."""
+        return crypto.tree_hash(self.roots)
+
+
+EMPTY_HEAD = Head()
+
+
+class Verifier(Protocol):
+    """Decides whether a head was signed by those who may. `corestore.manifest` provides it."""
+
+    def verify(self, head: Head) -> None:
+        """Raises InvalidSignature unless *head* carries a valid signature."""
+        ...
+
+
+# -- what one asks -------------------------------------------------------------------------------
+
+
+class BlockRequest(NamedTuple):
+    """A block, with *nodes* levels of siblings above its leaf."""
+
+    index: int
+    nodes: int
+
+
+class HashRequest(NamedTuple):
+    """A tree node by flat index, with *nodes* levels of siblings above it."""
+
+    index: int
+    nodes: int
+
+
+class SeekRequest(NamedTuple):
+    """The node at a byte offset; `padding` bytes of every block do not count."""
+
+    offset: int
+    padding: int
+
+
+class UpgradeRequest(NamedTuple):
+    """The roots that lengthen a log of *start* blocks by *length*."""
+
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a proof is asked for: any of the parts, on one fork."""
+
+    fork: int = 0
+    block: BlockRequest | None = None
+    hash: HashRequest | None = None
+    seek: SeekRequest | None = None
+    upgrade: UpgradeRequest | None = None
+
+
+# -- what one is answered ------------------------------------------------------------------------
+
+
+class BlockProof(NamedTuple):
+    """A block's bytes and the siblings that lead upwards."""
+
+    index: int
+    value: bytes
+    nodes: tuple[Node, ...]
+
+
+class HashProof(NamedTuple):
+    """A node (the first of *nodes*) and the siblings that lead upwards."""
+
+    index: int
+    nodes: tuple[Node, ...]
+
+
+class SeekProof(NamedTuple):
+    """The node found at *offset* (the first of *nodes*) and the siblings that lead upwards."""
+
+    offset: int
+    nodes: tuple[Node, ...]
+
+
+class UpgradeProof(NamedTuple):
+    """The new roots; *additional_nodes* lead on to the length that *signature* covers."""
+
+    start: int
+    length: int
+    nodes: tuple[Node, ...]
+    additional_nodes: tuple[Node, ...]
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The answer to a `Request`, part by part. Nothing in it is to be believed unverified."""
+
+    fork: int = 0
+    block: BlockProof | None = None
+    hash: HashProof | None = None
+    seek: SeekProof | None = None
+    upgrade: UpgradeProof | None = None
