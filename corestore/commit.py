@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from corestore.tree.types import Head, Node
 
 
-class StoredBlock(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
     """A block to write: its index, where its bytes start in the log, and the bytes."""
 
     index: int

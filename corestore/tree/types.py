@@ -13,9 +13,12 @@ from corestore import crypto
 
 
 class Node(NamedTuple):
-    """One node of a Merkle tree: flat index, bytes of the blocks below it, 32-byte hash."""
+    """One node of a Merkle tree: flat index, bytes of the blocks below it, 32-byte hash.
 
-    index: int
+    A tuple because millions of them are made; `index` is the field, not the tuple's method.
+    """
+
+    index: int  # type: ignore[assignment]
     size: int
     hash: bytes
 
@@ -60,28 +63,32 @@ class Verifier(Protocol):
 # -- what one asks -------------------------------------------------------------------------------
 
 
-class BlockRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BlockRequest:
     """A block, with *nodes* levels of siblings above its leaf."""
 
     index: int
     nodes: int
 
 
-class HashRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class HashRequest:
     """A tree node by flat index, with *nodes* levels of siblings above it."""
 
     index: int
     nodes: int
 
 
-class SeekRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SeekRequest:
     """The node at a byte offset; `padding` bytes of every block do not count."""
 
     offset: int
     padding: int
 
 
-class UpgradeRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class UpgradeRequest:
     """The roots that lengthen a log of *start* blocks by *length*."""
 
     start: int
@@ -102,7 +109,8 @@ class Request:
 # -- what one is answered ------------------------------------------------------------------------
 
 
-class BlockProof(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BlockProof:
     """A block's bytes and the siblings that lead upwards."""
 
     index: int
@@ -110,21 +118,24 @@ class BlockProof(NamedTuple):
     nodes: tuple[Node, ...]
 
 
-class HashProof(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class HashProof:
     """A node (the first of *nodes*) and the siblings that lead upwards."""
 
     index: int
     nodes: tuple[Node, ...]
 
 
-class SeekProof(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SeekProof:
     """The node found at *offset* (the first of *nodes*) and the siblings that lead upwards."""
 
     offset: int
     nodes: tuple[Node, ...]
 
 
-class UpgradeProof(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class UpgradeProof:
     """The new roots; *additional_nodes* lead on to the length that *signature* covers."""
 
     start: int
