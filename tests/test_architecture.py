@@ -1,0 +1,184 @@
+"""The layering, read off the imports.
+
+Imports point down: a module may import only from lines below its own, and within a line only from
+names to its right. Pure layers import nothing that waits, and foreign packages have one owner each.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parent.parent
+
+# From the top line to the bottom; on one line a name may import the names after it. Names joined by
+# "|" do not know each other.
+LINES = [
+    ["hyperfs.cli"],
+    ["hyperfs.fuse"],
+    ["hyperfs"],
+    ["hyperfs.vfs|hyperfs.sync|hyperfs.backup"],
+    [
+        "hyperfs.registry",
+        "hyperfs.drive",
+        "hyperfs.reader",
+        "hyperfs.writer",
+    ],
+    [
+        "hyperfs.index",
+        "hyperfs.records",
+        "hyperfs.dirty",
+        "hyperfs.extents",
+        "hyperfs.chunks",
+        "hyperfs.paths",
+    ],
+    ["hyperfs.errors"],
+    ["corestore"],
+    ["corestore.swarm"],
+    ["corestore.store", "corestore.core", "corestore.link", "corestore.state", "corestore.events"],
+    ["corestore.wire|corestore.replication|corestore.storage"],
+    ["corestore.commit"],
+    ["corestore.manifest", "corestore.encryption"],
+    ["corestore.tree", "corestore.bitfield"],
+    ["corestore.keys", "corestore.crypto", "corestore.encoding"],
+    ["corestore.errors"],
+]
+IMPURE_WORDS = {
+    "trio",
+    "socket",
+    "apsw",
+    "sqlite3",
+    "threading",
+    "time",
+    "random",
+    "os",
+    "pathlib",
+    "logging",
+    "subprocess",
+    "asyncio",
+}
+OWNERS = {
+    "nacl": "corestore.crypto",
+    "apsw": "corestore.storage",
+    "socket": "corestore.swarm",
+    "msgpack": "hyperfs.records",
+    "pyfuse3": "hyperfs.fuse",
+    "click": "hyperfs.cli",
+    "rich": "hyperfs.cli",
+    "pyfastcdc": "hyperfs.chunks",
+}
+PURE = {
+    "hyperfs.index",
+    "hyperfs.records",
+    "hyperfs.dirty",
+    "hyperfs.extents",
+    "hyperfs.chunks",
+    "hyperfs.paths",
+    "hyperfs.errors",
+    "corestore.wire",
+    "corestore.replication",
+    "corestore.commit",
+    "corestore.manifest",
+    "corestore.encryption",
+    "corestore.tree",
+    "corestore.bitfield",
+    "corestore.keys",
+    "corestore.crypto",
+    "corestore.encoding",
+    "corestore.errors",
+}
+
+
+def layers():
+    """Every layer's (line, position); names that do not know each other share a position."""
+    places = {}
+    for line, names in enumerate(LINES):
+        for position, group in enumerate(names):
+            for name in group.split("|"):
+                places[name] = (line, position)
+    return places
+
+
+PLACES = layers()
+
+
+def modules():
+    for package in ("corestore", "hyperfs"):
+        for path in sorted((TOP / package).rglob("*.py")):
+            parts = path.relative_to(TOP).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+MODULES = list(modules())
+
+
+def layer_of(module):
+    """The layer a module belongs to: its two leading names, or its package's own."""
+    return ".".join(module.split(".")[:2])
+
+
+def imports(path, module):
+    """(imported module, line) of everything imported at run time or for types."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            known = {name for name, _ in MODULES}
+            hits = names & known
+            found += [(name, node.lineno) for name in hits]
+            if len(hits) < len(names):
+                found.append((node.module, node.lineno))
+    return found
+
+
+@pytest.mark.parametrize(("module", "path"), MODULES, ids=[name for name, _ in MODULES])
+def test_imports_point_down(module, path):
+    own = layer_of(module)
+    assert own in PLACES, f"{module}: add its layer to LINES, after thinking where it belongs"
+    line, position = PLACES[own]
+    for imported, number in imports(path, module):
+        target = layer_of(imported)
+        if not imported.startswith(("corestore", "hyperfs")) or target == own:
+            continue
+        assert target in PLACES, f"{path}:{number}: {imported} has no layer"
+        there, its_position = PLACES[target]
+        assert (there, its_position) > (line, position), f"{path}:{number}: {module} -> {imported}"
+
+
+@pytest.mark.parametrize(("module", "path"), MODULES, ids=[name for name, _ in MODULES])
+def test_hyperfs_uses_only_what_corestore_exports(module, path):
+    if not module.startswith("hyperfs"):
+        return
+    for imported, number in imports(path, module):
+        assert not imported.startswith("corestore."), f"{path}:{number}: {imported}"
+
+
+@pytest.mark.parametrize(("module", "path"), MODULES, ids=[name for name, _ in MODULES])
+def test_pure_modules_import_nothing_that_waits(module, path):
+    if layer_of(module) not in PURE:
+        return
+    for imported, number in imports(path, module):
+        assert imported.split(".")[0] not in IMPURE_WORDS, f"{path}:{number}: {imported}"
+
+
+@pytest.mark.parametrize(("module", "path"), MODULES, ids=[name for name, _ in MODULES])
+def test_foreign_packages_have_one_owner(module, path):
+    for imported, number in imports(path, module):
+        owner = OWNERS.get(imported.split(".")[0])
+        assert owner is None or layer_of(module) == owner, f"{path}:{number}: {imported}"
+
+
+@pytest.mark.parametrize(("module", "path"), MODULES, ids=[name for name, _ in MODULES])
+def test_only_the_command_line_prints(module, path):
+    if module.startswith("hyperfs.cli"):
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"{path}:{node.lineno}"
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
+            assert not (isinstance(node.value, ast.Name) and node.value.id == "os"), path
