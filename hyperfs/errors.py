@@ -1,0 +1,44 @@
+"""The errors of hyperfs, below corestore's.
+
+```
+CorestoreError
+└── HyperfsError
+    ├── NotADrive                     the core's first block is no drive header
+    ├── UnsupportedFormat(version)    a drive of a newer format than this program reads
+    └── RestoreMismatch(path)         a restored file is not what the snapshot names
+```
+
+Paths fail with the built-in `OSError` classes, errno and path set; bad arguments are `ValueError`
+and `TypeError`. Bytes of a drive that are not valid records are corestore's `DecodeError`.
+"""
+
+from __future__ import annotations
+
+from corestore import CorestoreError
+
+
+class HyperfsError(CorestoreError):
+    """The root of what hyperfs adds to the errors of corestore."""
+
+
+class NotADrive(HyperfsError):
+    """Raised when a drive is opened by the key of a core that holds something else."""
+
+
+class UnsupportedFormat(HyperfsError):
+    """Raised by every read of a drive, or of a part of it, written in a newer format.
+
+    `version` is the format version found. A newer program reads it.
+    """
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"the drive has format {version}, which this program is too old to read")
+        self.version = version
+
+
+class RestoreMismatch(HyperfsError):
+    """Raised by a restore whose result differs from the snapshot; `path` names the file."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} was restored, but is not what the snapshot holds")
+        self.path = path
