@@ -1,0 +1,146 @@
+"""How file commands reach a drive, whether this process has it open or another one has.
+
+`Access` is all that `ls`, `cat`, `put` and the others know. `DriveAccess` is the drive in this
+process; `hyperfs.cli.control` has the same over another process's control socket.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable
+
+    from hyperfs import Drive, Entry
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What commands show of an entry. `mode` is the full st_mode, `target` a link's."""
+
+    id: int
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    nlink: int = 1
+    target: bytes | None = None
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+
+def file_info(entry: Entry) -> FileInfo:
+    """The information that commands show, from a drive's entry."""
+    return FileInfo(
+        id=entry.id,
+        mode=entry.mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        size=len(entry.target) if entry.target is not None else entry.size,
+        mtime_ns=entry.mtime_ns,
+        nlink=entry.nlink,
+        target=entry.target,
+    )
+
+
+class Access(Protocol):
+    """A drive's files by path. Paths are absolute byte strings inside the drive.
+
+    Failures are `OSError` with errno and path; a remote drive's also `trio.TooSlowError`.
+    """
+
+    async def stat(self, path: bytes) -> FileInfo:
+        """The entry itself: symbolic links are not followed."""
+        ...
+
+    async def list(self, path: bytes, after: bytes = b"") -> list[tuple[bytes, FileInfo]]:
+        """Some names of a folder after *after*, sorted; empty at the end."""
+        ...
+
+    async def read(self, path: bytes, offset: int, length: int) -> bytes:
+        """Up to *length* bytes of a file; fewer only at its end."""
+        ...
+
+    async def put(
+        self, path: bytes, chunks: AsyncIterable[bytes], *, mode: int, mtime_ns: int
+    ) -> None:
+        """Make or replace a file, all at once when the last chunk is there."""
+        ...
+
+    async def mkdir(self, path: bytes, mode: int, mtime_ns: int | None = None) -> None:
+        """Make a folder, or set mode and time of the one that is there."""
+        ...
+
+    async def symlink(self, path: bytes, target: bytes, mtime_ns: int | None = None) -> None:
+        """Make or replace a symbolic link."""
+        ...
+
+    async def remove(self, path: bytes) -> None:
+        """Remove a file, a link or an empty folder."""
+        ...
+
+    async def sync(self) -> None:
+        """Return when everything put so far is durable and published."""
+        ...
+
+
+class DriveAccess:
+    """`Access` to a drive that this process has open.
+
+    *changed* is told the path of everything that was put or removed, so that a mount in this
+    process can tell the kernel.
+    """
+
+    LIST_LIMIT = 500
+
+    def __init__(self, drive: Drive, changed: Callable[[bytes], None] | None = None) -> None:
+        self._drive = drive
+        self._changed = changed or (lambda path: None)
+
+    async def stat(self, path: bytes) -> FileInfo:
+        return file_info(await self._drive.entry(path))
+
+    async def list(self, path: bytes, after: bytes = b"") -> list[tuple[bytes, FileInfo]]:
+        folder = await self._drive.entry(path)
+        if not stat.S_ISDIR(folder.mode):
+            raise NotADirectoryError(20, os.strerror(20), os.fsdecode(path))
+        found = await self._drive.list(folder.id, after, self.LIST_LIMIT)
+        return [(name, file_info(entry)) for name, entry in found]
+
+    async def read(self, path: bytes, offset: int, length: int) -> bytes:
+        return await self._drive.read(path, offset=offset, length=length)
+
+    async def put(
+        self, path: bytes, chunks: AsyncIterable[bytes], *, mode: int, mtime_ns: int
+    ) -> None:
+        await self._drive.write(path, chunks, mode=mode, mtime_ns=mtime_ns)
+        self._changed(path)
+
+    async def mkdir(self, path: bytes, mode: int, mtime_ns: int | None = None) -> None:
+        await self._drive.mkdir(path, mode=mode, mtime_ns=mtime_ns, exist_ok=True)
+        self._changed(path)
+
+    async def symlink(self, path: bytes, target: bytes, mtime_ns: int | None = None) -> None:
+        await self._drive.symlink(path, target, mtime_ns=mtime_ns, replace=True)
+        self._changed(path)
+
+    async def remove(self, path: bytes) -> None:
+        await self._drive.remove(path)
+        self._changed(path)
+
+    async def sync(self) -> None:
+        await self._drive.sync()

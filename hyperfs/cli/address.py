@@ -1,0 +1,133 @@
+"""What users type to name a drive: keys, names, and paths inside drives (pure).
+
+A drive is a KEY (z-base-32, 64 hexadecimal digits, `hyper://KEY[+VERSION][/path]` or
+`pear://KEY`) or a local NAME. A path inside it follows a colon: `photos:/2026`, `KEY:/a b`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from corestore import Key
+
+NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,40}")
+# What `export-key` writes begins with this, so that a secret is never taken for a key.
+SECRET_PREFIX: Final = "hyperfs-secret-"
+_SCHEMES: Final = ("hyper://", "pear://")
+_KEY_LENGTHS: Final = (52, 64)
+
+
+class AddressError(ValueError):
+    """What was typed cannot name a drive; the message says why, in a user's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A drive and a place in it. Exactly one of `key` and `name` is set; `path` starts with /."""
+
+    key: Key | None = None
+    name: str | None = None
+    version: int | None = None
+    path: bytes = b"/"
+
+    def __str__(self) -> str:
+        return self.name if self.name is not None else str(self.key)
+
+
+def parse(text: str) -> Address:
+    """Take apart a drive with an optional version and path.
+
+    Raises:
+      AddressError: it is neither a key nor a possible name.
+    """
+    _refuse_secrets(text)
+    for scheme in _SCHEMES:
+        if text.startswith(scheme):
+            return _parse_url(text[len(scheme) :])
+    drive, colon, path = text.partition(":")
+    if colon and not path:
+        path = "/"
+    if colon and not path.startswith("/"):
+        raise AddressError(f"write a path in a drive as {drive}:/{path}")
+    place = os.fsencode(path) if colon else b"/"
+    if looks_like_key(drive):
+        return Address(key=parse_key(drive), path=place)
+    return Address(name=parse_name(drive), path=place)
+
+
+def looks_like_key(text: str) -> bool:
+    """Whether *text* can only have been meant as a key: longer than any name may be."""
+    return len(text) > 40
+
+
+def parse_key(text: str) -> Key:
+    """A key alone, in any of its forms.
+
+    Raises:
+      AddressError: with what is wrong with it.
+    """
+    _refuse_secrets(text)
+    for scheme in _SCHEMES:
+        if text.startswith(scheme):
+            key = _parse_url(text[len(scheme) :]).key
+            assert key is not None
+            return key
+    if len(text) not in _KEY_LENGTHS:
+        raise AddressError(
+            f"a key has 52 characters (or 64 hexadecimal digits), this has {len(text)};"
+            " copy it again from `hyperfs drives`"
+        )
+    try:
+        return Key.parse(text)
+    except ValueError as error:
+        raise AddressError(f"{error}; copy the key again from `hyperfs drives`") from None
+
+
+def parse_name(text: str) -> str:
+    """A local name.
+
+    Raises:
+      AddressError: it has other characters or another length than names may have.
+    """
+    _refuse_secrets(text)
+    if not NAME_PATTERN.fullmatch(text) or text in (".", ".."):
+        raise AddressError(
+            f"{text!r} cannot be a drive's name: use 1 to 40 letters, digits, dots, dashes"
+            " and underscores"
+        )
+    return text
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """HOST:PORT, where an empty host is the loopback interface and [HOST] may be IPv6.
+
+    Raises:
+      AddressError: there is no port, or it is none.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise AddressError(f"write an address as HOST:PORT or :PORT, not {text!r}")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+def _parse_url(rest: str) -> Address:
+    drive, slash, path = rest.partition("/")
+    text, plus, version = drive.partition("+")
+    if plus and not (version.isascii() and version.isdigit()):
+        raise AddressError(f"the version after + must be a number, not {version!r}")
+    return Address(
+        key=parse_key(text),
+        version=int(version) if plus else None,
+        path=b"/" + os.fsencode(path) if slash else b"/",
+    )
+
+
+def _refuse_secrets(text: str) -> None:
+    if text.startswith(SECRET_PREFIX):
+        raise AddressError(
+            "this is a secret, not a key: keep it to yourself, and use the drive's key"
+            " (`hyperfs drives` shows it)"
+        )

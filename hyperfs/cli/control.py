@@ -1,0 +1,396 @@
+"""The control socket: how commands reach a drive that another process has open.
+
+A frame is a JSON header and a payload of bytes, each behind its length (4 bytes, big endian). A
+request's header is `{"call": NAME, "drive": KEY, ...arguments}`, an answer's `{"result": ...}` or
+`{"error": {...}}`. One connection does one call at a time. The socket lies in the user's runtime
+folder (0700), so whoever can connect is the user.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from hyperfs.cli.access import Access, FileInfo
+from hyperfs.cli.failures import Exit, Failure, explain
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+    from pathlib import Path
+
+MAX_HEADER_BYTES: Final = 1 << 24
+MAX_PAYLOAD_BYTES: Final = 4 << 20
+PUT_CHUNK_BYTES: Final = 1 << 20
+
+logger = logging.getLogger("hyperfs.control")
+
+Header = dict[str, Any]
+StatusReport = dict[str, Any]
+
+
+class ControlError(Exception):
+    """The other side of a control socket is not what we expect (another version, or gone)."""
+
+
+class Connection:
+    """Frames over one stream, either end."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+
+    async def send(self, header: Header, payload: bytes = b"") -> None:
+        text = json.dumps(header).encode()
+        await self._stream.send_all(
+            len(text).to_bytes(4, "big") + text + len(payload).to_bytes(4, "big") + payload
+        )
+
+    async def receive(self) -> tuple[Header, bytes] | None:
+        """The next frame; None when the other side has closed."""
+        text = await self._part(MAX_HEADER_BYTES)
+        if text is None:
+            return None
+        payload = await self._part(MAX_PAYLOAD_BYTES)
+        try:
+            header = json.loads(text)
+        except ValueError as error:
+            raise ControlError("not a control message") from error
+        if payload is None or not isinstance(header, dict):
+            raise ControlError("not a control message")
+        return header, payload
+
+    async def _part(self, limit: int) -> bytes | None:
+        prefix = await self._exactly(4)
+        if prefix is None:
+            return None
+        length = int.from_bytes(prefix, "big")
+        if length > limit:
+            raise ControlError(f"a control message of {length} bytes")
+        return await self._exactly(length)
+
+    async def _exactly(self, count: int) -> bytes | None:
+        while len(self._buffer) < count:
+            data = await self._stream.receive_some(1 << 18)
+            if not data:
+                return None
+            self._buffer += data
+        taken = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return taken
+
+
+# -- the process that has the drive --------------------------------------------------------------
+
+
+async def serve(
+    path: Path,
+    drives: Mapping[str, Access],
+    status: Callable[[], StatusReport],
+    stop: Callable[[], None],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer control connections on the socket *path* until cancelled.
+
+    *drives* maps z-base-32 keys to drives, *status* is what `hyperfs status` shows of this
+    process, *stop* is called when another command asks the process to end.
+    """
+
+    async def connected(stream: trio.SocketStream) -> None:
+        try:
+            async with stream:
+                await _Session(Connection(stream), drives, status, stop).run()
+        except (trio.BrokenResourceError, ControlError) as error:
+            logger.info("a control connection ended: %s", error)
+
+    listening = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)
+    await listening.bind(str(path))
+    path.chmod(0o600)
+    listening.listen(16)
+    await trio.serve_listeners(
+        connected, [trio.SocketListener(listening)], task_status=_started(task_status)
+    )
+
+
+class _started(trio.TaskStatus[Any]):
+    """`serve_listeners` reports its listeners; nobody here wants them."""
+
+    def __init__(self, task_status: trio.TaskStatus[None]) -> None:
+        self._inner = task_status
+
+    def started(self, value: Any = None) -> None:
+        self._inner.started()
+
+
+class _Session:
+    """One connection: calls by name, and the file that is being put, if any."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        drives: Mapping[str, Access],
+        status: Callable[[], StatusReport],
+        stop: Callable[[], None],
+    ) -> None:
+        self._connection = connection
+        self._drives = drives
+        self._status = status
+        self._stop = stop
+        self._calls: dict[str, Callable[[Header], Awaitable[tuple[Any, bytes]]]] = {
+            "status": self._on_status,
+            "stop": self._on_stop,
+            "stat": self._on_stat,
+            "list": self._on_list,
+            "read": self._on_read,
+            "put": self._on_put,
+            "mkdir": self._on_mkdir,
+            "symlink": self._on_symlink,
+            "remove": self._on_remove,
+            "sync": self._on_sync,
+        }
+
+    async def run(self) -> None:
+        while True:
+            received = await self._connection.receive()
+            if received is None:
+                return
+            header, _payload = received
+            call = self._calls.get(str(header.get("call")))
+            if call is None:
+                raise ControlError(f"no such call: {header.get('call')!r}")
+            try:
+                result, payload = await call(header)
+            except ControlError:
+                raise
+            except (
+                Exception
+            ) as error:  # whatever a call raises is the answer, as far as it is known
+                failure = explain(error)
+                if failure is None:
+                    logger.exception("a control call failed: %s", header.get("call"))
+                    failure = Failure(f"a bug in the process that has the drive: {error!r}")
+                number = error.errno if isinstance(error, OSError) else None
+                await self._connection.send(
+                    {"error": {"message": str(failure), "code": int(failure.code), "errno": number}}
+                )
+            else:
+                await self._connection.send({"result": result}, payload)
+
+    def _drive(self, header: Header) -> Access:
+        try:
+            return self._drives[header["drive"]]
+        except KeyError:
+            raise Failure("that process does not have this drive", Exit.NOT_FOUND) from None
+
+    async def _on_status(self, header: Header) -> tuple[Any, bytes]:
+        return self._status(), b""
+
+    async def _on_stop(self, header: Header) -> tuple[Any, bytes]:
+        self._stop()
+        return None, b""
+
+    async def _on_stat(self, header: Header) -> tuple[Any, bytes]:
+        return _info_fields(await self._drive(header).stat(_path(header))), b""
+
+    async def _on_list(self, header: Header) -> tuple[Any, bytes]:
+        found = await self._drive(header).list(_path(header), os.fsencode(header["after"]))
+        return [(os.fsdecode(name), _info_fields(info)) for name, info in found], b""
+
+    async def _on_read(self, header: Header) -> tuple[Any, bytes]:
+        length = min(int(header["length"]), MAX_PAYLOAD_BYTES)
+        data = await self._drive(header).read(_path(header), int(header["offset"]), length)
+        return None, data
+
+    async def _on_put(self, header: Header) -> tuple[Any, bytes]:
+        """The chunks follow as frames `{"more": true}`; a last one `{"more": false}` ends them."""
+        ended = False
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal ended
+            while True:
+                received = await self._connection.receive()
+                if received is None:
+                    raise ControlError("the command went away in the middle of a file")
+                more, payload = received
+                if not more.get("more"):
+                    ended = True
+                    return
+                yield payload
+
+        source = chunks()
+        try:
+            await self._drive(header).put(
+                _path(header), source, mode=int(header["mode"]), mtime_ns=int(header["mtime_ns"])
+            )
+        finally:
+            # After a failure the client's chunks are read away, so that the answer finds it.
+            while not ended:
+                async for _ in chunks():
+                    pass
+        return None, b""
+
+    async def _on_mkdir(self, header: Header) -> tuple[Any, bytes]:
+        await self._drive(header).mkdir(_path(header), int(header["mode"]), header["mtime_ns"])
+        return None, b""
+
+    async def _on_symlink(self, header: Header) -> tuple[Any, bytes]:
+        target = os.fsencode(header["target"])
+        await self._drive(header).symlink(_path(header), target, header["mtime_ns"])
+        return None, b""
+
+    async def _on_remove(self, header: Header) -> tuple[Any, bytes]:
+        await self._drive(header).remove(_path(header))
+        return None, b""
+
+    async def _on_sync(self, header: Header) -> tuple[Any, bytes]:
+        await self._drive(header).sync()
+        return None, b""
+
+
+def _path(header: Header) -> bytes:
+    return os.fsencode(header["path"])
+
+
+def _info_fields(info: FileInfo) -> Header:
+    fields = asdict(info)
+    fields["target"] = None if info.target is None else os.fsdecode(info.target)
+    return fields
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def connect(path: Path) -> AsyncIterator[Client]:
+    """A connection to the process whose socket this is.
+
+    Raises:
+      Failure: nothing answers there.
+    """
+    try:
+        stream = await trio.open_unix_socket(str(path))
+    except OSError as error:
+        raise Failure(f"the process that has this drive does not answer ({error})") from error
+    async with stream:
+        yield Client(Connection(stream))
+
+
+class Client:
+    """Calls to another process."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def call(self, name: str, **arguments: Any) -> tuple[Any, bytes]:
+        """One call; its result and payload.
+
+        Raises:
+          OSError: as the call did there, with its errno.
+          Failure: anything else it raised there, or the process is gone.
+        """
+        await self.send(name, **arguments)
+        return await self.answer()
+
+    async def send(self, name: str, **arguments: Any) -> None:
+        try:
+            await self._connection.send({"call": name, **arguments})
+        except trio.BrokenResourceError:
+            raise Failure("the process that has this drive went away") from None
+
+    async def more(self, data: bytes | None) -> None:
+        """A chunk of the file being put; None ends it."""
+        try:
+            await self._connection.send({"more": data is not None}, data or b"")
+        except trio.BrokenResourceError:
+            raise Failure("the process that has this drive went away") from None
+
+    async def answer(self) -> tuple[Any, bytes]:
+        try:
+            received = await self._connection.receive()
+        except (trio.BrokenResourceError, ControlError):
+            received = None
+        if received is None:
+            raise Failure("the process that has this drive went away")
+        header, payload = received
+        error = header.get("error")
+        if error is None:
+            return header.get("result"), payload
+        if error["errno"] is not None and error["code"] != Exit.NO_PEERS:
+            raise OSError(error["errno"], error["message"])
+        raise Failure(error["message"], Exit(error["code"]))
+
+    async def status(self) -> StatusReport:
+        """What the process says of itself."""
+        result, _ = await self.call("status")
+        if not isinstance(result, dict):
+            raise Failure("the process that has this drive is of another version")
+        return result
+
+    async def stop(self) -> None:
+        """Ask the process to unmount and end."""
+        await self.call("stop")
+
+
+class ControlAccess:
+    """`Access` to a drive through the process that has it."""
+
+    def __init__(self, client: Client, key: str) -> None:
+        self._client = client
+        self._key = key
+
+    async def _call(self, name: str, path: bytes, **arguments: Any) -> tuple[Any, bytes]:
+        return await self._client.call(name, drive=self._key, path=os.fsdecode(path), **arguments)
+
+    async def stat(self, path: bytes) -> FileInfo:
+        result, _ = await self._call("stat", path)
+        return _info(result)
+
+    async def list(self, path: bytes, after: bytes = b"") -> list[tuple[bytes, FileInfo]]:
+        result, _ = await self._call("list", path, after=os.fsdecode(after))
+        return [(os.fsencode(name), _info(fields)) for name, fields in result]
+
+    async def read(self, path: bytes, offset: int, length: int) -> bytes:
+        _, data = await self._call("read", path, offset=offset, length=length)
+        return data
+
+    async def put(
+        self, path: bytes, chunks: AsyncIterable[bytes], *, mode: int, mtime_ns: int
+    ) -> None:
+        await self._client.send(
+            "put", drive=self._key, path=os.fsdecode(path), mode=mode, mtime_ns=mtime_ns
+        )
+        async for chunk in chunks:
+            for start in range(0, len(chunk), PUT_CHUNK_BYTES):
+                await self._client.more(chunk[start : start + PUT_CHUNK_BYTES])
+        await self._client.more(None)
+        await self._client.answer()
+
+    async def mkdir(self, path: bytes, mode: int, mtime_ns: int | None = None) -> None:
+        await self._call("mkdir", path, mode=mode, mtime_ns=mtime_ns)
+
+    async def symlink(self, path: bytes, target: bytes, mtime_ns: int | None = None) -> None:
+        await self._call("symlink", path, target=os.fsdecode(target), mtime_ns=mtime_ns)
+
+    async def remove(self, path: bytes) -> None:
+        await self._call("remove", path)
+
+    async def sync(self) -> None:
+        await self._client.call("sync", drive=self._key)
+
+
+def _info(fields: Any) -> FileInfo:
+    try:
+        target = fields.pop("target")
+        return FileInfo(**fields, target=None if target is None else os.fsencode(target))
+    except (TypeError, KeyError, AttributeError):
+        raise OSError(
+            errno.EPROTO, "the process that has this drive is of another version"
+        ) from None

@@ -1,0 +1,144 @@
+"""`create`, and `drives` with `rename` and `remove`."""
+
+from __future__ import annotations
+
+import click
+import trio
+
+import hyperfs
+from hyperfs.cli import processes
+from hyperfs.cli.address import AddressError, parse_name
+from hyperfs.cli.failures import Exit, Failure
+from hyperfs.cli.output import table
+from hyperfs.cli.settings import Settings, open_store, pass_settings
+
+
+class NameType(click.ParamType[str]):
+    """A local name of a drive."""
+
+    name = "name"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return parse_name(value)
+        except AddressError as error:
+            self.fail(str(error), param, ctx)
+
+
+NAME = NameType()
+
+
+@click.command()
+@click.argument("name", type=NAME)
+@pass_settings
+def create(settings: Settings, name: str) -> None:
+    """Make a drive called NAME and print its key.
+
+    The key is what others need to read the drive; only this store can write it.
+    """
+    trio.run(_create, settings, name)
+
+
+async def _create(settings: Settings, name: str) -> None:
+    async with open_store(settings) as store:
+        try:
+            key = await hyperfs.create(store, name)
+        except hyperfs.DriveExists as error:
+            raise Failure(
+                f"a drive called {name} is there already; its key is {error.key}"
+            ) from None
+    if settings.output.json:
+        settings.output.record(name=name, key=str(key), url=f"hyper://{key}")
+    else:
+        settings.output.data(str(key))
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def drives(context: click.Context) -> None:
+    """List the drives that have a name here."""
+    if context.invoked_subcommand is None:
+        trio.run(_list, context.obj)
+
+
+async def _list(settings: Settings) -> None:
+    mounted = {key: p.directory for p in processes.running() for key in p.keys if p.directory}
+    async with open_store(settings) as store:
+        found = list(hyperfs.drives(store))
+    if settings.output.json:
+        for info in found:
+            settings.output.record(
+                name=info.name,
+                key=str(info.key),
+                writable=info.writable,
+                directory=mounted.get(str(info.key)),
+            )
+        return
+    rows = [
+        (
+            info.name,
+            str(info.key),
+            "read-write" if info.writable else "read-only",
+            mounted.get(str(info.key)) or "",
+        )
+        for info in found
+    ]
+    for line in table(rows):
+        settings.output.data(line.rstrip())
+    if not found:
+        settings.output.say("no drives yet; `hyperfs create NAME` makes one")
+
+
+@drives.command()
+@click.argument("old", type=NAME)
+@click.argument("new", type=NAME)
+@pass_settings
+def rename(settings: Settings, old: str, new: str) -> None:
+    """Call the drive OLD by the name NEW. Its key stays."""
+    trio.run(_rename, settings, old, new)
+
+
+async def _rename(settings: Settings, old: str, new: str) -> None:
+    async with open_store(settings) as store:
+        try:
+            await hyperfs.rename_drive(store, old, new)
+        except hyperfs.DriveExists as error:
+            raise Failure(
+                f"a drive called {new} is there already; its key is {error.key}"
+            ) from None
+        except hyperfs.NoSuchDrive:
+            raise _no_such_drive(old) from None
+
+
+@drives.command()
+@click.argument("name", type=NAME)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_settings
+def remove(settings: Settings, name: str, yes: bool) -> None:
+    """Delete the drive NAME with everything in it from this store.
+
+    A drive made here can never be written again: a new one of the same name has another key.
+    """
+    if not yes:
+        click.confirm(
+            f"Delete the drive {name} and all its files from this store?", abort=True, err=True
+        )
+    trio.run(_remove, settings, name)
+
+
+async def _remove(settings: Settings, name: str) -> None:
+    async with open_store(settings) as store:
+        for info in hyperfs.drives(store):
+            process = processes.serving(str(info.key), store=settings.store)
+            if info.name == name and process is not None:
+                raise Failure(
+                    f"process {process.pid} is serving this drive; stop it first", Exit.LOCKED
+                )
+        try:
+            await hyperfs.remove_drive(store, name)
+        except hyperfs.NoSuchDrive:
+            raise _no_such_drive(name) from None
+
+
+def _no_such_drive(name: str) -> Failure:
+    return Failure(f"there is no drive called {name}; `hyperfs drives` lists them", Exit.NOT_FOUND)

@@ -1,0 +1,108 @@
+"""Exit codes, and what each error becomes for the person at the terminal."""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+
+import trio
+
+import corestore
+from hyperfs.cli.address import AddressError
+
+
+class Exit(enum.IntEnum):
+    """The exit codes of every command."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    PARTIAL = 3
+    NO_PEERS = 4
+    NOT_REPLICATED = 5
+    NOT_FOUND = 10
+    LOCKED = 11
+    NOT_PERMITTED = 12
+    VERIFICATION = 13
+    FORK = 14
+    NO_FUSE = 20
+    INTERRUPTED = 130
+
+
+class Failure(Exception):
+    """A command cannot go on: one sentence that says what to do next, and the exit code."""
+
+    def __init__(self, message: str, code: Exit = Exit.ERROR) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def explain(error: BaseException) -> Failure | None:
+    """The failure that an expected error means to the user; None for a bug of ours."""
+    match error:
+        case BaseExceptionGroup():
+            return _explain_group(error)
+        case Failure():
+            return error
+        case AddressError():
+            return Failure(str(error), Exit.USAGE)
+        case KeyboardInterrupt():
+            return Failure("interrupted", Exit.INTERRUPTED)
+        case corestore.StorageLocked():
+            return Failure(_locked(error), Exit.LOCKED)
+        case corestore.NotWritable():
+            return Failure(
+                "this drive can only be read here: its secret key is on another machine",
+                Exit.NOT_PERMITTED,
+            )
+        case corestore.ForkConflict():
+            return Failure(str(error), Exit.FORK)
+        case corestore.VerificationError():
+            return Failure(f"verification failed: {error}", Exit.VERIFICATION)
+        case corestore.CoreNotFound():
+            return Failure(str(error), Exit.NOT_FOUND)
+        case trio.TooSlowError() | corestore.BlockNotAvailable():
+            return Failure(
+                "no peer answered in time; is somebody with this data reachable? (--peer"
+                " HOST:PORT names one, --timeout SECONDS waits longer)",
+                Exit.NO_PEERS,
+            )
+        case corestore.CorestoreError():
+            return Failure(str(error) or type(error).__name__)
+        case OSError():
+            return _explain_os_error(error)
+        case _:
+            return None
+
+
+def _explain_group(group: BaseExceptionGroup[BaseException]) -> Failure | None:
+    # The nurseries wrap what one task raised; several failures at once are told by the first.
+    found = [explain(error) for error in group.exceptions if not isinstance(error, trio.Cancelled)]
+    known = [failure for failure in found if failure is not None]
+    return known[0] if known and len(known) == len(found) else None
+
+
+def _locked(error: corestore.StorageLocked) -> str:
+    who = f"process {error.pid}" if error.pid else "another process"
+    return (
+        f"{who} is writing this drive already; use that mount, or unmount it first"
+        " (`hyperfs status` shows where it is)"
+    )
+
+
+def _explain_os_error(error: OSError) -> Failure:
+    subject = error.filename
+    if isinstance(subject, bytes):
+        subject = os.fsdecode(subject)
+    text = error.strerror or str(error)
+    sentence = f"{subject}: {text}" if subject else text
+    if error.errno == errno.ENOENT:
+        return Failure(sentence, Exit.NOT_FOUND)
+    if error.errno == errno.EADDRINUSE:
+        return Failure(
+            f"{subject or 'the address'} is in use; choose another port, or :0 for any",
+        )
+    if error.errno == errno.EROFS:
+        return Failure(sentence, Exit.NOT_PERMITTED)
+    return Failure(sentence)

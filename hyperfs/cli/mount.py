@@ -1,0 +1,270 @@
+"""`mount` and `umount`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+import corestore
+import hyperfs
+from hyperfs.cli import control, daemon, processes
+from hyperfs.cli.access import DriveAccess
+from hyperfs.cli.failures import Exit, Failure, explain
+from hyperfs.cli.mountoptions import parse_options
+from hyperfs.cli.options import (
+    ADDRESS,
+    Endpoint,
+    listen_option,
+    peer_option,
+    timeout_option,
+)
+from hyperfs.cli.processes import ProcessInfo
+from hyperfs.cli.serving import report, stoppable, visible
+from hyperfs.cli.session import Network, first_version
+from hyperfs.cli.settings import Settings, find_key, open_store, pass_settings, reach
+
+if TYPE_CHECKING:
+    from hyperfs.cli.address import Address
+
+UNMOUNT_SECONDS = 60.0
+
+
+@click.command()
+@click.argument("drive", type=ADDRESS, metavar="NAME|KEY")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@listen_option
+@peer_option
+@click.option("--daemon", "background", is_flag=True, help="Return once the mount answers.")
+@timeout_option
+@click.option(
+    "--read-timeout",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a read waits for a block that no peer sends; then ETIMEDOUT.",
+)
+@click.option(
+    "-o",
+    "options",
+    multiple=True,
+    metavar="OPTION[,OPTION...]",
+    help="As for other file systems: ro, allow_other, default_permissions, dev, suid, noexec,"
+    " uid=N, gid=N, umask=N, fsname=NAME, noatime.",
+)
+@pass_settings
+def mount(
+    settings: Settings,
+    drive: Address,
+    directory: Path,
+    listen: tuple[Endpoint, ...],
+    peers: tuple[Endpoint, ...],
+    background: bool,
+    timeout: float,
+    read_timeout: float,
+    options: tuple[str, ...],
+) -> None:
+    """Mount a drive on the empty folder DIR and share it with peers, until Ctrl-C.
+
+    A drive made in this store is mounted read-write; one known by its KEY read-only and live:
+    files appear as its writer saves them, and their content is fetched when it is read.
+    """
+    parse_options(options)
+    if background and daemon.READY_VARIABLE not in os.environ:
+        answer = daemon.start(
+            _again(settings, drive, directory, listen, peers, timeout, read_timeout, options)
+        )
+        _tell_started(settings, answer)
+        return
+    try:
+        trio.run(
+            partial(
+                _mount,
+                settings,
+                drive,
+                directory,
+                listen,
+                Network(peers, timeout),
+                read_timeout,
+                options,
+            )
+        )
+    except BaseException as error:
+        failure = explain(error)
+        if failure is not None:
+            daemon.report_failure(failure)
+        raise
+
+
+def _again(
+    settings: Settings,
+    drive: Address,
+    directory: Path,
+    listen: tuple[Endpoint, ...],
+    peers: tuple[Endpoint, ...],
+    timeout: float,
+    read_timeout: float,
+    options: tuple[str, ...],
+) -> list[str]:
+    """The same command for the background process."""
+    arguments = ["--store", str(settings.store), *["-v"] * settings.output.verbose, "mount"]
+    arguments += [str(drive), str(directory.absolute())]
+    for flag, endpoints in (("--listen", listen), ("--peer", peers)):
+        for host, port in endpoints:
+            arguments += [flag, f"{host}:{port}"]
+    arguments += ["--timeout", str(timeout), "--read-timeout", str(read_timeout)]
+    for option in options:
+        arguments += ["-o", option]
+    return arguments
+
+
+def _tell_started(settings: Settings, answer: dict[str, object]) -> None:
+    if settings.output.json:
+        settings.output.data(__import__("json").dumps(answer))
+        return
+    settings.output.say(f"{answer['url']}")
+    listening = answer["listening"]
+    for address in listening if isinstance(listening, list) else []:
+        settings.output.say(f"listening on {address}")
+    settings.output.say(f"ready: {answer['directory']}")
+
+
+async def _mount(
+    settings: Settings,
+    address: Address,
+    directory: Path,
+    listen: tuple[Endpoint, ...],
+    network: Network,
+    read_timeout: float,
+    texts: tuple[str, ...],
+) -> None:
+    output = settings.output
+    options = parse_options(texts)
+    point = await trio.to_thread.run_sync(_check_directory, directory, settings.store)
+    async with stoppable() as stop, open_store(settings) as store:
+        key = find_key(store, address)
+        async with (
+            corestore.open_swarm(store) as swarm,
+            hyperfs.open(store, key=key, read_timeout=read_timeout) as drive,
+        ):
+            if drive.writable and not options.read_only:
+                await drive.claim()
+            bound = await reach(swarm, key, listen=listen, peers=network.peers)
+            output.say(f"hyper://{key}")
+            for where in bound:
+                output.say(f"listening on {where}")
+            if not drive.writable:
+                await first_version(store, drive, network)
+            async with trio.open_nursery() as nursery:
+                mounted = await nursery.start(partial(hyperfs.mount, drive, point, options=options))
+                info = ProcessInfo(
+                    pid=os.getpid(),
+                    command="mount",
+                    store=str(settings.store),
+                    keys=(str(key),),
+                    name=next((d.name for d in hyperfs.drives(store) if d.key == key), None),
+                    directory=str(point),
+                    writable=drive.writable and not options.read_only,
+                    listening=bound,
+                )
+                access = DriveAccess(drive, changed=mounted.changed_outside)
+                async with visible(
+                    settings, info, {str(key): access}, partial(report, store, swarm, drive), stop
+                ):
+                    # Until the mount is gone (a plain umount works too) or `stop` is called.
+                    await mounted.wait_unmounted()
+    output.say(f"unmounted {point}")
+
+
+def _check_directory(directory: Path, store: Path) -> Path:
+    """The mount point's real path, once it is known to be a good one.
+
+    Raises:
+      Failure: it is missing, no folder, not empty, or has to do with the store's own folder.
+    """
+    point = Path(os.path.abspath(directory))
+    hyperfs.recover_mount_point(point)
+    point = Path(os.path.realpath(point))
+    if point == store or store in point.parents or point in store.parents:
+        raise Failure(
+            f"{directory} and the store ({store}) lie in one another; choose another folder",
+            Exit.USAGE,
+        )
+    try:
+        names = os.listdir(point)
+    except FileNotFoundError:
+        raise Failure(
+            f"{directory} is not there; make it first: mkdir {directory}", Exit.NOT_FOUND
+        ) from None
+    except NotADirectoryError:
+        raise Failure(f"{directory} is not a folder; choose an empty folder") from None
+    if point.is_mount() and point != Path("/"):
+        raise Failure(f"something is mounted on {directory} already; unmount it first")
+    if names:
+        raise Failure(f"{directory} is not empty; choose an empty folder")
+    return point
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@pass_settings
+def umount(settings: Settings, directory: Path) -> None:
+    """Unmount DIR: what was written is made durable first."""
+    trio.run(_umount, settings, directory)
+
+
+async def _umount(settings: Settings, directory: Path) -> None:
+    point = os.path.abspath(directory)
+    info = next((p for p in processes.running() if p.directory == point), None)
+    if info is None:
+        point = os.path.realpath(point)
+        info = next((p for p in processes.running() if p.directory == point), None)
+    if info is None:
+        await trio.to_thread.run_sync(_umount_foreign, Path(point), directory)
+        return
+    async with control.connect(info.socket) as client:
+        await client.stop()
+    with trio.move_on_after(UNMOUNT_SECONDS):
+        with settings.output.progress(f"unmounting {directory}"):
+            while any(p.pid == info.pid for p in processes.running()) or _is_process(info.pid):
+                await trio.sleep(0.02)
+        return
+    raise Failure(
+        f"process {info.pid} has not ended after {UNMOUNT_SECONDS:g} s; programs may be using"
+        f" {directory}"
+    )
+
+
+def _is_process(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def _umount_foreign(point: Path, directory: Path) -> None:
+    """A mount whose process is gone, or is not this user's to ask."""
+    try:
+        point.stat()
+        dead = False
+    except OSError as error:
+        dead = error.errno == errno.ENOTCONN
+        if not dead:
+            raise Failure(f"{directory}: {error.strerror}", Exit.NOT_FOUND) from None
+    if dead:
+        hyperfs.recover_mount_point(point)
+        return
+    if not point.is_mount():
+        raise Failure(f"nothing is mounted on {directory}", Exit.NOT_FOUND)
+    done = subprocess.run(["fusermount3", "-u", point], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(f"{directory} cannot be unmounted: {done.stderr.strip()}")

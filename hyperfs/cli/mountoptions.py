@@ -1,0 +1,64 @@
+"""`-o` options as other file systems take them, so that fstab lines work (pure)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hyperfs import MountOptions
+
+_FLAGS = {
+    "ro": ("read_only", True),
+    "rw": ("read_only", False),
+    "allow_other": ("allow_other", True),
+    "default_permissions": ("default_permissions", True),
+    "dev": ("dev", True),
+    "nodev": ("dev", False),
+    "suid": ("suid", True),
+    "nosuid": ("suid", False),
+    "exec": ("noexec", False),
+    "noexec": ("noexec", True),
+}
+# Said by mount(8) and fstab, and true or without meaning here.
+_IGNORED = {
+    "noatime",
+    "relatime",
+    "nodiratime",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nofail",
+    "_netdev",
+    "async",
+}
+_NUMBERS = {"uid": 10, "gid": 10, "umask": 8}
+
+
+def parse_options(texts: tuple[str, ...]) -> MountOptions:
+    """The options that all `-o` texts ask for together; later ones win.
+
+    Raises:
+      click.UsageError: one of them is unknown or has a wrong value.
+    """
+    chosen: dict[str, Any] = {}
+    for option in (part for text in texts for part in text.split(",") if part):
+        name, equals, value = option.partition("=")
+        if name in _FLAGS and not equals:
+            field, setting = _FLAGS[name]
+            chosen[field] = setting
+        elif name in _NUMBERS and equals:
+            chosen[name] = _number(name, value)
+        elif name == "fsname" and value:
+            chosen["fsname"] = value
+        elif name not in _IGNORED and not name.startswith("x-"):
+            raise click.UsageError(f"-o {option} is not an option of hyperfs")
+    return MountOptions(**chosen)
+
+
+def _number(name: str, value: str) -> int:
+    try:
+        return int(value, _NUMBERS[name])
+    except ValueError:
+        raise click.UsageError(f"-o {name}= takes a number, not {value!r}") from None

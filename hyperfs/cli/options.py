@@ -1,0 +1,89 @@
+"""Options that several commands share, and the types of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from hyperfs.cli.address import Address, AddressError, parse, parse_endpoint
+from hyperfs.cli.settings import DEFAULT_TIMEOUT
+
+Endpoint = tuple[str, int]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class AddressType(click.ParamType[Address]):
+    """A drive, with a path in it where the command takes one."""
+
+    name = "drive"
+
+    def convert(
+        self, value: str | Address, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Address:
+        if isinstance(value, Address):
+            return value
+        try:
+            return parse(value)
+        except AddressError as error:
+            self.fail(str(error), param, ctx)
+
+
+class EndpointType(click.ParamType[tuple[str, int]]):
+    """HOST:PORT; an empty host is the loopback interface."""
+
+    name = "host:port"
+
+    def convert(
+        self,
+        value: str | tuple[str, int],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_endpoint(value)
+        except AddressError as error:
+            self.fail(str(error), param, ctx)
+
+
+ADDRESS = AddressType()
+ENDPOINT = EndpointType()
+
+
+def peer_option(function: F) -> F:
+    """`--peer HOST:PORT`, several times."""
+    return click.option(
+        "--peer",
+        "peers",
+        type=ENDPOINT,
+        multiple=True,
+        metavar="HOST:PORT",
+        help="Connect to this peer, and again whenever the connection is lost. Repeatable.",
+    )(function)
+
+
+def listen_option(function: F) -> F:
+    """`--listen HOST:PORT`, several times."""
+    return click.option(
+        "--listen",
+        type=ENDPOINT,
+        multiple=True,
+        metavar="HOST:PORT",
+        help="Accept peers here; :PORT means loopback only, port 0 picks one. Repeatable;"
+        " without it nothing listens.",
+    )(function)
+
+
+def timeout_option(function: F) -> F:
+    """`--timeout SECONDS`."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0),
+        default=DEFAULT_TIMEOUT,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for a first peer.",
+    )(function)

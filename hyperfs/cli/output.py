@@ -1,0 +1,163 @@
+"""What commands say: data on stdout, everything else on stderr, JSON lines when asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+# Where stderr is no terminal a line this often says how far things are.
+PLAIN_PROGRESS_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Output:
+    """The three channels of a command, with what the user asked of them."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+
+    def data(self, text: str) -> None:
+        """One line of what was asked for, on stdout."""
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def data_bytes(self, data: bytes) -> None:
+        """Bytes of what was asked for, on stdout, as they are."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+    def data_name(self, name: bytes) -> None:
+        """A file's name on stdout: its own bytes, whatever they are."""
+        self.data_bytes(name + b"\n")
+
+    def record(self, **fields: JsonValue) -> None:
+        """One JSON line on stdout."""
+        self.data(json.dumps(fields, ensure_ascii=False))
+
+    def say(self, text: str) -> None:
+        """A line for the person, on stderr; `--quiet` silences it."""
+        if not self.quiet:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    def error(self, text: str) -> None:
+        """The one sentence of a failure, on stderr, always."""
+        sys.stderr.write(f"hyperfs: {text}\n")
+        sys.stderr.flush()
+
+    @contextmanager
+    def progress(self, phase: str, total: int | None = None) -> Iterator[Meter]:
+        """A bar on stderr while something runs; a line now and then where that is no terminal."""
+        if self.quiet or self.json:
+            yield Meter()
+        elif sys.stderr.isatty():
+            with _bar() as bar:
+                yield BarMeter(bar, bar.add_task(phase, total=total, what=""))
+        else:
+            yield PlainMeter(self, phase, total)
+
+
+class Meter:
+    """Told how many bytes are done; this one shows nothing."""
+
+    def add(self, count: int, what: str = "") -> None:
+        """*count* more bytes are done; *what* is being worked on."""
+
+    def set_total(self, total: int) -> None:
+        """There will be *total* bytes in all."""
+
+
+class BarMeter(Meter):
+    """Draws a bar with rate and time left."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar = bar
+        self._task = task
+
+    def add(self, count: int, what: str = "") -> None:
+        self._bar.update(self._task, advance=count, what=what)
+
+    def set_total(self, total: int) -> None:
+        self._bar.update(self._task, total=total)
+
+
+class PlainMeter(Meter):
+    """Says a line every few seconds."""
+
+    def __init__(self, output: Output, phase: str, total: int | None) -> None:
+        self._output = output
+        self._phase = phase
+        self._total = total
+        self._done = 0
+        self._started = self._told = time.monotonic()
+
+    def add(self, count: int, what: str = "") -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._told < PLAIN_PROGRESS_SECONDS:
+            return
+        self._told = now
+        rate = self._done / (now - self._started) / 1e6
+        of = f" of {self._total / 1e6:.0f} MB" if self._total else ""
+        self._output.say(f"{self._phase}: {self._done / 1e6:.0f} MB{of}, {rate:.0f} MB/s {what}")
+
+    def set_total(self, total: int) -> None:
+        self._total = total
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[what]}", markup=False),
+        console=Console(stderr=True, no_color="NO_COLOR" in os.environ or None),
+        transient=True,
+    )
+
+
+def table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows of text as lines with aligned columns; the last column is not padded."""
+    if not rows:
+        return []
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]) - 1)]
+    return [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    ]
+
+
+def size_text(count: int) -> str:
+    """A number of bytes as people write it: 512 B, 3.4 kB, 268 MB."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 1000 or unit == "TB":
+            return f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
+    raise AssertionError

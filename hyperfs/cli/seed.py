@@ -1,0 +1,94 @@
+"""`seed`: hold whole drives for others, without mounting them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+import corestore
+import hyperfs
+from corestore import Corestore, Swarm
+from hyperfs import Drive
+from hyperfs.cli.access import DriveAccess
+from hyperfs.cli.options import ADDRESS, Endpoint, listen_option, peer_option, timeout_option
+from hyperfs.cli.processes import ProcessInfo
+from hyperfs.cli.serving import report, stoppable, visible
+from hyperfs.cli.session import Network, first_version
+from hyperfs.cli.settings import Settings, find_key, open_store, pass_settings, reach
+
+if TYPE_CHECKING:
+    from hyperfs.cli.address import Address
+    from hyperfs.cli.control import StatusReport
+
+
+@click.command()
+@click.argument("drives", type=ADDRESS, metavar="KEY...", nargs=-1, required=True)
+@listen_option
+@peer_option
+@timeout_option
+@pass_settings
+def seed(
+    settings: Settings,
+    drives: tuple[Address, ...],
+    listen: tuple[Endpoint, ...],
+    peers: tuple[Endpoint, ...],
+    timeout: float,
+) -> None:
+    """Fetch whole drives, keep up with them, and serve them to others, until Ctrl-C."""
+    trio.run(_seed, settings, drives, listen, Network(peers, timeout))
+
+
+async def _seed(
+    settings: Settings,
+    addresses: tuple[Address, ...],
+    listen: tuple[Endpoint, ...],
+    network: Network,
+) -> None:
+    async with stoppable() as stop, open_store(settings) as store, AsyncExitStack() as opened:
+        swarm = await opened.enter_async_context(corestore.open_swarm(store))
+        drives = []
+        bound: tuple[str, ...] = ()
+        for number, address in enumerate(addresses):
+            key = find_key(store, address)
+            drives.append(await opened.enter_async_context(hyperfs.open(store, key=key)))
+            settings.output.say(f"hyper://{key}")
+            first = number == 0
+            bound += await reach(
+                swarm,
+                key,
+                listen=listen if first else (),
+                peers=network.peers if first else (),
+            )
+        for where in bound:
+            settings.output.say(f"listening on {where}")
+        for drive in drives:
+            if not drive.writable and network.peers:
+                await first_version(store, drive, network)
+        info = ProcessInfo(
+            pid=os.getpid(),
+            command="seed",
+            store=str(settings.store),
+            keys=tuple(str(drive.key) for drive in drives),
+            listening=bound,
+        )
+        access = {str(drive.key): DriveAccess(drive) for drive in drives}
+        async with (
+            visible(settings, info, access, partial(_report, store, swarm, drives), stop),
+            trio.open_nursery() as nursery,
+        ):
+            for drive in drives:
+                nursery.start_soon(partial(drive.metadata.download, live=True))
+                nursery.start_soon(partial(drive.content.download, live=True))
+            await trio.sleep_forever()
+
+
+def _report(store: Corestore, swarm: Swarm, drives: list[Drive]) -> StatusReport:
+    """The first drive's report, with the sums over all where a sum makes sense."""
+    reports = [report(store, swarm, drive) for drive in drives]
+    summed = ("files", "byte_length", "content_stored", "staged", "dirty_bytes")
+    return {**reports[0], **{name: sum(r[name] for r in reports) for name in summed}}

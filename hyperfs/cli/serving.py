@@ -1,0 +1,104 @@
+"""What `mount` and `seed` share: being a process that others can see, ask and stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from hyperfs.cli import control, daemon
+from hyperfs.cli.processes import ProcessInfo, announced
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from corestore import Corestore, Swarm
+    from hyperfs import Drive
+    from hyperfs.cli.access import Access
+    from hyperfs.cli.output import JsonValue
+    from hyperfs.cli.settings import Settings
+
+
+@asynccontextmanager
+async def stoppable() -> AsyncIterator[Callable[[], None]]:
+    """Run the block until it ends, SIGINT or SIGTERM comes, or the yielded function is called.
+
+    A stop cancels the block; it is no error.
+    """
+    async with trio.open_nursery() as nursery:
+
+        async def until_signal(
+            task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        ) -> None:
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                task_status.started()
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+                    return
+
+        await nursery.start(until_signal)
+        yield nursery.cancel_scope.cancel
+        nursery.cancel_scope.cancel()
+
+
+def describe(info: ProcessInfo) -> dict[str, JsonValue]:
+    """What `--json` prints when the process is ready."""
+    return {
+        "ready": True,
+        "pid": info.pid,
+        "key": info.keys[0],
+        "keys": list(info.keys),
+        "url": f"hyper://{info.keys[0]}",
+        "name": info.name,
+        "directory": info.directory,
+        "writable": info.writable,
+        "listening": list(info.listening),
+    }
+
+
+@asynccontextmanager
+async def visible(
+    settings: Settings,
+    info: ProcessInfo,
+    drives: Mapping[str, Access],
+    status: Callable[[], control.StatusReport],
+    stop: Callable[[], None],
+) -> AsyncIterator[None]:
+    """Be seen by `status`, `umount` and the file commands while the block runs; says it is ready."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(control.serve, info.socket, drives, status, stop)
+        with announced(info):
+            if settings.output.json:
+                settings.output.record(**describe(info))
+            settings.output.say(f"ready: {info.directory}" if info.directory else "ready: seeding")
+            daemon.report_ready(describe(info))
+            yield
+        nursery.cancel_scope.cancel()
+
+
+def report(store: Corestore, swarm: Swarm, drive: Drive) -> control.StatusReport:
+    """What `status` shows of a drive served here."""
+    numbers = drive.statistics()
+    traffic = store.statistics()
+    return {
+        "version": numbers.version,
+        "files": numbers.files,
+        "byte_length": numbers.byte_length,
+        "staged": numbers.staged,
+        "dirty_bytes": numbers.dirty_bytes,
+        "content_stored": drive.content_stored(),
+        "bytes_received": traffic.bytes_received,
+        "bytes_sent": traffic.bytes_sent,
+        "peers": [
+            {
+                "address": peer.address,
+                "bytes_received": peer.bytes_received,
+                "bytes_sent": peer.bytes_sent,
+            }
+            for peer in swarm.peers
+        ],
+        "pid": os.getpid(),
+    }

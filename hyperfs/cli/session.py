@@ -1,0 +1,110 @@
+"""Reach a drive for a file command: through the process that has it, or by opening it here."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+import corestore
+import hyperfs
+from corestore import Key
+from hyperfs.cli import control, processes
+from hyperfs.cli.access import Access, DriveAccess
+from hyperfs.cli.failures import Exit, Failure
+from hyperfs.cli.settings import Settings, find_key, open_store, reach
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from hyperfs.cli.address import Address
+
+Endpoint = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Where a command that opens a drive by itself finds peers, and how long it waits for them."""
+
+    peers: tuple[Endpoint, ...]
+    timeout: float
+
+
+@asynccontextmanager
+async def open_access(
+    settings: Settings, address: Address, network: Network, *, write: bool = False
+) -> AsyncIterator[Access]:
+    """The files of a drive.
+
+    A process of this user that serves the drive out of the same store is asked first: only it
+    knows what is not committed yet, and only it may write.
+
+    Raises:
+      Failure: the drive is not there, no peer has it, or it may only be read.
+    """
+    async with open_store(settings) as store:
+        key = find_key(store, address)
+        process = processes.serving(str(key), store=settings.store)
+        if process is not None and address.version is None and (process.writable or not write):
+            # The store is closed before the other process is asked: it may wait for us otherwise.
+            pass
+        else:
+            process = None
+            async with _open_here(settings, store, key, address, network, write) as access:
+                yield access
+    if process is not None:
+        async with control.connect(process.socket) as client:
+            yield control.ControlAccess(client, str(key))
+
+
+@asynccontextmanager
+async def _open_here(
+    settings: Settings,
+    store: corestore.Corestore,
+    key: Key,
+    address: Address,
+    network: Network,
+    write: bool,
+) -> AsyncIterator[Access]:
+    async with (
+        corestore.open_swarm(store) as swarm,
+        hyperfs.open(store, key=key) as drive,
+    ):
+        if write and not drive.writable:
+            raise Failure(
+                "this drive can only be read here: its secret key is on another machine",
+                Exit.NOT_PERMITTED,
+            )
+        if not drive.writable:
+            await reach(swarm, key, listen=(), peers=network.peers)
+            await first_version(store, drive, network)
+        if address.version is not None:
+            drive = await drive.checkout(address.version)
+        yield DriveAccess(drive)
+
+
+async def first_version(store: corestore.Corestore, drive: hyperfs.Drive, network: Network) -> None:
+    """Wait until a drive opened by key can be read: its newest known version is here.
+
+    With peers to ask, the newest version they have is waited for as well, a little while.
+
+    Raises:
+      Failure: no peer has the drive, and nothing of it is in the store.
+    """
+    cached = drive.version > 0
+    try:
+        with trio.fail_after(min(network.timeout, 5.0) if cached else network.timeout):
+            if network.peers:
+                await drive.update()
+            await drive.ready()
+    except trio.TooSlowError:
+        if cached:
+            return
+        where = "name one with --peer HOST:PORT" if not network.peers else "is the address right?"
+        raise Failure(
+            f"no peer with this drive answered within {network.timeout:g} s, and nothing of it is"
+            f" in the store; {where}",
+            Exit.NO_PEERS,
+        ) from None

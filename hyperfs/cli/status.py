@@ -1,0 +1,88 @@
+"""`status`: what hyperfs processes run, and how their drives are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from hyperfs.cli import control, processes
+from hyperfs.cli.failures import Failure
+from hyperfs.cli.output import JsonValue, Output, size_text
+from hyperfs.cli.settings import Settings, pass_settings
+
+if TYPE_CHECKING:
+    from hyperfs.cli.processes import ProcessInfo
+
+ANSWER_SECONDS = 3.0
+
+
+@click.command()
+@pass_settings
+def status(settings: Settings) -> None:
+    """Show what is mounted and seeded by this user, with versions and peers."""
+    trio.run(_status, settings.output)
+
+
+async def _status(output: Output) -> None:
+    found = processes.running()
+    reports: dict[int, dict[str, JsonValue]] = {}
+
+    async def ask(info: ProcessInfo) -> None:
+        with trio.move_on_after(ANSWER_SECONDS):
+            try:
+                async with control.connect(info.socket) as client:
+                    reports[info.pid] = await client.status()
+            except Failure as error:
+                reports[info.pid] = {"error": str(error)}
+
+    async with trio.open_nursery() as nursery:
+        for info in found:
+            nursery.start_soon(ask, info)
+    for info in found:
+        report = reports.get(info.pid, {"error": "it does not answer"})
+        if output.json:
+            output.record(
+                pid=info.pid,
+                command=info.command,
+                store=info.store,
+                keys=list(info.keys),
+                name=info.name,
+                directory=info.directory,
+                writable=info.writable,
+                listening=list(info.listening),
+                **report,
+            )
+        else:
+            _tell(output, info, report)
+    if not found and not output.json:
+        output.say("nothing is mounted or seeded")
+
+
+def _tell(output: Output, info: ProcessInfo, report: dict[str, JsonValue]) -> None:
+    what = f"{info.name or info.keys[0]}"
+    where = f" on {info.directory}" if info.directory else ""
+    mode = "read-write" if info.writable else "read-only"
+    output.data(f"{what}{where}: {info.command}, {mode}, process {info.pid}")
+    if "error" in report:
+        output.data(f"  {report['error']}")
+        return
+    for key in info.keys:
+        output.data(f"  hyper://{key}")
+    if info.listening:
+        output.data(f"  listens on {', '.join(info.listening)}")
+    output.data(
+        f"  version {report['version']}, {report['files']} files,"
+        f" {_size(report['byte_length'])}, {_size(report['content_stored'])} stored here"
+    )
+    peers = report["peers"]
+    count = len(peers) if isinstance(peers, list) else 0
+    output.data(
+        f"  {count} peer{'' if count == 1 else 's'}, {_size(report['bytes_received'])} received,"
+        f" {_size(report['bytes_sent'])} sent"
+    )
+
+
+def _size(value: JsonValue) -> str:
+    return size_text(value) if isinstance(value, int) else "?"

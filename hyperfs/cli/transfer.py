@@ -1,0 +1,294 @@
+"""`put` and `get`: copy files and trees into and out of drives, without a mount.
+
+A recursive copy skips files whose size and modification time are the same on both sides, so an
+interrupted one goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as st
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from hyperfs.cli.failures import Exit, Failure, explain
+from hyperfs.cli.options import ADDRESS, Endpoint, peer_option, timeout_option
+from hyperfs.cli.session import Network, open_access
+from hyperfs.cli.settings import Settings, pass_settings
+from hyperfs.cli.walk import walk
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from hyperfs.cli.access import Access, FileInfo
+    from hyperfs.cli.address import Address
+    from hyperfs.cli.output import Meter, Output
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class Tally:
+    """How a copy went."""
+
+    copied: int = 0
+    skipped: int = 0
+    bytes: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    def report(self, output: Output, what: str) -> None:
+        """Say it, and fail with PARTIAL when something was left out."""
+        if output.json:
+            output.record(
+                copied=self.copied, skipped=self.skipped, bytes=self.bytes, failed=[*self.failed]
+            )
+        else:
+            output.say(
+                f"{what}: {self.copied} copied ({self.bytes / 1e6:.1f} MB),"
+                f" {self.skipped} the same already"
+            )
+        for line in self.failed:
+            output.error(line)
+        if self.failed:
+            raise Failure(
+                f"{len(self.failed)} could not be copied; the same command tries them again",
+                Exit.PARTIAL,
+            )
+
+
+# -- put -----------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("sources", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("target", type=ADDRESS, metavar="DRIVE:/PATH")
+@click.option("-r", "--recursive", is_flag=True, help="Copy folders with all that is in them.")
+@pass_settings
+def put(settings: Settings, sources: tuple[Path, ...], target: Address, recursive: bool) -> None:
+    """Copy local files into a drive of this store.
+
+    Into a folder that is there (or a path that ends with /) files keep their names; otherwise the
+    one source gets the target's name. With -r, a source that ends with / means its contents.
+    """
+    trio.run(_put, settings, sources, target, recursive)
+
+
+async def _put(
+    settings: Settings, sources: tuple[Path, ...], target: Address, recursive: bool
+) -> None:
+    for source in sources:
+        info = await trio.Path(source).lstat()
+        if st.S_ISDIR(info.st_mode) and not recursive:
+            raise Failure(f"{source} is a folder; -r copies it whole")
+    tally = Tally()
+    async with open_access(settings, target, Network((), 0.0), write=True) as access:
+        into = target.path.endswith(b"/") or await _is_directory(access, target.path)
+        if len(sources) > 1 and not into:
+            raise Failure(f"{os.fsdecode(target.path)} is not a folder of the drive")
+        with settings.output.progress("put") as meter:
+            for source in sources:
+                place = target.path
+                if into:
+                    place = target.path.rstrip(b"/") + b"/" + os.fsencode(source.name)
+                await _put_tree(access, source, place, tally, meter)
+        await access.sync()
+    tally.report(settings.output, "put")
+
+
+async def _is_directory(access: Access, path: bytes) -> bool:
+    try:
+        return (await access.stat(path)).is_directory
+    except FileNotFoundError:
+        return False
+
+
+async def _put_tree(access: Access, source: Path, place: bytes, tally: Tally, meter: Meter) -> None:
+    try:
+        info = source.lstat()
+        if st.S_ISDIR(info.st_mode):
+            await access.mkdir(place, st.S_IMODE(info.st_mode))
+            for name in sorted(os.listdir(os.fsencode(source))):
+                child = Path(os.fsdecode(os.path.join(os.fsencode(source), name)))
+                await _put_tree(access, child, place + b"/" + name, tally, meter)
+            # After the contents, whose arrival changes the time.
+            await access.mkdir(place, st.S_IMODE(info.st_mode), info.st_mtime_ns)
+        else:
+            await _put_one(access, source, info, place, tally, meter)
+    except (OSError, Failure) as error:
+        failure = explain(error)
+        if failure is None or failure.code in (Exit.LOCKED, Exit.NOT_PERMITTED):
+            raise
+        tally.failed.append(f"{source}: {failure}")
+
+
+async def _put_one(
+    access: Access, source: Path, info: os.stat_result, place: bytes, tally: Tally, meter: Meter
+) -> None:
+    if await _same(access, place, info.st_size, info.st_mtime_ns, info.st_mode, source):
+        tally.skipped += 1
+        return
+    if st.S_ISLNK(info.st_mode):
+        await access.symlink(place, os.readlink(os.fsencode(source)), info.st_mtime_ns)
+    elif st.S_ISREG(info.st_mode):
+        await access.put(
+            place,
+            _chunks(source, tally, meter),
+            mode=st.S_IMODE(info.st_mode),
+            mtime_ns=info.st_mtime_ns,
+        )
+    else:
+        tally.failed.append(f"{source}: only files, folders and links can be put")
+        return
+    tally.copied += 1
+
+
+async def _same(
+    access: Access, place: bytes, size: int, mtime_ns: int, mode: int, source: Path
+) -> bool:
+    try:
+        there = await access.stat(place)
+    except FileNotFoundError:
+        return False
+    if st.S_ISLNK(mode):
+        return there.is_symlink and there.target == os.readlink(os.fsencode(source))
+    return there.is_file and there.size == size and there.mtime_ns == mtime_ns
+
+
+async def _chunks(source: Path, tally: Tally, meter: Meter) -> AsyncIterator[bytes]:
+    with source.open("rb") as file:
+        while data := file.read(CHUNK_BYTES):
+            yield data
+            tally.bytes += len(data)
+            meter.add(len(data), source.name)
+
+
+# -- get -----------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("source", type=ADDRESS, metavar="DRIVE:/PATH")
+@click.argument("target", type=click.Path(path_type=Path), default=Path())
+@click.option("-r", "--recursive", is_flag=True, help="Copy folders with all that is in them.")
+@peer_option
+@timeout_option
+@pass_settings
+def get(
+    settings: Settings,
+    source: Address,
+    target: Path,
+    recursive: bool,
+    peers: tuple[Endpoint, ...],
+    timeout: float,
+) -> None:
+    """Copy files out of a drive.
+
+    Into a local folder that is there, the copy keeps its name; a folder's path that ends with /
+    means its contents.
+    """
+    trio.run(_get, settings, source, target, recursive, Network(peers, timeout))
+
+
+async def _get(
+    settings: Settings, source: Address, target: Path, recursive: bool, network: Network
+) -> None:
+    tally = Tally()
+    async with open_access(settings, source, network) as access:
+        info = await access.stat(source.path)
+        if info.is_directory and not recursive:
+            raise Failure(f"{os.fsdecode(source.path)} is a folder; -r copies it whole")
+        name = source.path.rstrip(b"/").rsplit(b"/", 1)[-1]
+        contents_only = source.path.endswith(b"/")
+        if target.is_dir() and not contents_only:
+            target = target / os.fsdecode(name)
+        reader = Getter(access, tally, network.timeout)
+        with settings.output.progress("get") as meter:
+            if info.is_directory:
+                await reader.tree(source.path, info, target, meter)
+            else:
+                await reader.one(source.path, info, target, meter)
+    tally.report(settings.output, "get")
+
+
+class Getter:
+    """Copies out of one drive."""
+
+    def __init__(self, access: Access, tally: Tally, timeout: float) -> None:
+        self._access = access
+        self._tally = tally
+        self._timeout = timeout
+
+    async def tree(self, source: bytes, info: FileInfo, target: Path, meter: Meter) -> None:
+        """A folder with everything in it. Nothing is ever written outside *target*: names cannot
+        hold slashes, and links are made, never followed."""
+        folders = [(target, info)]
+        _make_folder(target)
+        top = source.rstrip(b"/")
+        async for path, found in walk(self._access, source):
+            place = target / os.fsdecode(path[len(top) + 1 :])
+            if found.is_directory:
+                _make_folder(place)
+                folders.append((place, found))
+            else:
+                await self.one(path, found, place, meter)
+        for place, found in reversed(folders):
+            place.chmod(st.S_IMODE(found.mode) & 0o777)
+            os.utime(place, ns=(found.mtime_ns, found.mtime_ns))
+
+    async def one(self, source: bytes, info: FileInfo, target: Path, meter: Meter) -> None:
+        """A file or a link. A file appears under its name when it is whole."""
+        try:
+            if _same_here(target, info):
+                self._tally.skipped += 1
+                return
+            draft = target.with_name(f".hyperfs-{os.getpid()}-{info.id}")
+            try:
+                if info.is_symlink:
+                    os.symlink(info.target or b"", draft)
+                elif info.is_file:
+                    await self._content(source, info, draft, meter)
+                    # What a drive holds cannot make a program setuid here.
+                    draft.chmod(st.S_IMODE(info.mode) & 0o777)
+                else:
+                    self._tally.failed.append(f"{os.fsdecode(source)}: neither file nor link")
+                    return
+                os.utime(draft, ns=(info.mtime_ns, info.mtime_ns), follow_symlinks=False)
+                os.replace(draft, target)
+            finally:
+                draft.unlink(missing_ok=True)
+            self._tally.copied += 1
+        except (OSError, Failure, trio.TooSlowError) as error:
+            self._tally.failed.append(f"{os.fsdecode(source)}: {explain(error)}")
+
+    async def _content(self, source: bytes, info: FileInfo, draft: Path, meter: Meter) -> None:
+        with draft.open("xb") as file:
+            while file.tell() < info.size:
+                with trio.fail_after(self._timeout):
+                    data = await self._access.read(source, file.tell(), CHUNK_BYTES)
+                if not data:
+                    raise Failure("it became shorter while it was read; try again")
+                file.write(data)
+                self._tally.bytes += len(data)
+                meter.add(len(data), os.fsdecode(source))
+
+
+def _make_folder(place: Path) -> None:
+    # A link where a folder belongs would lead out of the target.
+    if place.is_symlink():
+        raise Failure(f"{place} is a link; move it away first")
+    place.mkdir(exist_ok=True)
+
+
+def _same_here(target: Path, info: FileInfo) -> bool:
+    try:
+        here = target.lstat()
+    except FileNotFoundError:
+        return False
+    if info.is_symlink:
+        return st.S_ISLNK(here.st_mode) and os.fsencode(os.readlink(target)) == info.target
+    return (
+        st.S_ISREG(here.st_mode) and here.st_size == info.size and here.st_mtime_ns == info.mtime_ns
+    )
