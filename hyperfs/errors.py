@@ -5,6 +5,8 @@ CorestoreError
 └── HyperfsError
     ├── NotADrive                     the core's first block is no drive header
     ├── UnsupportedFormat(version)    a drive of a newer format than this program reads
+    ├── DriveExists(name, key)        the store has a drive of this name
+    ├── NoSuchDrive(name)             the store has no drive of this name
     └── RestoreMismatch(path)         a restored file is not what the snapshot names
 ```
 
@@ -14,7 +16,12 @@ and `TypeError`. Bytes of a drive that are not valid records are corestore's `De
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from corestore import CorestoreError
+
+if TYPE_CHECKING:
+    from corestore import Key
 
 
 class HyperfsError(CorestoreError):
@@ -34,6 +41,23 @@ class UnsupportedFormat(HyperfsError):
     def __init__(self, version: int) -> None:
         super().__init__(f"the drive has format {version}, which this program is too old to read")
         self.version = version
+
+
+class DriveExists(HyperfsError):
+    """Raised when a drive is made under a name that is taken; `key` is the drive that has it."""
+
+    def __init__(self, name: str, key: Key) -> None:
+        super().__init__(f"a drive called {name} is there already; its key is {key}")
+        self.name = name
+        self.key = key
+
+
+class NoSuchDrive(HyperfsError):
+    """Raised when a drive is asked for by a local name that no drive has."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no drive called {name} in this store")
+        self.name = name
 
 
 class RestoreMismatch(HyperfsError):

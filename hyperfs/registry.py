@@ -1,0 +1,114 @@
+"""Which drives have a name in a store, and how the keys of our own are derived again.
+
+A name is an alias, kept in the store's user data: `drive/NAME` -> namespace (32 bytes) || key (32).
+The namespace is random, made when the drive is made; a drive of somebody else has zeros there. So a
+name that is removed and used again never leads to the same key, which would fork the old log.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from corestore import Key
+from hyperfs.errors import DriveExists, NoSuchDrive
+
+if TYPE_CHECKING:
+    from corestore import Corestore
+
+NAMESPACE_BYTES: Final = 32
+FOREIGN: Final = bytes(NAMESPACE_BYTES)
+_PREFIX: Final = "drive/"
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,40}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class DriveInfo:
+    """A drive that has a name here. `namespace` is None if its secret key is not here."""
+
+    name: str
+    key: Key
+    namespace: bytes | None
+
+    @property
+    def writable(self) -> bool:
+        """Whether this store can write it."""
+        return self.namespace is not None
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless *name* is 1 to 40 of `A-Za-z0-9._-` (so never a key's length)."""
+    if not _NAME.match(name):
+        raise ValueError(
+            f"{name!r} is no drive name: 1 to 40 letters, digits, dots, underscores or hyphens"
+        )
+
+
+def drives(store: Corestore) -> list[DriveInfo]:
+    """The drives that have a name, sorted by it."""
+    found = []
+    for user_key, value in store.user_data_items(_PREFIX):
+        namespace = value[:NAMESPACE_BYTES]
+        found.append(
+            DriveInfo(
+                user_key.removeprefix(_PREFIX),
+                Key(value[NAMESPACE_BYTES:]),
+                None if namespace == FOREIGN else namespace,
+            )
+        )
+    return found
+
+
+def find_name(store: Corestore, name: str) -> DriveInfo:
+    """The drive called *name*.
+
+    Raises:
+      NoSuchDrive: there is none.
+    """
+    value = store.user_data(_PREFIX + name)
+    if value is None:
+        raise NoSuchDrive(name)
+    namespace, key = value[:NAMESPACE_BYTES], Key(value[NAMESPACE_BYTES:])
+    return DriveInfo(name, key, None if namespace == FOREIGN else namespace)
+
+
+def find_key(store: Corestore, key: Key) -> DriveInfo | None:
+    """The named drive with this key, if any."""
+    return next((info for info in drives(store) if info.key == key), None)
+
+
+def check_free(store: Corestore, name: str) -> None:
+    """Raise DriveExists if *name* is taken, ValueError if it is no name."""
+    check_name(name)
+    value = store.user_data(_PREFIX + name)
+    if value is not None:
+        raise DriveExists(name, Key(value[NAMESPACE_BYTES:]))
+
+
+def add(store: Corestore, name: str, key: Key, namespace: bytes | None) -> None:
+    """Give a drive a name. Raises as `check_free` does."""
+    check_free(store, name)
+    store.set_user_data(_PREFIX + name, (namespace or FOREIGN) + key)
+
+
+def rename(store: Corestore, old: str, new: str) -> None:
+    """Give a drive another name; its key stays.
+
+    A crash between the two writes leaves both names, never none.
+
+    Raises:
+      NoSuchDrive, DriveExists, ValueError.
+    """
+    info = find_name(store, old)
+    if old == new:
+        return
+    add(store, new, info.key, info.namespace)
+    store.set_user_data(_PREFIX + old, None)
+
+
+def remove(store: Corestore, name: str) -> DriveInfo:
+    """Take a name away and return what it named. Raises NoSuchDrive."""
+    info = find_name(store, name)
+    store.set_user_data(_PREFIX + name, None)
+    return info

@@ -1,0 +1,145 @@
+"""Changes that are made but not yet committed: layers of records above the committed index.
+
+There are two layers. *staged* collects; when a commit begins it becomes *committing*, a new one
+collects, and what is looked up is staged over committing over the index. When the commit is done
+its layer is dropped (the index shows it now); when it failed the layer goes back underneath what
+was staged meanwhile, so nothing is lost.
+
+Keys are the index's: `entry_key(directory, name)` and `shared_key(id)`. Everything here is plain
+data: no method waits, each is atomic.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hyperfs.index.overlay import Overlay
+from hyperfs.records import Entry, Link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+StagedRecord = Entry | Link
+
+
+class Layer:
+    """One layer: the newest record of each changed key, None for a removed one.
+
+    `forgotten` are files whose group records go; `touched` says that something which is not in
+    here (an open file) asks for a commit. `number` orders layers: a commit waits for its number.
+    """
+
+    __slots__ = ("forgotten", "number", "records", "touched")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.records: Overlay[StagedRecord] = Overlay()
+        self.forgotten: set[int] = set()
+        self.touched = False
+
+    def __bool__(self) -> bool:
+        return bool(self.touched or self.forgotten or len(self.records))
+
+
+class Staging:
+    """The layers, and what they together say. `on_change` is called after every change."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self.staged = Layer(1)
+        self.committing: Layer | None = None
+
+    def __len__(self) -> int:
+        committing = self.committing
+        return len(self.staged.records) + (len(committing.records) if committing else 0)
+
+    # -- looking -----------------------------------------------------------------------------
+
+    def __contains__(self, key: bytes) -> bool:
+        """Whether a layer says anything of *key*, if only that it is removed."""
+        return key in self.staged.records or (
+            self.committing is not None and key in self.committing.records
+        )
+
+    def __getitem__(self, key: bytes) -> StagedRecord | None:
+        """What the layers say of *key*; None when removed. Raises KeyError if they say nothing."""
+        if key in self.staged.records:
+            return self.staged.records[key]
+        if self.committing is None:
+            raise KeyError(key)
+        return self.committing.records[key]
+
+    def scan_over(
+        self,
+        below: Callable[[bytes, bytes | None, int], list[tuple[bytes, StagedRecord]]],
+        start: bytes,
+        end: bytes | None,
+        limit: int,
+    ) -> list[tuple[bytes, StagedRecord]]:
+        """The first *limit* records from *start* to *end*, the layers over *below*.
+
+        *below* is as for `Overlay.scan_over`; what it raises passes through.
+        """
+        committing = self.committing
+        if committing is None or not committing.records:
+            return self.staged.records.scan_over(below, start, end, limit)
+        records = committing.records
+
+        def lower(
+            start: bytes, end: bytes | None, limit: int
+        ) -> list[tuple[bytes, StagedRecord]]:
+            return records.scan_over(below, start, end, limit)
+
+        return self.staged.records.scan_over(lower, start, end, limit)
+
+    # -- changing ----------------------------------------------------------------------------
+
+    def put(self, key: bytes, record: StagedRecord) -> None:
+        """Stage a record."""
+        self.staged.records.put(key, record)
+        self._on_change()
+
+    def delete(self, key: bytes) -> None:
+        """Stage a removal."""
+        self.staged.records.delete(key)
+        self._on_change()
+
+    def forget_groups(self, id: int) -> None:
+        """Stage the removal of a file's group records."""
+        self.staged.forgotten.add(id)
+        self._on_change()
+
+    def touch(self) -> None:
+        """Ask for a commit although no key changed: an open file did."""
+        self.staged.touched = True
+        self._on_change()
+
+    def absorb(self, newer: Layer) -> None:
+        """Take over all of *newer*, which was collected elsewhere (a batch), at once."""
+        self.staged.records.absorb(newer.records)
+        self.staged.forgotten |= newer.forgotten
+        self.staged.touched = True
+        self._on_change()
+
+    # -- committing --------------------------------------------------------------------------
+
+    def freeze(self) -> Layer:
+        """Begin a commit: what was staged is now committing, and returned."""
+        assert self.committing is None
+        self.committing = self.staged
+        self.staged = Layer(self.committing.number + 1)
+        return self.committing
+
+    def committed(self) -> None:
+        """The commit is in the index."""
+        self.committing = None
+
+    def failed(self) -> None:
+        """The commit did not happen: its changes are staged again, under what came meanwhile."""
+        assert self.committing is not None
+        newer, older = self.staged, self.committing
+        older.records.absorb(newer.records)
+        older.forgotten |= newer.forgotten
+        older.touched = True
+        older.number = newer.number
+        self.staged, self.committing = older, None
