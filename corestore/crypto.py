@@ -13,6 +13,7 @@ import hmac
 from typing import TYPE_CHECKING, Final, Protocol
 
 from nacl import bindings
+from nacl._sodium import ffi, lib  # type: ignore[import-not-found]  # compiled, has no stubs
 from nacl.exceptions import BadSignatureError, CryptoError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ SEED_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
 NOISE_HASH_BYTES: Final = 64
 AEAD_TAG_BYTES: Final = 16
+STREAM_KEY_BYTES: Final = 32
 SECRETSTREAM_HEADER_BYTES: Final = 24
 SECRETSTREAM_OVERHEAD: Final = 17
 
@@ -188,43 +190,95 @@ def aead_decrypt(key: bytes, counter: int, cipher: bytes, associated: bytes) -> 
 
 
 class SecretstreamPush:
-    """The sending half of a libsodium secretstream. `header` goes to the peer first."""
+    """The sending half of a libsodium secretstream. `header` goes to the peer first.
+
+    Here and below libsodium is called directly: PyNaCl's binding copies a message twice on its way
+    (60 us instead of 43 us for 64 KiB, 1.8 us instead of 0.9 us for 50 bytes).
+    """
 
     def __init__(self, key: bytes) -> None:
-        self._state = bindings.crypto_secretstream_xchacha20poly1305_state()
-        self.header: bytes = bindings.crypto_secretstream_xchacha20poly1305_init_push(
-            self._state, key
-        )
+        self._state = ffi.new("unsigned char[]", _STATE_BYTES)
+        header = ffi.new("unsigned char[]", SECRETSTREAM_HEADER_BYTES)
+        lib.crypto_secretstream_xchacha20poly1305_init_push(self._state, header, _stream_key(key))
+        self.header = bytes(ffi.buffer(header))
 
     @classmethod
     def from_header(cls, key: bytes, header: bytes) -> SecretstreamPush:
         """Resume with a recorded *header*: a pull state pushes the same bytes (tests use it)."""
         self = cls.__new__(cls)
-        self._state = bindings.crypto_secretstream_xchacha20poly1305_state()
-        bindings.crypto_secretstream_xchacha20poly1305_init_pull(self._state, header, key)
+        self._state = _pull_state(key, header)
         self.header = header
         return self
 
-    def push(self, plain: bytes) -> bytes:
-        """Encrypt one message; 17 bytes longer than *plain*."""
-        return bindings.crypto_secretstream_xchacha20poly1305_push(self._state, plain)
+    def push(self, plain: bytes | memoryview, *, prefix: bytes = b"") -> bytearray:
+        """*prefix* as it is, then one message encrypted: 17 bytes longer than *plain*."""
+        length, start = len(plain), len(prefix)
+        result = bytearray(start + length + SECRETSTREAM_OVERHEAD)
+        result[:start] = prefix
+        failed = _push(
+            self._state,
+            ffi.from_buffer(result) + start,
+            ffi.NULL,
+            ffi.from_buffer(plain),
+            length,
+            ffi.NULL,
+            0,
+            0,
+        )
+        if failed:
+            raise RuntimeError("libsodium refused to encrypt")
+        return result
 
 
 class SecretstreamPull:
     """The receiving half of a libsodium secretstream."""
 
     def __init__(self, key: bytes, header: bytes) -> None:
-        self._state = bindings.crypto_secretstream_xchacha20poly1305_state()
-        bindings.crypto_secretstream_xchacha20poly1305_init_pull(self._state, header, key)
+        self._state = _pull_state(key, header)
+        self._scratch = ffi.new("unsigned char[]", _SCRATCH_BYTES)
+        self._tag = ffi.new("unsigned char *")
 
-    def pull(self, cipher: bytes) -> bytes:
+    def pull(self, cipher: bytes | memoryview) -> bytes:
         """Decrypt one message.
 
         Raises:
           DecryptionError: it is not the next message of this stream.
         """
-        try:
-            plain, _tag = bindings.crypto_secretstream_xchacha20poly1305_pull(self._state, cipher)
-        except (CryptoError, RuntimeError, ValueError) as error:
-            raise DecryptionError("damaged stream") from error
-        return plain
+        length = len(cipher) - SECRETSTREAM_OVERHEAD
+        if length < 0:
+            raise DecryptionError("too short")
+        plain = self._scratch if length <= _SCRATCH_BYTES else ffi.new("unsigned char[]", length)
+        failed = _pull(
+            self._state,
+            plain,
+            ffi.NULL,
+            self._tag,
+            ffi.from_buffer(cipher),
+            length + SECRETSTREAM_OVERHEAD,
+            ffi.NULL,
+            0,
+        )
+        if failed:
+            raise DecryptionError("damaged stream")
+        return bytes(ffi.buffer(plain, length))
+
+
+# Messages up to this size are decrypted into one buffer kept for the stream.
+_SCRATCH_BYTES: Final = 1 << 17
+_STATE_BYTES: Final[int] = lib.crypto_secretstream_xchacha20poly1305_statebytes()
+_push: Final = lib.crypto_secretstream_xchacha20poly1305_push
+_pull: Final = lib.crypto_secretstream_xchacha20poly1305_pull
+
+
+def _stream_key(key: bytes) -> bytes:
+    if len(key) != STREAM_KEY_BYTES:
+        raise ValueError(f"a stream key has {STREAM_KEY_BYTES} bytes")
+    return key
+
+
+def _pull_state(key: bytes, header: bytes) -> object:
+    if len(header) != SECRETSTREAM_HEADER_BYTES:
+        raise ValueError(f"a stream header has {SECRETSTREAM_HEADER_BYTES} bytes")
+    state = ffi.new("unsigned char[]", _STATE_BYTES)
+    lib.crypto_secretstream_xchacha20poly1305_init_pull(state, header, _stream_key(key))
+    return state
