@@ -23,6 +23,17 @@ class Node(NamedTuple):
     hash: bytes
 
 
+class NodeNotAvailable(LookupError):
+    """Raised by tree algorithms that need a node which is not known here; `index` names it.
+
+    A sparse copy of a log lacks nodes by design: ask a peer for a proof that has this one.
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"tree node {index} is not known here")
+        self.index = index
+
+
 class NodeReader(Protocol):
     """Where tree algorithms look up nodes: storage, or storage under a batch not yet written."""
 
@@ -52,8 +63,21 @@ class Head:
 EMPTY_HEAD = Head()
 
 
+@dataclass(frozen=True, slots=True)
+class Prologue:
+    """What a log starts from: its first *length* blocks have this tree *hash*, signed or not."""
+
+    hash: bytes
+    length: int
+
+
 class Verifier(Protocol):
     """Decides whether a head was signed by those who may. `corestore.manifest` provides it."""
+
+    @property
+    def prologue(self) -> Prologue | None:
+        """What every history of the core must start from, if its manifest says so."""
+        ...
 
     def verify(self, head: Head) -> None:
         """Raises InvalidSignature unless *head* carries a valid signature."""
