@@ -7,25 +7,17 @@ that everything was as promised.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tools import sample_tree
+from tools.program import ProgramError, people
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-HYPERFS = Path(sys.executable).with_name("hyperfs")
-READY_SECONDS = 60
 SEEN_SECONDS = 30
 EDITS = 20
 
@@ -39,66 +31,9 @@ def step(text: str) -> None:
     print(f"\n{text}", flush=True)
 
 
-def shown(*arguments: object) -> list[str]:
-    """A command line, printed as a user would type it."""
-    words = [str(argument) for argument in arguments]
-    print("  $ hyperfs " + " ".join(words), flush=True)
-    return [str(HYPERFS), *words]
-
-
-class Mount:
-    """A `hyperfs mount` in a process of its own, with its own store."""
-
-    def __init__(self, store: Path, what: str, folder: Path, *more: str) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self.process = subprocess.Popen(
-            shown("--json", "mount", what, folder, *more),
-            env={**os.environ, "HYPERFS_STORE": str(store)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise DemoError(f"the mount of {what} ended with code {self.process.wait()}")
-        self.ready: dict[str, object] = json.loads(line)
-
-    @property
-    def address(self) -> str:
-        """Where it listens."""
-        listening = self.ready["listening"]
-        assert isinstance(listening, list)
-        return str(listening[0])
-
-    def peak_memory(self) -> int:
-        """The most memory the process has had, in bytes."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-        raise DemoError("the kernel does not say how much memory the mount had")
-
-    def stop(self) -> None:
-        """Ctrl-C, and wait for the clean end."""
-        self.process.send_signal(signal.SIGINT)
-        if (code := self.process.wait(READY_SECONDS)) != 0:
-            raise DemoError(f"the mount on {self.folder} ended with code {code}")
-        if self.folder.is_mount():
-            raise DemoError(f"{self.folder} is still mounted")
-
-
-@contextmanager
-def cleaned_up(mounts: list[Mount]) -> Iterator[None]:
-    """Whatever happens, no process and no mount is left."""
-    try:
-        yield
-    finally:
-        for mount in mounts:
-            if mount.process.poll() is None:
-                mount.process.kill()
-                mount.process.wait()
-            if os.path.ismount(mount.folder):
-                subprocess.run(["fusermount3", "-uz", mount.folder], check=False)
+def show(line: str) -> None:
+    """A command line, as a user would type it."""
+    print(f"  {line}", flush=True)
 
 
 def demo(top: Path, large_bytes: int) -> str:
@@ -112,26 +47,20 @@ def demo(top: Path, large_bytes: int) -> str:
         flush=True,
     )
 
-    step("Create a drive in a first store.")
-    alice, bob = top / "alice", top / "bob"
-    key = subprocess.run(
-        shown("--store", alice, "create", "photos"), check=True, capture_output=True, text=True
-    ).stdout.strip()
-    print(f"  {key}")
+    with people(top, "alice", "bob", told=show) as (alice, bob):
+        step("Create a drive in a first store.")
+        key = alice.ask("create", "photos").strip()
+        print(f"  {key}")
 
-    mounts: list[Mount] = []
-    with cleaned_up(mounts):
         step("Mount it, and copy the tree into it with cp.")
-        writer = Mount(alice, "photos", top / "writable", "--listen", "127.0.0.1:0")
-        mounts.append(writer)
+        writer = alice.mount("photos", top / "writable", "--listen", "127.0.0.1:0")
         tree = writer.folder / "tree"
         started = time.monotonic()
         subprocess.run(["cp", "-a", source, tree], check=True)
         copied = time.monotonic() - started
-        with os.scandir(writer.folder) as _:
-            descriptor = os.open(writer.folder, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+        descriptor = os.open(writer.folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
         stored = time.monotonic() - started
         print(
             f"  copied in {copied:.1f} s, {made.bytes / copied / 1e6:.0f} MB/s;"
@@ -141,8 +70,7 @@ def demo(top: Path, large_bytes: int) -> str:
 
         step("Mount it by its key in a second process, with a store of its own.")
         started = time.monotonic()
-        reader = Mount(bob, key, top / "read-only", "--peer", writer.address)
-        mounts.append(reader)
+        reader = bob.mount(key, top / "read-only", "--peer", writer.address)
         usable = time.monotonic() - started
         print(f"  usable after {usable * 1000:.0f} ms", flush=True)
 
@@ -169,8 +97,8 @@ def demo(top: Path, large_bytes: int) -> str:
 
         step("Take everything down.")
         memory = writer.peak_memory()
-        reader.stop()
-        writer.stop()
+        reader.interrupt()
+        writer.interrupt()
         print("  both unmounted", flush=True)
     return (
         f"demo: {made.names} names, {made.bytes / 1e6:.0f} MB; copied in at"
@@ -203,11 +131,10 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
     options = parser.parse_args()
     top = Path(tempfile.mkdtemp(prefix="hyperfs-demo-"))
-    os.environ["HYPERFS_RUNTIME_DIR"] = str(top / "run")
     print(f"Everything happens in {top}")
     try:
         figures = demo(top, options.large << 20)
-    except (DemoError, subprocess.CalledProcessError) as error:
+    except (DemoError, ProgramError, subprocess.CalledProcessError) as error:
         sys.exit(f"demo: {error}")
     finally:
         if not options.keep:

@@ -1,0 +1,188 @@
+"""The commands that need no FUSE, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+
+import pytest
+
+from corestore import Key
+from tools import sample_tree
+from tools.program import people
+
+pytestmark = pytest.mark.slow
+
+SOMEBODYS_KEY = str(Key(bytes(range(32))))
+
+
+@pytest.fixture
+def alice(tmp_path):
+    with people(tmp_path, "alice") as (person,):
+        yield person
+
+
+def failed(done, code, *told):
+    """The command ended with *code* and one sentence on stderr; nothing on stdout."""
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == code, done
+    assert done.stdout == ""
+    for words in told:
+        assert words in done.stderr
+    assert len([line for line in lines if not line.startswith(("Usage:", "Try "))]) <= 2, lines
+    assert "Traceback" not in done.stderr
+
+
+def test_create_prints_the_key_alone(alice):
+    done = alice.run("create", "photos")
+    assert done.returncode == 0
+    assert Key.parse(done.stdout.strip())
+    assert done.stdout.count("\n") == 1
+
+
+def test_creating_a_name_again_tells_the_existing_key(alice):
+    key = alice.ask("create", "photos").strip()
+    failed(alice.run("create", "photos"), 1, key)
+    assert alice.ask("create", "other").strip() != key
+
+
+def test_drives_are_listed_renamed_and_removed(alice):
+    key = alice.ask("create", "photos").strip()
+    alice.ask("drives", "rename", "photos", "pictures")
+    assert [json.loads(line) for line in alice.ask("--json", "drives").splitlines()] == [
+        {"name": "pictures", "key": key, "writable": True, "directory": None}
+    ]
+    alice.ask("drives", "remove", "--yes", "pictures")
+    assert alice.ask("drives") == ""
+    assert alice.ask("create", "pictures").strip() != key
+
+
+def test_the_secret_file_is_private(alice):
+    alice.ask("create", "photos")
+    found = alice.store / "primary-key"
+    assert stat.S_IMODE(found.stat().st_mode) == 0o600
+    assert stat.S_IMODE(alice.store.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (SOMEBODYS_KEY[:-1], "51"),
+        (SOMEBODYS_KEY + "y", "53"),
+        ("l" + SOMEBODYS_KEY[1:], "no character"),
+        (SOMEBODYS_KEY[:-1] + "9", "last character"),
+        ("hyperfs-secret-" + SOMEBODYS_KEY, "secret"),
+    ],
+)
+def test_a_mistyped_key_is_a_usage_error(alice, text, told):
+    failed(alice.run("ls", text + ":/"), 2, told)
+
+
+@pytest.mark.parametrize("form", ["hex", "z32"])
+def test_the_stores_own_secret_is_refused_as_a_key(alice, form):
+    alice.ask("create", "photos")
+    secret = Key((alice.store / "primary-key").read_bytes())
+    failed(alice.run("ls", secret.hex() if form == "hex" else str(secret)), 2, "secret")
+
+
+def test_a_name_that_is_not_there_is_not_found(alice):
+    failed(alice.run("ls", "nothing:/"), 10, "nothing", "hyperfs drives")
+
+
+def test_a_key_nobody_has_gives_up_after_the_timeout(alice):
+    failed(alice.run("ls", SOMEBODYS_KEY, "--timeout", "0.3"), 4, "no peer")
+
+
+def test_files_go_in_and_come_out_as_they_were(alice, tmp_path):
+    source = tmp_path / "source"
+    sample_tree.make(source, large_bytes=2 << 20)
+    alice.ask("create", "photos")
+    alice.ask("put", "-r", source, "photos:/tree", seconds=300)
+    alice.ask("get", "-r", "photos:/tree", tmp_path / "copy", seconds=300)
+    assert sample_tree.differences(source, tmp_path / "copy") == []
+
+
+def test_a_second_copy_skips_what_is_the_same(alice, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(5):
+        (source / str(number)).write_text(str(number))
+    alice.ask("create", "photos")
+    alice.ask("put", "-r", source, "photos:/tree")
+    (source / "3").write_text("other")
+    done = json.loads(alice.ask("--json", "put", "-r", source, "photos:/tree"))
+    # A folder that is there already means: into it.
+    assert done["copied"] == 5
+    done = json.loads(alice.ask("--json", "put", "-r", source, "photos:/tree"))
+    assert (done["copied"], done["skipped"]) == (0, 5)
+    (source / "3").write_text("third time")
+    done = json.loads(alice.ask("--json", "put", "-r", source, "photos:/tree"))
+    assert (done["copied"], done["skipped"]) == (1, 4)
+
+
+def test_ls_cat_stat_and_rm(alice, tmp_path):
+    name = "Grüße 漢字 \udcff"
+    (tmp_path / "file").write_text("content\n")
+    os.utime(tmp_path / "file", ns=(5, 1_234_567_890_123_456_789))
+    alice.ask("create", "photos")
+    alice.ask("put", tmp_path / "file", f"photos:/{name}")
+    assert alice.ask("ls", "photos:/") == name + "\n"
+    assert alice.ask("cat", f"photos:/{name}") == "content\n"
+    found = json.loads(alice.ask("--json", "stat", f"photos:/{name}"))
+    assert (found["type"], found["size"], found["mtime_ns"]) == (
+        "file",
+        8,
+        1_234_567_890_123_456_789,
+    )
+    failed(alice.run("cat", "photos:/missing"), 10, "/missing")
+    failed(alice.run("rm", "photos:/"), 2, "drives remove")
+    alice.ask("rm", f"photos:/{name}")
+    assert alice.ask("ls", "photos:/") == ""
+
+
+def test_rm_of_a_folder_wants_to_be_recursive(alice, tmp_path):
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    (tmp_path / "folder" / "deep" / "file").write_text("x")
+    alice.ask("create", "photos")
+    failed(alice.run("put", tmp_path / "folder", "photos:/"), 1, "-r")
+    alice.ask("put", "-r", tmp_path / "folder", "photos:/")
+    failed(alice.run("rm", "photos:/folder"), 1, "-r")
+    alice.ask("rm", "-r", "photos:/folder")
+    assert alice.ask("ls", "photos:/") == ""
+
+
+def test_a_busy_port_is_told(alice):
+    key = alice.ask("create", "photos").strip()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        failed(alice.run("seed", key, "--listen", f":{port}"), 1, str(port), "in use")
+
+
+def test_an_address_without_a_port_is_a_usage_error(alice):
+    failed(alice.run("seed", SOMEBODYS_KEY, "--listen", "localhost"), 2, "HOST:PORT")
+
+
+def test_a_store_that_is_a_file_is_told(alice):
+    alice.store.write_text("not a folder")
+    failed(alice.run("create", "photos"), 1, "folder")
+
+
+def test_output_into_a_closed_pipe_is_no_error(alice, tmp_path):
+    for number in range(200):
+        (tmp_path / "many").mkdir(exist_ok=True)
+        (tmp_path / "many" / f"{number:050}").touch()
+    alice.ask("create", "photos")
+    alice.ask("put", "-r", tmp_path / "many", "photos:/")
+    done = os.popen(
+        f"HYPERFS_STORE={alice.store} {alice.command('ls')[0]} ls photos:/many 2>&1 | head -1"
+    )
+    assert "Traceback" not in done.read()
+    assert done.close() is None
+
+
+@pytest.mark.parametrize("verb", ["", "mount", "drives", "put", "get", "ls", "seed", "status"])
+def test_every_verb_explains_itself(alice, verb):
+    text = alice.ask(*([verb] if verb else []), "--help")
+    assert "Usage:" in text
