@@ -76,12 +76,8 @@ class Bitfield:
     def count(self, start: int, end: int) -> int:
         """How many blocks of `start..end` are held."""
         total = 0
-        for at, bits, width in self._segments(start, end):
-            if bits == -1:
-                total += width
-            else:
-                total += bits.bit_count()
-            del at
+        for _, bits, width in self._segments(start, end):
+            total += width if bits == -1 else bits.bit_count()
         return total
 
     def has_all(self, start: int, end: int) -> bool:
@@ -246,8 +242,8 @@ class Bitfield:
             return
         self._put(number, after)
         if start <= self.contiguous_length:
-            contiguous = min(self.contiguous_length, start)
-            self.contiguous_length = self._first_missing(contiguous)
+            self.contiguous_length = start  # what lies before is as it was
+            self.contiguous_length = self._first_missing(start)
 
     # -- within ----------------------------------------------------------------------------------
 
