@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from corestore import crypto
 from corestore.encoding import Reader, Writer
 from corestore.errors import DecodeError, InvalidCapability
+from corestore.manifest import Manifest
 from corestore.tree.types import (
     BlockProof,
     BlockRequest,
@@ -36,8 +37,6 @@ from corestore.tree.types import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from corestore.manifest import Manifest
 
 PROTOCOL: Final = "hypercore/alpha"
 ALIASES: Final = ("hypercore",)
@@ -450,9 +449,7 @@ def _read_data(reader: Reader) -> Data:
             signature=reader.buffer(),
         )
     if flags & _MANIFEST:
-        from corestore.manifest import Manifest
-
-        manifest = Manifest.decode(reader.rest())
+        manifest = Manifest.read(reader)
     return Data(id_, Proof(fork, block, hash_, seek, upgrade), manifest)
 
 
