@@ -1,7 +1,38 @@
-"""Signed append-only logs in one local store, replicated sparsely and verified between peers."""
+"""Signed append-only logs, kept in a local store and replicated between peers that need not trust
+each other.
 
-from __future__ import annotations
+A *core* is one log. Its key names it, lets one read it, and verifies every block, whoever sent it;
+only the holder of its secret key can append. A *store* keeps many cores, and all the secret keys of
+ours derive from its one primary key.
 
+```python
+import corestore, trio
+
+async def main() -> None:
+    async with corestore.open("~/.local/share/corestore") as store:
+        log = await store.get(name="log")
+        await log.append(b"hello", b"world")
+        assert await log.get(1) == b"world"
+
+        async with corestore.open_swarm(store) as swarm:
+            friend = await store.get(key="8ctcsqp9p1x8p7fn…")
+            await swarm.join(friend.discovery_key)
+            with trio.fail_after(30):
+                await friend.update()
+            async for block in friend.blocks(start=friend.length - 10, live=True):
+                print(block)
+
+trio.run(main)
+```
+
+What exists is open: there is no `ready`, and what holds a resource is an `async with`. Deadlines
+are the caller's cancel scopes. Appends are seen locally at once, by peers when they are durable:
+`store.sync` waits for that. Several cores change together in `store.transaction`.
+"""
+
+from corestore.core import Blocks, CoreStatistics, Hypercore, Position
+from corestore.durability import SyncPolicy
+from corestore.encoding import Reader, Writer
 from corestore.errors import (
     BlockNotAvailable,
     CoreNotFound,
@@ -24,26 +55,78 @@ from corestore.errors import (
     StorageLocked,
     VerificationError,
 )
+from corestore.events import (
+    Appended,
+    CoreEvent,
+    Downloaded,
+    Missed,
+    PeerAdded,
+    PeerRemoved,
+    Published,
+    Subscription,
+    Truncated,
+)
+from corestore.keys import DiscoveryKey, Key, KeyPair
+from corestore.manifest import Manifest, Prologue, Signer, manifest_key
+from corestore.manifest import derive as derive_manifest
+from corestore.state import MAX_BLOCK_BYTES
+from corestore.store import CoreOpened, Corestore, Namespace, StoreStatistics, open
+from corestore.transaction import Transaction
+from corestore.tree import Head, Node, hash_leaves
 
 __all__ = [
+    "MAX_BLOCK_BYTES",
+    "Appended",
     "BlockNotAvailable",
+    "Blocks",
+    "CoreEvent",
     "CoreNotFound",
+    "CoreOpened",
+    "CoreStatistics",
+    "Corestore",
     "CorestoreError",
     "DecodeError",
+    "DiscoveryKey",
+    "Downloaded",
     "ForkConflict",
+    "Head",
+    "Hypercore",
     "InvalidCapability",
     "InvalidChecksum",
     "InvalidProof",
     "InvalidSignature",
+    "Key",
+    "KeyPair",
     "LimitExceeded",
     "LocalProtocolError",
+    "Manifest",
+    "Missed",
+    "Namespace",
+    "Node",
     "NotWritable",
+    "PeerAdded",
+    "PeerRemoved",
+    "Position",
+    "Prologue",
     "ProtocolError",
+    "Published",
+    "Reader",
     "RemoteProtocolError",
+    "Signer",
     "SnapshotNotAvailable",
     "StorageConflict",
     "StorageCorrupt",
     "StorageError",
     "StorageLocked",
+    "StoreStatistics",
+    "Subscription",
+    "SyncPolicy",
+    "Transaction",
+    "Truncated",
     "VerificationError",
+    "Writer",
+    "derive_manifest",
+    "hash_leaves",
+    "manifest_key",
+    "open",
 ]

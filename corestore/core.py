@@ -1,0 +1,495 @@
+"""`Hypercore`: one signed append-only log, as its users see it.
+
+A handle is open from the moment it exists until `aclose`, or until its store closes. Handles on the
+same core share everything but their lifetime; a snapshot also keeps its length. What is local is
+read without waiting for anything; what is missing is asked of the peers, however long that takes:
+deadlines are the caller's (`trio.fail_after`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from corestore import tree
+from corestore.commit import Commit, Run
+from corestore.errors import BlockNotAvailable, NotWritable, SnapshotNotAvailable
+from corestore.replication.machine import Outcome
+from corestore.staging import Staged
+from corestore.tree.seek import seek
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+
+    from corestore.driver import Driver
+    from corestore.events import CoreEvent, Subscription
+    from corestore.keys import DiscoveryKey, Key
+    from corestore.manifest import Manifest
+    from corestore.replication.machine import Ticket
+    from corestore.state import CoreState
+    from corestore.tree import Head
+
+# Wants nobody waits for that one handle keeps alive; older ones are given up first.
+MAX_HINTS: Final = 64
+# How many blocks an iteration asks for before it needs them.
+READ_AHEAD: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A byte of the log: the block it is in, and its offset in that block."""
+
+    index: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class CoreStatistics:
+    """Numbers about one core, at one moment.
+
+    `blocks_received` and `blocks_sent` count since the core was opened.
+    """
+
+    length: int
+    byte_length: int
+    fork: int
+    contiguous_length: int
+    published_length: int
+    blocks_held: int
+    blocks_received: int
+    blocks_sent: int
+    peers: int
+
+
+class Hypercore:
+    """A handle on a core of an open store. Made by `Corestore.get`."""
+
+    def __init__(self, driver: Driver, state: CoreState, *, snapshot: Head | None = None) -> None:
+        self._driver = driver
+        self._state = state
+        self._snapshot = snapshot
+        self._hints: deque[Ticket] = deque()
+        self._closed = False
+        driver.add_handle(state)
+
+    async def __aenter__(self) -> Hypercore:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Hypercore {self.key} fork={self.fork} length={self.length}>"
+
+    async def aclose(self) -> None:
+        """Close this handle; others on the same core stay open. Idempotent, does not sync."""
+        if not self._closed:
+            self._closed = True
+            for ticket in self._hints:
+                self._state.replicator.cancel(ticket)
+            self._driver.remove_handle(self._state)
+        await trio.lowlevel.checkpoint()
+
+    # -- what it is -------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> Key:
+        """Names the core, lets one read it, verifies everything in it."""
+        return self._state.key
+
+    @property
+    def discovery_key(self) -> DiscoveryKey:
+        """Names the core to strangers: the topic to join."""
+        return self._state.discovery_key
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Who may sign; None until a peer has told."""
+        return self._state.manifest
+
+    @property
+    def writable(self) -> bool:
+        """Whether the secret key is here (and this is no snapshot)."""
+        return self._state.writable and self._snapshot is None
+
+    @property
+    def length(self) -> int:
+        """Blocks in the log: committed ones, whether held or not."""
+        return self._head.length
+
+    @property
+    def byte_length(self) -> int:
+        """Bytes in the log."""
+        return self._head.byte_length
+
+    @property
+    def fork(self) -> int:
+        """How often the log was truncated."""
+        return self._head.fork
+
+    @property
+    def contiguous_length(self) -> int:
+        """Blocks held from the first on, without a gap."""
+        return min(self._state.contiguous_length, self._head.length)
+
+    @property
+    def published_length(self) -> int:
+        """Blocks that are durable and may be shown to peers."""
+        return self._state.published.length
+
+    @property
+    def peers(self) -> list[bytes]:
+        """The public keys of the peers that have this core's channel open."""
+        return list(self._state.peers.values())
+
+    @property
+    def _head(self) -> Head:
+        return self._state.head if self._snapshot is None else self._snapshot
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def has(self, start: int, end: int | None = None) -> bool:
+        """Whether block *start*, or every block of `start..end`, is held here."""
+        end = start + 1 if end is None else end
+        return self._state.bitfield.has_all(start, end)
+
+    def get_nowait(self, index: int) -> bytes:
+        """Block *index*, from local storage.
+
+        Raises:
+          BlockNotAvailable: it is not held here.
+        """
+        self._check_open()
+        block = self._local(index)
+        if block is None:
+            raise BlockNotAvailable(index)
+        return block
+
+    async def get(self, index: int, *, priority: int = 0) -> bytes:
+        """Block *index*; waits for a peer that has it, and for the log to grow that far.
+
+        Cancelled, the block is no longer asked for (unless somebody else waits for it).
+
+        Raises:
+          ValueError: a negative index, or one beyond the length of a snapshot.
+          SnapshotNotAvailable: the core was truncated below this snapshot.
+        """
+        if index < 0 or (self._snapshot is not None and index >= self._snapshot.length):
+            raise ValueError(f"there is no block {index}")
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._check_open()
+            block = self._local(index)
+            if block is not None:
+                return block
+            await self._fetch(index, priority)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Bytes `offset..offset + length` of the log; fewer at its end."""
+        if offset < 0 or length < 0:
+            raise ValueError("offset and length are not negative")
+        length = min(length, self.byte_length - offset)
+        if length <= 0:
+            await trio.lowlevel.checkpoint()
+            return b""
+        position = await self.seek(offset)
+        parts: list[bytes] = []
+        index, skip = position.index, position.offset
+        while length > 0:
+            part = (await self.get(index))[skip : skip + length]
+            parts.append(part)
+            length -= len(part)
+            index, skip = index + 1, 0
+        return b"".join(parts)
+
+    async def seek(self, offset: int) -> Position:
+        """Where byte *offset* of the log is.
+
+        Asks peers for tree nodes that are missing here.
+
+        Raises:
+          ValueError: *offset* is negative or beyond `byte_length`.
+        """
+        if not 0 <= offset <= self.byte_length:
+            raise ValueError(f"byte {offset} is not in a log of {self.byte_length} bytes")
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._check_open()
+            state = self._state
+            found = seek(offset, self._head, nodes=state)
+            if isinstance(found, tree.Position):
+                return Position(found.index, found.offset)
+            settled = await self._driver.wait(state, state.replicator.want_seek(offset))
+            if settled.position is not None:
+                return Position(*settled.position)
+            if settled.outcome is Outcome.OUT_OF_BOUNDS:
+                raise ValueError(f"byte {offset} is not in the log")
+
+    def blocks(self, start: int = 0, end: int | None = None, *, live: bool = False) -> Blocks:
+        """Iterate over the blocks `start..end`, fetching what is missing.
+
+        *end* None is the length now or, if *live*, never: then the iteration waits for blocks to
+        come. It holds no resource: leaving the loop is enough.
+        """
+        if end is None and not live:
+            end = self.length
+        return Blocks(self, start, end)
+
+    async def update(self) -> bool:
+        """Ask the peers whether the log grew; whether it did.
+
+        Waits until each peer connected now has answered. While somebody looks for peers
+        (`finding_peers`), it goes on waiting: so a fresh reader hears of the writer's length.
+        """
+        self._check_open()
+        state = self._state
+        before = (state.head.fork, state.head.length)
+        while True:
+            await self._driver.wait(state, state.replicator.want_upgrade())
+            if (state.head.fork, state.head.length) != before:
+                return True
+            if not state.finding and not self._driver.finding:
+                return False
+            await state.changed.park()
+
+    async def wait_length(self, length: int) -> int:
+        """Wait until the log has at least *length* blocks; returns how many it has."""
+        await trio.lowlevel.checkpoint()
+        while self._head.length < length:
+            self._check_open()
+            await self._state.changed.park()
+        return self._head.length
+
+    async def download(
+        self,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        blocks: Iterable[int] | None = None,
+        live: bool = False,
+    ) -> None:
+        """Fetch blocks `start..end`, or *blocks*, and return when all are held.
+
+        *end* None is the length now; *live*: whatever comes as well, for ever. Cancelling stops
+        the fetching; what arrived stays.
+        """
+        self._check_open()
+        if end is None and not live:
+            end = self.length
+        wanted = None if blocks is None else sorted(set(blocks))
+        ticket = self._state.replicator.want_range(start, end, blocks=wanted)
+        await self._driver.wait(self._state, ticket)
+
+    def hint(self, blocks: Iterable[int]) -> None:
+        """Say that *blocks* will be needed soon: they are fetched in the background.
+
+        Does not wait, promises nothing, ends with this handle.
+        """
+        self._check_open()
+        held = self._state.bitfield.get
+        missing = sorted({index for index in blocks if not held(index)})
+        if not missing:
+            return
+        replicator = self._state.replicator
+        self._hints.append(replicator.want_range(0, None, blocks=missing))
+        if len(self._hints) > MAX_HINTS:
+            replicator.cancel(self._hints.popleft())
+        self._driver.drain(self._state)
+
+    def _local(self, index: int) -> bytes | None:
+        state = self._state
+        if self._snapshot is not None and (
+            state.head.fork != self._snapshot.fork and state.head.length < self._snapshot.length
+        ):
+            raise SnapshotNotAvailable("the core was truncated below this snapshot")
+        return state.block(index)
+
+    async def _fetch(self, index: int, priority: int) -> None:
+        """Wait until it is worth looking for block *index* again."""
+        state = self._state
+        if index >= state.head.length:
+            await state.changed.park()
+            return
+        ticket = state.replicator.want_block(index, priority=priority)
+        await self._driver.wait(state, ticket)
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    async def append(self, *blocks: bytes | memoryview) -> int:
+        """Append *blocks* in one commit; returns the new length.
+
+        Local readers see them at once, peers after the next sync, which follows by itself. Either
+        all blocks are appended or, when this raises or is cancelled, none. More than 256 KiB are
+        hashed in a thread; the blocks' bytes must not change meanwhile.
+
+        Raises:
+          NotWritable: the secret key is not here, or this is a snapshot.
+          ValueError: a block above 15 MiB.
+          StorageLocked: another process writes this core.
+          OSError: the disk is full; nothing was appended.
+          StorageError: the store failed and must be opened again.
+        """
+        state = self._writable_state()
+        async with state.commit_lock:
+            staged = Staged(state)
+            await staged.append(blocks)
+            commit = staged.commit()
+            if commit is not None:
+                self._driver.commit([(state, commit)])
+        await self._driver.after_commit()
+        return staged.length
+
+    async def truncate(self, length: int, *, fork: int | None = None) -> None:
+        """Shorten the log to *length* blocks and begin fork *fork* (the next one unless given).
+
+        Peers follow. A log that was published and then truncated shows its readers two histories
+        one after the other; nothing else may be done about a mistake in a signed log.
+
+        Raises:
+          ValueError: the log is shorter, or *fork* is not above the present one.
+          NotWritable, StorageLocked, OSError, StorageError: as `append`.
+        """
+        state = self._writable_state()
+        async with state.commit_lock:
+            state.prepare_signing()
+            fork = state.head.fork + 1 if fork is None else fork
+            if fork <= state.head.fork:
+                raise ValueError(f"fork {fork} does not come after fork {state.head.fork}")
+            self._driver.commit([(state, state.truncate_commit(length, fork))])
+        await self._driver.after_commit()
+
+    async def cut_unpublished(self, length: int) -> None:
+        """Drop the blocks from *length* on, which nobody has been shown, without a new fork.
+
+        For the recovery of a structure that spans several cores, of which a power cut shortened
+        one.
+
+        Raises:
+          ValueError: *length* is outside `published_length..length`.
+          NotWritable, StorageLocked, OSError, StorageError: as `append`.
+        """
+        state = self._writable_state()
+        async with state.commit_lock:
+            self._driver.cut(state, length)
+        await self._driver.after_commit()
+
+    async def clear(self, start: int, end: int) -> None:
+        """Forget the bytes of blocks `start..end` here; they can be fetched again from peers.
+
+        Raises:
+          StorageLocked: another process writes this core.
+        """
+        self._check_open()
+        async with self._state.commit_lock:
+            run = Run(start, min(end, self._state.head.length), False)
+            if run.start < run.end:
+                self._driver.commit([(self._state, Commit(runs=(run,)))])
+
+    def user_data(self, key: str) -> bytes | None:
+        """A value kept with this core in the local store, or None. Never shown to peers."""
+        self._check_open()
+        return self._state.storage.user_data(key)
+
+    async def set_user_data(self, key: str, value: bytes | None) -> None:
+        """Set or delete (None) such a value, in a commit of its own."""
+        self._check_open()
+        async with self._state.commit_lock:
+            self._driver.commit([(self._state, Commit(user_data={key: value}))])
+
+    # -- more handles -----------------------------------------------------------------------------
+
+    def session(self) -> Hypercore:
+        """Another handle on the same core, with its own lifetime."""
+        self._check_open()
+        return Hypercore(self._driver, self._state, snapshot=self._snapshot)
+
+    def snapshot(self) -> Hypercore:
+        """A read-only handle whose length stays what it is now."""
+        self._check_open()
+        return Hypercore(self._driver, self._state, snapshot=self._head)
+
+    def events(self) -> Subscription[CoreEvent]:
+        """Subscribe to what happens to this core from now on: use it in `with`."""
+        self._check_open()
+        return self._state.events.subscribe()
+
+    @contextmanager
+    def finding_peers(self) -> Iterator[None]:
+        """While held, peers of this core are being looked for, and `update` waits for them."""
+        state = self._state
+        state.finding += 1
+        try:
+            yield
+        finally:
+            state.finding -= 1
+            state.changed.unpark_all()
+
+    def statistics(self) -> CoreStatistics:
+        """Numbers about this core."""
+        state = self._state
+        replication = state.replicator.statistics()
+        return CoreStatistics(
+            length=self.length,
+            byte_length=self.byte_length,
+            fork=self.fork,
+            contiguous_length=self.contiguous_length,
+            published_length=state.published.length,
+            blocks_held=state.bitfield.count(0, state.head.length),
+            blocks_received=replication.blocks_received,
+            blocks_sent=replication.blocks_served,
+            peers=len(state.peers),
+        )
+
+    def _check_open(self) -> None:
+        if self._closed or self._driver.closed:
+            raise trio.ClosedResourceError("this core is closed")
+
+    def _writable_state(self) -> CoreState:
+        self._check_open()
+        if self._snapshot is not None:
+            raise NotWritable("a snapshot cannot be written")
+        if not self._state.writable:
+            raise NotWritable(f"the secret key of core {self.key} is not here")
+        return self._state
+
+
+class Blocks:
+    """Iterates over blocks of a core, asking for a few ahead. Made by `Hypercore.blocks`."""
+
+    def __init__(self, core: Hypercore, start: int, end: int | None) -> None:
+        self._core = core
+        self._next = start
+        self._end = end
+        self._hinted = start
+
+    def __aiter__(self) -> Blocks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        index = self._next
+        if self._end is not None and index >= self._end:
+            raise StopAsyncIteration
+        self._read_ahead(index)
+        block = await self._core.get(index)
+        self._next = index + 1
+        return block
+
+    def _read_ahead(self, index: int) -> None:
+        core = self._core
+        end = core.length if self._end is None else min(self._end, core.length)
+        if self._hinted - index >= READ_AHEAD // 2 or self._hinted >= end:
+            return
+        start = max(self._hinted, index + 1)
+        self._hinted = min(end, index + 1 + READ_AHEAD)
+        if start < self._hinted:
+            core.hint(range(start, self._hinted))

@@ -1,0 +1,495 @@
+"""Between the cores of one store and its links: commits, drains machines, wakes who waits.
+
+The machines decide (`corestore.replication`), storage writes, links carry bytes; this module moves
+values between the three. `drain` is called after every input to a machine and carries out what the
+machine answers. What peers proved is queued and written by one task, many batches to a transaction,
+so that a transaction's fixed cost is shared; links stop reading while the queue is full.
+
+Nothing here may fail because of a peer: what one sends ends, at the worst, in that peer's link
+being dropped.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from corestore.durability import SyncGroup, SyncPolicy
+from corestore.errors import CoreNotFound, StorageConflict, StorageError, StorageLocked
+from corestore.events import PeerAdded, PeerRemoved
+from corestore.replication.machine import (
+    CommitBatch,
+    Drop,
+    Send,
+    Serve,
+    Settle,
+    WakeAt,
+)
+from corestore.state import CoreState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from corestore.commit import Commit
+    from corestore.errors import CorestoreError
+    from corestore.keys import DiscoveryKey, KeyPair
+    from corestore.replication.machine import PeerId, Ticket
+    from corestore.replication.messages import Message, RequestMessage
+    from corestore.storage.base import CoreRecord, CoreStorage, Storage, SyncTicket
+
+logger: Final = logging.getLogger("corestore")
+
+# One storage transaction takes at most this many bytes of blocks: 1 ms of the loop.
+COMMIT_BYTES: Final = 1 << 20
+# Verified blocks that wait for a transaction; links stop reading beyond it.
+MAX_PENDING_BYTES: Final = 8 << 20
+# Cores that nobody here has open, kept in memory because peers ask for them.
+PASSIVE_CORES: Final = 1000
+# How soon a commit of another process is noticed while nothing else happens.
+POLL_INTERVAL: Final = 0.5
+# After the disk refused a commit, before blocks are asked for again.
+REFUSED_DELAY: Final = 1.0
+
+
+class Port(Protocol):
+    """One peer's channel for one core, as a link offers it."""
+
+    @property
+    def remote_public_key(self) -> bytes:
+        """The peer's static key of the Noise handshake."""
+        ...
+
+    def send(self, message: Message) -> None:
+        """Queue *message* for the peer. Does not wait."""
+        ...
+
+    def serve(self, request: RequestMessage) -> None:
+        """Queue *request* to be answered when there is room to send."""
+        ...
+
+    def close(self) -> None:
+        """Close this channel only; calls `Driver.remove_peer`."""
+        ...
+
+    def drop(self, reason: CorestoreError) -> None:
+        """Close the link: the peer broke the rules, as *reason* tells the log."""
+        ...
+
+
+class LinkHandle(Protocol):
+    """What the driver asks of a link."""
+
+    def open_channel(self, state: CoreState) -> None:
+        """Offer the peer to talk about this core; nothing if that was done already."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """Somebody waits for a ticket of a machine."""
+
+    event: trio.Event
+    settled: Settle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    """A channel that is open: whose core it is, and where messages go."""
+
+    state: CoreState
+    port: Port
+
+
+class Driver:
+    """All cores of one open store, and what runs in the background for them (`run`)."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        policy: SyncPolicy,
+        find_key_pair: Callable[[CoreRecord], KeyPair | None],
+    ) -> None:
+        self.storage = storage
+        self.sync_group = SyncGroup(storage, policy, self._synced)
+        self.states: dict[DiscoveryKey, CoreState] = {}
+        self.links: set[LinkHandle] = set()
+        # How many look for peers of any core at the moment: `update` waits for them.
+        self.finding = 0
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self._find_key_pair = find_key_pair
+        self._peers: dict[PeerId, _Peer] = {}
+        self._peer_ids = itertools.count(1)
+        self._ranks = itertools.count(1)
+        self._waiters: dict[Ticket, _Waiter] = {}
+        self._queue: deque[tuple[CoreState, CommitBatch]] = deque()
+        self._queued_bytes = 0
+        self._commit_wanted = trio.Event()
+        self._room = trio.lowlevel.ParkingLot()
+        self._timers: list[tuple[float, int, CoreState]] = []
+        self._timer_numbers = itertools.count()
+        self._timer_wanted = trio.Event()
+        self._checkpoint_wanted = trio.Event()
+        self.closed = False
+
+    # -- cores ------------------------------------------------------------------------------------
+
+    def find(self, discovery_key: DiscoveryKey) -> CoreState | None:
+        """The core if this store knows it, loaded if it was not."""
+        state = self.states.get(discovery_key)
+        if state is None:
+            known = self.storage.open_core(discovery_key)
+            if known is not None:
+                state = self._load(known)
+        return state
+
+    def create(self, record: CoreRecord) -> CoreState:
+        """The core of *record*, made known to the store if it was not."""
+        stored = self.storage.create_core(record)
+        state = self.states.get(record.key.discovery_key)
+        if state is None:
+            return self._load(stored)
+        state.learn(stored.record, self._find_key_pair(stored.record))
+        return state
+
+    def remove(self, discovery_key: DiscoveryKey) -> None:
+        """Forget a core for good.
+
+        Raises:
+          ValueError: a handle on it is open.
+          CoreNotFound: it is not known.
+        """
+        state = self.find(discovery_key)
+        if state is None:
+            raise CoreNotFound(f"no core with discovery key {discovery_key} is known here")
+        if state.handles:
+            raise ValueError(f"core {state.key} is open")
+        self.sync_group.check()
+        for peer in list(state.peers):
+            self._peers[peer].port.close()
+        self._queue = deque(entry for entry in self._queue if entry[0] is not state)
+        self.storage.remove_core(discovery_key)
+        del self.states[discovery_key]
+
+    def _load(self, stored: CoreStorage) -> CoreState:
+        self._forget_passive()
+        state = CoreState(stored, self._find_key_pair(stored.record))
+        state.replicator.set_downloading(False)
+        self.states[state.discovery_key] = state
+        try:
+            resigned = state.resign_commit()
+            if resigned is not None:
+                self.commit([(state, resigned)])
+        except (StorageLocked, StorageError) as error:
+            # Another process writes it and has signed it, or nothing can be written at all. The
+            # core is readable either way, and the next append says what is wrong.
+            logger.warning("core %s stays unsigned: %s", state.key, error)
+        return state
+
+    def _forget_passive(self) -> None:
+        """Make room for another core: forget those nobody here or elsewhere uses, oldest first."""
+        if len(self.states) < PASSIVE_CORES:
+            return
+        busy = {peer.state.discovery_key for peer in self._peers.values()}
+        for discovery_key, state in list(self.states.items()):
+            if state.handles == 0 and discovery_key not in busy:
+                del self.states[discovery_key]
+                if len(self.states) < PASSIVE_CORES:
+                    return
+
+    def add_handle(self, state: CoreState) -> None:
+        """A handle on *state* was opened: the core is wanted, on every link."""
+        state.handles += 1
+        if state.handles == 1:
+            state.replicator.set_downloading(True)
+            for link in tuple(self.links):
+                link.open_channel(state)
+            self.drain(state)
+
+    def remove_handle(self, state: CoreState) -> None:
+        """A handle was closed; after the last one the core is only served."""
+        state.handles -= 1
+        if state.handles == 0 and not self.closed:
+            state.replicator.set_downloading(False)
+            self.drain(state)
+
+    # -- commits ----------------------------------------------------------------------------------
+
+    def commit(self, commits: Sequence[tuple[CoreState, Commit]]) -> None:
+        """Write commits of ours, all or none, and show them to local readers.
+
+        Peers see them after the next sync, those of later cores first. Does not wait.
+
+        Raises:
+          OSError: the disk is full or broken; nothing was committed.
+          StorageError: the store cannot be used any more, or another process is in the way.
+        """
+        self._write(commits)
+        for state, commit in reversed(commits):
+            state.publish_rank = next(self._ranks)
+            for run in commit.runs:
+                if run.held:
+                    state.replicator.stored(run.start, run.end)
+                else:
+                    state.replicator.cleared(run.start, run.end)
+            self.drain(state)
+        self.sync_group.committed(publish=True)
+        if self.sync_group.policy is SyncPolicy.NONE:
+            for state, _ in reversed(commits):
+                state.publish_unsynced()
+                self._published(state)
+
+    def cut(self, state: CoreState, length: int) -> None:
+        """Drop the unpublished tail of a core of ours, and sign what is left.
+
+        Raises as `commit`, and ValueError if part of the tail is published.
+        """
+        self.sync_group.check()
+        state.prepare_signing()
+        if length == state.head.length:
+            return
+        self.storage.cut(state.storage, length)
+        state.cut_to_stored()
+        resigned = state.resign_commit()
+        if resigned is not None:
+            self.commit([(state, resigned)])
+
+    def _write(self, commits: Sequence[tuple[CoreState, Commit]]) -> None:
+        self.sync_group.check()
+        try:
+            self.storage.commit([(state.storage, commit) for state, commit in commits])
+        except (StorageConflict, StorageLocked):
+            raise
+        except StorageError as error:
+            self.sync_group.fail(error)
+            raise
+        for state, commit in commits:
+            state.apply(commit)
+        if self.storage.checkpoint_due():
+            self._checkpoint_wanted.set()
+
+    async def after_commit(self) -> None:
+        """Wait, after a commit, for what the policy says must follow it."""
+        if self.sync_group.policy is SyncPolicy.ALWAYS:
+            await self.sync_group.sync()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def sync(self) -> None:
+        """Wait until everything committed before is durable and published."""
+        await self.sync_group.sync()
+
+    def _synced(self, ticket: SyncTicket) -> None:
+        synced = [self.states.get(core.record.key.discovery_key) for core, _ in ticket.cores]
+        known = [state for state in synced if state is not None]
+        for state in sorted(known, key=lambda state: state.publish_rank):
+            if state.publish():
+                self._published(state)
+
+    def _published(self, state: CoreState) -> None:
+        state.replicator.published(state.published)
+        self.drain(state)
+
+    # -- machines ---------------------------------------------------------------------------------
+
+    def drain(self, state: CoreState) -> None:
+        """Carry out what the machine of *state* decided. Call after every input to it."""
+        replicator = state.replicator
+        peers = self._peers
+        while actions := replicator.actions(trio.current_time()):
+            for action in actions:
+                match action:
+                    case Send(peer, message):
+                        if (found := peers.get(peer)) is not None:
+                            found.port.send(message)
+                    case Serve(peer, request):
+                        if (found := peers.get(peer)) is not None:
+                            found.port.serve(request)
+                    case CommitBatch():
+                        self._queue.append((state, action))
+                        self._queued_bytes += _size(action)
+                        self._commit_wanted.set()
+                    case Settle(ticket):
+                        if (waiter := self._waiters.pop(ticket, None)) is not None:
+                            waiter.settled = action
+                            waiter.event.set()
+                    case Drop(peer, reason):
+                        if (found := peers.get(peer)) is not None:
+                            found.port.drop(reason)
+                    case WakeAt(time):
+                        self._wake_at(state, time)
+
+    async def wait(self, state: CoreState, ticket: Ticket) -> Settle:
+        """Wait until the machine of *state* settles *ticket*; cancelled, so is the ticket.
+
+        Raises:
+          OSError, CorestoreError: what was fetched could not be stored.
+        """
+        waiter = self._waiters[ticket] = _Waiter(trio.Event())
+        self.drain(state)
+        try:
+            await waiter.event.wait()
+        except BaseException:
+            if self._waiters.pop(ticket, None) is not None:
+                state.replicator.cancel(ticket)
+                self.drain(state)
+            raise
+        settled = waiter.settled
+        assert settled is not None
+        if settled.error is not None:
+            raise settled.error
+        return settled
+
+    def add_peer(self, state: CoreState, port: Port, *, initiator: bool, seeks: bool) -> PeerId:
+        """A channel is open, and the peer has proved that it knows the key."""
+        peer = next(self._peer_ids)
+        self._peers[peer] = _Peer(state, port)
+        state.peers[peer] = port.remote_public_key
+        state.replicator.peer_opened(peer, initiator=initiator, seeks=seeks)
+        state.events.send(PeerAdded(port.remote_public_key))
+        self.drain(state)
+        state.changed.unpark_all()
+        return peer
+
+    def remove_peer(self, peer: PeerId) -> None:
+        """The channel closed."""
+        found = self._peers.pop(peer, None)
+        if found is None:
+            return
+        state = found.state
+        del state.peers[peer]
+        state.replicator.peer_closed(peer)
+        state.events.send(PeerRemoved(found.port.remote_public_key))
+        self.drain(state)
+        state.changed.unpark_all()
+
+    async def wait_room(self) -> None:
+        """Wait while too much of what peers sent is not yet written."""
+        while self._queued_bytes > MAX_PENDING_BYTES:
+            await self._room.park()
+
+    # -- in the background ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Sync, commit, keep time; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.sync_group.run)
+            nursery.start_soon(self._run_commits)
+            nursery.start_soon(self._run_timers)
+            nursery.start_soon(self._run_checkpoints)
+            nursery.start_soon(self._run_poll)
+
+    def close(self) -> None:
+        """End all subscriptions and close storage, which makes everything durable."""
+        if self.closed:
+            return
+        self.closed = True
+        for state in self.states.values():
+            state.events.close()
+        self.storage.close()
+
+    async def _run_commits(self) -> None:
+        while True:
+            await self._commit_wanted.wait()
+            self._commit_wanted = trio.Event()
+            while self._queue:
+                refused = self._commit_some()
+                self._room.unpark_all()
+                if refused:
+                    await trio.sleep(REFUSED_DELAY)
+                else:
+                    await trio.lowlevel.checkpoint()
+
+    def _commit_some(self) -> bool:
+        """One transaction of what peers proved; whether storage refused it."""
+        taken: dict[CoreState, list[CommitBatch]] = {}
+        size = 0
+        while self._queue and size < COMMIT_BYTES:
+            state, batch = self._queue[0]
+            alone = batch.batch.truncate is not None
+            if alone and taken:
+                break
+            self._queue.popleft()
+            taken.setdefault(state, []).append(batch)
+            size += _size(batch)
+            if alone:
+                break
+        self._queued_bytes -= size
+        try:
+            self._write([(state, state.verified_commit(own)) for state, own in taken.items()])
+        except (OSError, StorageError) as error:
+            logger.warning("what peers sent cannot be stored: %s", error)
+            self._refuse(taken, error)
+            return True
+        for state, batches in taken.items():
+            for batch in batches:
+                state.replicator.committed(batch)
+            state.report_downloads(batches)
+            self.drain(state)
+        self.sync_group.committed(publish=False)
+        return False
+
+    def _refuse(
+        self, taken: dict[CoreState, list[CommitBatch]], error: OSError | StorageError
+    ) -> None:
+        """Take back *taken*, and what is queued behind it: that may build on it."""
+        for state, batch in self._queue:
+            taken.setdefault(state, []).append(batch)
+        self._queue.clear()
+        self._queued_bytes = 0
+        for state, batches in taken.items():
+            for batch in batches:
+                state.replicator.refused(batch, error)
+            self.drain(state)
+
+    def _wake_at(self, state: CoreState, time: float) -> None:
+        state.wake_at = time
+        heapq.heappush(self._timers, (time, next(self._timer_numbers), state))
+        self._timer_wanted.set()
+
+    async def _run_timers(self) -> None:
+        while True:
+            now = trio.current_time()
+            while self._timers and self._timers[0][0] <= now:
+                time, _, state = heapq.heappop(self._timers)
+                if time == state.wake_at:
+                    state.wake_at = math.inf
+                    state.replicator.tick(now)
+                    self.drain(state)
+            self._timer_wanted = trio.Event()
+            with trio.move_on_at(self._timers[0][0] if self._timers else math.inf):
+                await self._timer_wanted.wait()
+
+    async def _run_checkpoints(self) -> None:
+        while True:
+            await self._checkpoint_wanted.wait()
+            self._checkpoint_wanted = trio.Event()
+            try:
+                await trio.to_thread.run_sync(self.storage.checkpoint)
+            except (OSError, StorageError) as error:
+                self.sync_group.fail(error)
+                return
+
+    async def _run_poll(self) -> None:
+        while True:
+            await trio.sleep(POLL_INTERVAL)
+            for state in list(self.states.values()):
+                if state.reload():
+                    if state.publish():
+                        state.replicator.published(state.published)
+                    self.drain(state)
+                    if state.writable:
+                        # What the process that signs has published shows after a sync of ours.
+                        self.sync_group.committed(publish=True)
+
+
+def _size(batch: CommitBatch) -> int:
+    block = batch.batch.block
+    return 256 if block is None else len(block[1])

@@ -1,0 +1,296 @@
+"""What all handles of one core share: its head, its bitfield, its commit lock, its machine.
+
+A `CoreState` is what storage holds of one core, in memory, and the only place that changes it. It
+waits for nothing. Every mutation goes the same way, without an await between the steps: a `Commit`
+is built, storage writes it, `apply` repeats it in memory, and only then is the machine told.
+
+Theory of the two heads: `head` is what is committed, and what readers in this process see;
+`published` is what peers may see. In a core we sign the second follows the first after a sync; in
+any other core they are equal.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from corestore import crypto, tree
+from corestore.bitfield import Bitfield
+from corestore.commit import Commit, Run, StoredBlock
+from corestore.errors import NotWritable, StorageConflict
+from corestore.events import Appended, Broadcast, Downloaded, Published, Truncated
+from corestore.manifest import Manifest, ManifestVerifier, sign
+from corestore.replication.machine import Replicator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from corestore.events import CoreEvent
+    from corestore.keys import DiscoveryKey, Key, KeyPair
+    from corestore.replication.machine import CommitBatch, PeerId
+    from corestore.storage.base import CoreRecord, CoreStorage
+    from corestore.tree import Head, Node, TreeBatch, Verifier
+
+# A larger block does not fit into one message of the wire (16,777,198 bytes with its proof).
+MAX_BLOCK_BYTES: Final = 15 << 20
+# Ends of blocks just written, by the index of the next: what saves a descent through the tree for
+# every block of a download that runs in order.
+_KNOWN_OFFSETS: Final = 1024
+
+
+class CoreState:
+    """One core of an open store. Also the `CoreView` that its machine looks through."""
+
+    def __init__(self, storage: CoreStorage, key_pair: KeyPair | None) -> None:
+        self.storage = storage
+        self.key: Key = storage.record.key
+        self.discovery_key: DiscoveryKey = self.key.discovery_key
+        self.key_pair = key_pair
+        self.manifest: Manifest | None = None
+        self.commit_lock = trio.Lock()
+        self.events: Broadcast[CoreEvent] = Broadcast()
+        # Woken whenever the head, the bitfield or `finding` changed.
+        self.changed = trio.lowlevel.ParkingLot()
+        # How many handles are open; a core without any is only served, and may be forgotten.
+        self.handles = 0
+        # How many look for peers of this core at the moment: `update` waits for them.
+        self.finding = 0
+        # Orders what one sync publishes: a transaction's later cores get the lower rank.
+        self.publish_rank = 0
+        # When the machine wants to be woken.
+        self.wake_at = math.inf
+        # The public keys of the peers whose channels are open.
+        self.peers: dict[PeerId, bytes] = {}
+        self._offsets: dict[int, int] = {}
+        self._load()
+        self.replicator = Replicator(self.key, self, rng=random.Random(crypto.random_bytes(16)))
+
+    def _load(self) -> None:
+        storage = self.storage
+        self.head: Head = storage.head
+        self.published: Head = storage.published
+        encoded = storage.record.manifest
+        if encoded is not None:
+            self.manifest = Manifest.decode(encoded)
+        self._offsets.clear()
+        self.bitfield = Bitfield()
+        for number, page in storage.bitfield_pages():
+            self.bitfield.load_page(number, page)
+
+    def learn(self, record: CoreRecord, key_pair: KeyPair | None) -> None:
+        """Take over what became known of the core since it was loaded."""
+        if self.key_pair is None:
+            self.key_pair = key_pair
+        if self.manifest is None and record.manifest is not None:
+            self.manifest = Manifest.decode(record.manifest)
+
+    # -- what the machine looks at ----------------------------------------------------------------
+
+    @property
+    def writable(self) -> bool:
+        """Whether we can sign for this core."""
+        return self.key_pair is not None
+
+    def node(self, index: int) -> Node | None:
+        """A tree node by flat index, as committed."""
+        return self.storage.node(index)
+
+    def verifier(self, manifest: Manifest) -> Verifier:
+        """What checks heads of this core under *manifest*.
+
+        Raises:
+          VerificationError: it is not the manifest of this core.
+        """
+        return ManifestVerifier(manifest, self.key)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def block(self, index: int) -> bytes | None:
+        """The stored bytes of a block, or None if it is not here."""
+        if not self.bitfield.get(index):
+            return None
+        return self.storage.block(index)
+
+    @property
+    def contiguous_length(self) -> int:
+        """How many blocks are held from the first on, without a gap."""
+        return min(self.bitfield.contiguous_length, self.head.length)
+
+    # -- building commits -------------------------------------------------------------------------
+
+    def prepare_signing(self) -> None:
+        """Take the right to sign: the secret key, the kernel lock, and the head as of now.
+
+        Raises:
+          NotWritable: the secret key is not here.
+          StorageLocked: another process signs this core.
+        """
+        if self.key_pair is None:
+            raise NotWritable(f"the secret key of core {self.key} is not here")
+        if not self.storage.signing_locked:
+            self.storage.lock_signing()
+            self._reread()
+
+    def signed(self, batch: TreeBatch) -> Head:
+        """The head that *batch* leads to, signed by us. Raises as `prepare_signing`."""
+        self.prepare_signing()
+        assert self.key_pair is not None
+        return batch.head(sign(self.signing_manifest, self.key, self.key_pair, batch))
+
+    @property
+    def signing_manifest(self) -> Manifest:
+        """The manifest, or what stands for it in a core whose key is a signer's public key."""
+        return self.manifest or Manifest.default(self.key)
+
+    def append_commit(
+        self, base: Head, batch: TreeBatch | None, user_data: Mapping[str, bytes | None]
+    ) -> Commit:
+        """The commit of an append that was built on *base*.
+
+        Raises:
+          StorageConflict: the core is not at *base* any more.
+        """
+        if batch is None:
+            return Commit(user_data=user_data)
+        head = self.signed(batch)
+        if (self.head.fork, self.head.length) != (base.fork, base.length):
+            raise StorageConflict(f"core {self.key} was changed by somebody else meanwhile")
+        return Commit(
+            blocks=batch.blocks,
+            nodes=batch.nodes,
+            runs=(Run(base.length, batch.length, True),),
+            head=head,
+            user_data=user_data,
+        )
+
+    def truncate_commit(self, length: int, fork: int) -> Commit:
+        """The commit that shortens the log to *length* blocks, on *fork*."""
+        self.prepare_signing()
+        batch = tree.truncate(self.head, length, fork, nodes=self)
+        return Commit(truncate=length, nodes=batch.nodes, head=self.signed(batch))
+
+    def resign_commit(self) -> Commit | None:
+        """What signs a head that was cut back and left without a signature; None if it has one."""
+        if self.head.length == 0 or self.head.signature or self.key_pair is None:
+            return None
+        batch = tree.truncate(self.head, self.head.length, self.head.fork, nodes=self)
+        return Commit(head=self.signed(batch))
+
+    def verified_commit(self, batches: Sequence[CommitBatch]) -> Commit:
+        """One commit of what peers proved, in that order.
+
+        Only the first of *batches* may replace our history (`VerifiedBatch.truncate`).
+        """
+        head = self.head
+        new_head: Head | None = None
+        manifest: Manifest | None = None
+        nodes: list[Node] = []
+        blocks: list[StoredBlock] = []
+        runs: list[Run] = []
+        overlay = tree.NodeOverlay(self)
+        truncate = batches[0].batch.truncate
+        if truncate is not None:
+            self._offsets.clear()
+        for each in batches:
+            batch = each.batch
+            manifest = each.manifest or manifest
+            if batch.head is not None:
+                head = new_head = batch.head
+            nodes += batch.nodes
+            overlay.add(batch.nodes)
+            if batch.block is not None:
+                index, data = batch.block
+                offset = self._byte_offset(index, len(data), head, overlay)
+                blocks.append(StoredBlock(index, offset, data))
+                if runs and runs[-1].end == index:
+                    runs[-1] = Run(runs[-1].start, index + 1, True)
+                else:
+                    runs.append(Run(index, index + 1, True))
+        return Commit(
+            truncate=truncate,
+            blocks=blocks,
+            nodes=nodes,
+            runs=runs,
+            head=new_head,
+            manifest=None if manifest is None or self.manifest is not None else manifest.encode(),
+        )
+
+    def _byte_offset(self, index: int, size: int, head: Head, nodes: tree.NodeReader) -> int:
+        offset = self._offsets.pop(index, None)
+        if offset is None:
+            offset = tree.byte_offset(index, head, nodes=nodes)
+        if len(self._offsets) >= _KNOWN_OFFSETS:
+            self._offsets.clear()
+        self._offsets[index + 1] = offset + size
+        return offset
+
+    # -- changing memory --------------------------------------------------------------------------
+
+    def apply(self, commit: Commit) -> None:
+        """Repeat in memory what storage has just committed, and report it."""
+        before = self.head
+        if commit.manifest is not None and self.manifest is None:
+            self.manifest = Manifest.decode(commit.manifest)
+        if commit.truncate is not None:
+            self.bitfield.set(commit.truncate, max(before.length, commit.truncate), False)
+            self._offsets.clear()
+        for run in commit.runs:
+            self.bitfield.set(run.start, run.end, run.held)
+        if commit.head is not None:
+            self.head = commit.head
+            if self.key_pair is None:
+                self.published = commit.head
+            self._report_head(before)
+        self.changed.unpark_all()
+
+    def reload(self) -> bool:
+        """Look whether another process changed the core; whether it did."""
+        if not self.storage.changed():
+            return False
+        self._reread()
+        return True
+
+    def cut_to_stored(self) -> None:
+        """Take over the head that storage cut an unpublished tail to."""
+        self._reread()
+
+    def _reread(self) -> None:
+        before = self.head
+        self._load()
+        self._report_head(before)
+        for start, end in self.bitfield.runs(0, self.head.length):
+            self.replicator.stored(start, end)
+        self.changed.unpark_all()
+
+    def publish(self) -> bool:
+        """Take over what storage says is published; whether that is new."""
+        return self._publish(self.storage.published)
+
+    def publish_unsynced(self) -> bool:
+        """Show peers what is committed, durable or not; whether that is new."""
+        return self._publish(self.head)
+
+    def _publish(self, head: Head) -> bool:
+        if head == self.published:
+            return False
+        self.published = head
+        self.events.send(Published(head.length))
+        self.changed.unpark_all()
+        return True
+
+    def report_downloads(self, batches: Sequence[CommitBatch]) -> None:
+        """Tell subscribers which blocks arrived."""
+        if self.events:
+            for each in batches:
+                if each.batch.block is not None:
+                    self.events.send(Downloaded(each.batch.block[0]))
+
+    def _report_head(self, before: Head) -> None:
+        head = self.head
+        if head.fork != before.fork or head.length < before.length:
+            self.events.send(Truncated(head.length, head.fork))
+        elif head.length > before.length:
+            self.events.send(Appended(head.length))

@@ -1,0 +1,356 @@
+"""`Corestore`: many cores in one place, their keys, and the streams that replicate them.
+
+All key pairs derive from the store's primary key, a namespace and a name, so a name leads to the
+same core for ever, and losing everything but the primary key loses no identity. Names are local:
+readers know cores by key.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from corestore import crypto
+from corestore.core import Hypercore
+from corestore.driver import Driver
+from corestore.durability import SyncPolicy
+from corestore.errors import CoreNotFound
+from corestore.events import Broadcast
+from corestore.keys import (
+    ROOT_NAMESPACE,
+    DiscoveryKey,
+    Key,
+    KeyPair,
+    derive_key_pair,
+    derive_namespace,
+)
+from corestore.manifest import Manifest, manifest_key
+from corestore.storage.base import CoreRecord
+from corestore.storage.memory import MemoryStorage
+from corestore.transaction import Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from corestore.events import Subscription
+    from corestore.storage.base import Storage
+
+DEFAULT_NAME: Final = "default"
+# How a core's record says where its key pair comes from (`CoreRecord.signer`): one byte, then
+# either the namespace (32 bytes) and the name, or the secret key (64 bytes) as it was given.
+_DERIVED: Final = b"\x01"
+_GIVEN: Final = b"\x02"
+
+
+@dataclass(frozen=True, slots=True)
+class CoreOpened:
+    """A core was opened by `get` that was not open before."""
+
+    core: Hypercore
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """Numbers about a store. Bytes count since it was opened, over all its links."""
+
+    cores_open: int
+    links: int
+    bytes_received: int
+    bytes_sent: int
+
+
+class Namespace:
+    """A view of a store in which names mean other cores. Owns nothing."""
+
+    def __init__(self, store: Corestore, namespace: bytes) -> None:
+        self._store = store
+        self._namespace = namespace
+
+    def namespace(self, name: str | bytes) -> Namespace:
+        """The namespace called *name* inside this one."""
+        return Namespace(self._store, derive_namespace(self._namespace, name))
+
+    def key_pair(self, name: str | bytes) -> KeyPair:
+        """The key pair called *name*: always the same one."""
+        return self._store._derive(self._namespace, _encoded(name))
+
+    async def default(self) -> Hypercore:
+        """The core to begin with: found again without knowing anything."""
+        return await self.get(name=DEFAULT_NAME)
+
+    async def get(
+        self,
+        *,
+        name: str | bytes | None = None,
+        key: Key | bytes | str | None = None,
+        discovery_key: DiscoveryKey | bytes | None = None,
+        manifest: Manifest | None = None,
+        key_pair: KeyPair | None = None,
+        create: bool = True,
+    ) -> Hypercore:
+        """A handle on a core, open.
+
+        By *name*: the core with the key pair of that name, writable. By *key*: that core, writable
+        if its key pair is known here or given. By *discovery_key*: a core this store knows. By
+        *manifest* or *key_pair* alone: the core they stand for. With nothing: a new core.
+
+        Args:
+          manifest: who may sign, if it is not the key pair alone; with *key* they must fit.
+          key_pair: what signs; kept with the core.
+          create: False refuses to make a core known to the store that was not.
+
+        Raises:
+          ValueError: the arguments contradict each other, or *key* is none.
+          CoreNotFound: the core is not known here, and *create* or *discovery_key* forbid more.
+          OSError, StorageError: the store cannot be read or written.
+        """
+        await trio.lowlevel.checkpoint()
+        if sum(value is not None for value in (name, key, discovery_key)) > 1:
+            raise ValueError("a core is named in one way: by name, by key or by discovery key")
+        store = self._store
+        if discovery_key is not None:
+            return store._open_known(DiscoveryKey(discovery_key))
+        if name is not None:
+            if key_pair is not None:
+                raise ValueError("a name stands for its own key pair")
+            key_pair = self.key_pair(name)
+        elif key is None and manifest is None and key_pair is None:
+            if not create:
+                raise CoreNotFound("no core was named")
+            key_pair = self.key_pair(crypto.random_bytes(32))
+        wanted = None if key is None else Key.parse(key)
+        return store._open(_record(wanted, manifest, key_pair), key_pair, create=create)
+
+
+class Corestore(Namespace):
+    """An open store. Made by `corestore.open`; as a `Namespace` it is the root one."""
+
+    def __init__(self, storage: Storage, policy: SyncPolicy) -> None:
+        super().__init__(self, ROOT_NAMESPACE)
+        self._storage = storage
+        self._driver = Driver(storage, policy, self._find_key_pair)
+        self._events: Broadcast[CoreOpened] = Broadcast()
+        # Where the key pairs come from that this store has handed out, by public key.
+        self._notes: dict[bytes, bytes] = {}
+
+    # -- keys -------------------------------------------------------------------------------------
+
+    @property
+    def primary_key(self) -> bytes:
+        """The 32 secret bytes everything of ours derives from."""
+        return self._storage.primary_key
+
+    def raw_namespace(self, namespace: bytes) -> Namespace:
+        """The namespace with these 32 bytes, whatever its name."""
+        if len(namespace) != 32:
+            raise ValueError("a namespace has 32 bytes")
+        return Namespace(self, namespace)
+
+    def _derive(self, namespace: bytes, name: bytes) -> KeyPair:
+        key_pair = derive_key_pair(self.primary_key, namespace, name)
+        self._notes[key_pair.public_key] = _DERIVED + namespace + name
+        return key_pair
+
+    def _find_key_pair(self, record: CoreRecord) -> KeyPair | None:
+        note = record.signer
+        if note is None:
+            return None
+        if note[:1] == _DERIVED:
+            return self._derive(note[1:33], note[33:])
+        secret_key = note[1:]
+        return KeyPair(secret_key[crypto.SEED_BYTES :], secret_key)
+
+    # -- cores ------------------------------------------------------------------------------------
+
+    def cores(self) -> Iterator[DiscoveryKey]:
+        """The discovery keys of all cores this store knows."""
+        return self._storage.cores()
+
+    @property
+    def recovered(self) -> list[tuple[Hypercore, int]]:
+        """Cores of ours that lost blocks nobody had seen when the machine stopped, and how long
+        they were. The handles are the caller's to close."""
+        return [
+            (self._open_known(stored.record.key.discovery_key), length)
+            for stored, length in self._storage.recovered()
+        ]
+
+    async def remove(self, discovery_key: DiscoveryKey) -> None:
+        """Forget a core and everything in it.
+
+        Raises:
+          ValueError: somebody has it open.
+          CoreNotFound: the store does not know it.
+        """
+        await trio.lowlevel.checkpoint()
+        self._driver.remove(discovery_key)
+
+    def _open_known(self, discovery_key: DiscoveryKey) -> Hypercore:
+        state = self._driver.find(discovery_key)
+        if state is None:
+            raise CoreNotFound(f"no core with discovery key {discovery_key} is known here")
+        return self._handle(discovery_key)
+
+    def _open(self, record: CoreRecord, key_pair: KeyPair | None, *, create: bool) -> Hypercore:
+        discovery_key = record.key.discovery_key
+        if key_pair is not None:
+            note = self._notes.get(key_pair.public_key, _GIVEN + key_pair.secret_key)
+            record = CoreRecord(record.key, record.manifest, note)
+        if not create and self._driver.find(discovery_key) is None:
+            raise CoreNotFound(f"core {record.key} is not known here")
+        self._driver.create(record)
+        return self._handle(discovery_key)
+
+    def _handle(self, discovery_key: DiscoveryKey) -> Hypercore:
+        state = self._driver.states[discovery_key]
+        first = state.handles == 0
+        core = Hypercore(self._driver, state)
+        if first:
+            self._events.send(CoreOpened(core))
+        return core
+
+    # -- writing together -------------------------------------------------------------------------
+
+    def transaction(self, *cores: Hypercore) -> Transaction:
+        """Append to *cores* together: `async with store.transaction(a, b) as tx`.
+
+        Their commit locks are taken in this order and held until the end; peers see the last core
+        first. See `Transaction`.
+
+        Raises:
+          NotWritable: the secret key of one of them is not here.
+          StorageLocked: another process writes one of them (on entering).
+        """
+        return Transaction(self._driver, cores)
+
+    async def sync(self) -> None:
+        """Wait until everything committed so far is durable, and shown to peers.
+
+        Raises:
+          StorageError: it failed; the store must be opened again.
+        """
+        await self._driver.sync()
+
+    # -- what is kept beside the cores ------------------------------------------------------------
+
+    def user_data(self, key: str) -> bytes | None:
+        """A value kept in the store, or None."""
+        return self._storage.user_data(key)
+
+    def set_user_data(self, key: str, value: bytes | None) -> None:
+        """Set or delete (None) a value, in a transaction of its own. Durable after `sync`."""
+        self._driver.sync_group.check()
+        self._storage.set_user_data(key, value)
+        self._driver.sync_group.committed(publish=False)
+
+    def user_data_items(self, prefix: str) -> list[tuple[str, bytes]]:
+        """All values whose key starts with *prefix*, sorted by key."""
+        return self._storage.user_data_items(prefix)
+
+    # -- peers ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def finding_peers(self) -> Iterator[None]:
+        """While held, peers are being looked for, and every core's `update` waits for them."""
+        driver = self._driver
+        driver.finding += 1
+        try:
+            yield
+        finally:
+            driver.finding -= 1
+            for state in driver.states.values():
+                state.changed.unpark_all()
+
+    def events(self) -> Subscription[CoreOpened]:
+        """Subscribe to cores being opened from now on: use it in `with`."""
+        return self._events.subscribe()
+
+    def statistics(self) -> StoreStatistics:
+        """Numbers about this store."""
+        driver = self._driver
+        return StoreStatistics(
+            cores_open=sum(state.handles > 0 for state in driver.states.values()),
+            links=len(driver.links),
+            bytes_received=driver.bytes_received,
+            bytes_sent=driver.bytes_sent,
+        )
+
+    def _close(self) -> None:
+        self._events.close()
+        self._driver.close()
+
+
+@asynccontextmanager
+async def open(
+    path: str | os.PathLike[str] | None, *, sync: str = "group"
+) -> AsyncIterator[Corestore]:
+    """Open the store in folder *path*, making it if it is missing; None keeps it in memory.
+
+    Leaving the block closes all its cores and makes everything durable. `~` is expanded.
+
+    Args:
+      sync: "group" (soon after each commit, and on `sync`), "always" (an append returns when it
+        is durable) or "none" (only on `sync` and closing). See `SyncPolicy`.
+
+    Raises:
+      OSError: the folder cannot be read or written.
+      StorageError: it holds a store this version cannot use, or a damaged one.
+    """
+    policy = SyncPolicy(sync)
+    storage = _open_storage(path)
+    store = Corestore(storage, policy)
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store._driver.run)
+            try:
+                yield store
+            except BaseException as error:
+                # Raised again below, outside of the nursery: callers see their own exception and
+                # not a group around it.
+                failure = error
+            nursery.cancel_scope.cancel()
+    finally:
+        store._close()
+    if failure is not None:
+        raise failure
+
+
+def _open_storage(path: str | os.PathLike[str] | None) -> Storage:
+    if path is None:
+        return MemoryStorage()
+    from corestore.storage.disk import DiskStorage
+
+    return DiskStorage(os.path.expanduser(path))
+
+
+def _record(key: Key | None, manifest: Manifest | None, key_pair: KeyPair | None) -> CoreRecord:
+    """The record of the core that is meant, without its signer.
+
+    Raises:
+      ValueError: the arguments contradict each other.
+    """
+    if key_pair is not None:
+        if manifest is None and (key is None or key != key_pair.public_key):
+            manifest = Manifest.default(key_pair.public_key)
+        signers: Sequence[bytes] = [key] if key == key_pair.public_key and key is not None else []
+        if manifest is not None:
+            signers = [signer.public_key for signer in manifest.signers]
+        if key_pair.public_key not in signers:
+            raise ValueError("the key pair is not a signer of this core")
+    if manifest is None:
+        assert key is not None
+        return CoreRecord(key)
+    if key is None:
+        key = manifest_key(manifest)
+    elif manifest_key(manifest) != key:
+        raise ValueError("the manifest or key pair is not the one this key stands for")
+    return CoreRecord(key, manifest.encode())
+
+
+def _encoded(name: str | bytes) -> bytes:
+    return name.encode() if isinstance(name, str) else name

@@ -1,0 +1,104 @@
+"""Appends to several cores that become visible and durable together, or not at all.
+
+A transaction holds the commit lock of each of its cores from the beginning to the end, and stages
+what is appended in memory. Nothing is signed or written before the block of code ends without an
+error; then everything is one storage transaction.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from corestore.errors import LocalProtocolError
+from corestore.staging import Staged
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from corestore.core import Hypercore
+    from corestore.driver import Driver
+    from corestore.state import CoreState
+    from corestore.tree import Node
+
+
+class Transaction:
+    """Made by `Corestore.transaction`. Usable inside its `async with` only.
+
+    What is staged is visible through `length` alone. Leaving the block normally commits; leaving
+    it by an exception, cancellation included, drops everything.
+    """
+
+    def __init__(self, driver: Driver, cores: Sequence[Hypercore]) -> None:
+        self._driver = driver
+        self._states = [core._writable_state() for core in cores]
+        if len(set(self._states)) < len(self._states):
+            raise ValueError("a core can take part in a transaction only once")
+        self._staged: dict[CoreState, Staged] | None = None
+
+    async def __aenter__(self) -> Transaction:
+        locked: list[CoreState] = []
+        try:
+            for state in self._states:
+                await state.commit_lock.acquire()
+                locked.append(state)
+            self._staged = {state: Staged(state) for state in self._states}
+        except BaseException:
+            for state in locked:
+                state.commit_lock.release()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._staged is not None
+        staged, self._staged = self._staged, None
+        try:
+            if error is None:
+                commits = [(state, each.commit()) for state, each in staged.items()]
+                wanted = [(state, commit) for state, commit in commits if commit is not None]
+                if wanted:
+                    self._driver.commit(wanted)
+        finally:
+            for state in self._states:
+                state.commit_lock.release()
+        if error is None:
+            await self._driver.after_commit()
+
+    async def append(
+        self, core: Hypercore, *blocks: bytes | memoryview, leaves: Sequence[Node] | None = None
+    ) -> int:
+        """Stage *blocks*; returns the index the first of them will have.
+
+        The blocks' bytes must not change before the transaction ends. *leaves* are their leaf
+        nodes if the caller has hashed them already; otherwise more than 256 KiB are hashed in a
+        thread. Cancelled, it has staged nothing.
+
+        Raises:
+          ValueError: a block above 15 MiB, or a core that does not take part.
+        """
+        return await self._of(core).append(blocks, leaves)
+
+    def length(self, core: Hypercore) -> int:
+        """Blocks in *core*, staged ones included."""
+        return self._of(core).length
+
+    def byte_length(self, core: Hypercore) -> int:
+        """Bytes in *core*, staged ones included."""
+        return self._of(core).byte_length
+
+    def set_user_data(self, core: Hypercore, key: str, value: bytes | None) -> None:
+        """Stage a value kept with *core*; None deletes it."""
+        self._of(core).set_user_data(key, value)
+
+    def _of(self, core: Hypercore) -> Staged:
+        if self._staged is None:
+            raise LocalProtocolError("the transaction is not open")
+        try:
+            return self._staged[core._state]
+        except KeyError:
+            raise ValueError("this core does not take part in the transaction") from None
