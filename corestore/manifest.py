@@ -380,7 +380,9 @@ class ManifestVerifier:
                 return False
             seen.add(part.signer)
             signed, length = tree_hash, head.length
-            if part.patch and self.manifest.allow_patch:
+            if part.patch:
+                if not self.manifest.allow_patch:
+                    return False
                 try:
                     roots = extend(head.roots, head.length, part.patch, patch)
                 except InvalidProof:

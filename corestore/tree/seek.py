@@ -2,7 +2,12 @@
 
 Both descend from a root, so they read at most one node a level. A sparse copy of a log may lack
 nodes: of a block that is held every node on the way is known; elsewhere a seek ends at the deepest
-node it can reach, and says what to ask a peer for.
+node it can reach, and `SeekStopped` says what to ask a peer for. To go on:
+
+- send the requests, verify the answer, commit its `nodes`;
+- lay its `hints` over the stored nodes (`NodeOverlay`) and seek again through that;
+- the position is as certain as the hints are. Once the block it names is held, seek again without
+  the overlay: if a peer lied about sizes this leads elsewhere, but never astray.
 """
 
 from __future__ import annotations
