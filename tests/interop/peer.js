@@ -1,0 +1,225 @@
+// A reference peer, told what to do by JSON lines on stdin, answering by JSON lines on stdout.
+//
+//   {"id": 1, "do": "core", "name": "log"}  ->  {"id": 1, "result": {...}}  or  {"id": 1, "error": "..."}
+//
+// Block bytes travel as hexadecimal text, keys too. Requests run side by side, each is answered when
+// it is done; `quit`, or the end of stdin, ends the process. Nothing but answers goes to stdout.
+
+const net = require('net')
+const crypto = require('crypto')
+const readline = require('readline')
+const Corestore = require('corestore')
+const Hyperdrive = require('hyperdrive')
+const NoiseSecretStream = require('@hyperswarm/secret-stream')
+const Protomux = require('protomux')
+const c = require('compact-encoding')
+
+let store = null
+const cores = []
+const drives = []
+const sockets = new Set()
+let server = null
+
+const hex = (buffer) => (buffer ? buffer.toString('hex') : null)
+const bytes = (text) => Buffer.from(text, 'hex')
+
+// -- what happens with a stream, by the "mode" of dial and listen ---------------------------------
+
+const modes = {
+  // Everything the store has.
+  replicate(stream) {
+    store.replicate(stream)
+  },
+
+  // Encrypted messages come back as they are.
+  echo(stream) {
+    stream.on('data', (data) => stream.write(data))
+  },
+
+  // A channel "test/echo", which sends back what it gets (type 0) and closes when told (type 1).
+  mux(stream) {
+    const mux = new Protomux(stream)
+    mux.pair({ protocol: 'test/echo' }, (id) => {
+      const channel = mux.createChannel({ protocol: 'test/echo', id, handshake: c.string })
+      const echo = channel.addMessage({ encoding: c.raw, onmessage: (body) => echo.send(body) })
+      channel.addMessage({ encoding: c.raw, onmessage: () => channel.close() })
+      channel.open('echo')
+    })
+  }
+}
+
+function attach(socket, initiator, mode) {
+  sockets.add(socket)
+  socket.setNoDelay(true)
+  const stream = new NoiseSecretStream(initiator, socket)
+  stream.on('error', (error) => console.error(`stream: ${error.message}`))
+  stream.on('close', () => sockets.delete(socket))
+  modes[mode || 'replicate'](stream)
+  return stream
+}
+
+// -- what can be asked ----------------------------------------------------------------------------
+
+async function describe(handle) {
+  const core = cores[handle]
+  return {
+    core: handle,
+    key: hex(core.key),
+    discoveryKey: hex(core.discoveryKey),
+    writable: core.writable,
+    fork: core.fork,
+    length: core.length,
+    byteLength: core.byteLength,
+    contiguousLength: core.contiguousLength,
+    peers: core.peers.length,
+    treeHash: hex(core.length ? await core.treeHash() : null)
+  }
+}
+
+const actions = {
+  async store({ folder }) {
+    store = new Corestore(folder)
+    await store.ready()
+  },
+
+  async core({ name, key, options }) {
+    const core = store.get({ ...(key ? { key: bytes(key) } : { name }), ...options })
+    await core.ready()
+    return describe(cores.push(core) - 1)
+  },
+
+  info: ({ core }) => describe(core),
+
+  async append({ core, blocks }) {
+    await cores[core].append(blocks.map(bytes))
+    return describe(core)
+  },
+
+  // Many blocks that both sides can make: block i is sha256(`${seed}-${i}`), repeated to `size` bytes.
+  async appendMany({ core, seed, count, size }) {
+    const blocks = []
+    for (let i = 0; i < count; i++) {
+      const piece = crypto.createHash('sha256').update(`${seed}-${i}`).digest()
+      blocks.push(Buffer.alloc(size, piece))
+    }
+    await cores[core].append(blocks)
+    return describe(core)
+  },
+
+  get: async ({ core, index, options }) => hex(await cores[core].get(index, options)),
+  has: ({ core, start, end }) => cores[core].has(start, end),
+  seek: ({ core, offset }) => cores[core].seek(offset),
+  clear: ({ core, start, end }) => cores[core].clear(start, end),
+
+  async truncate({ core, length }) {
+    await cores[core].truncate(length)
+    return describe(core)
+  },
+
+  async update({ core }) {
+    const grew = await cores[core].update({ wait: true })
+    return { grew, ...(await describe(core)) }
+  },
+
+  async waitLength({ core, length }) {
+    await new Promise((resolve) => {
+      const check = () => {
+        if (cores[core].length < length) return
+        cores[core].off('append', check)
+        resolve()
+      }
+      cores[core].on('append', check)
+      check()
+    })
+    return describe(core)
+  },
+
+  async download({ core, start, end, blocks }) {
+    await cores[core].download(blocks ? { blocks } : { start: start || 0, end }).done()
+    return describe(core)
+  },
+
+  // The SHA-256 of all block bytes from start to end, one after another.
+  async digest({ core, start, end }) {
+    const hash = crypto.createHash('sha256')
+    for (let i = start || 0; i < (end === undefined ? cores[core].length : end); i++) {
+      hash.update(await cores[core].get(i))
+    }
+    return hash.digest('hex')
+  },
+
+  async close({ core }) {
+    await cores[core].close()
+  },
+
+  async drive({ name, key }) {
+    const drive = new Hyperdrive(name ? store.namespace(name) : store, key ? bytes(key) : null)
+    await drive.ready()
+    return { drive: drives.push(drive) - 1, key: hex(drive.key), version: drive.version }
+  },
+
+  async put({ drive, path, content, options }) {
+    await drives[drive].put(path, bytes(content), options)
+    return drives[drive].version
+  },
+
+  read: async ({ drive, path }) => hex(await drives[drive].get(path)),
+  remove: ({ drive, path }) => drives[drive].del(path),
+  updateDrive: ({ drive }) => drives[drive].update({ wait: true }),
+
+  async list({ drive, path }) {
+    const names = []
+    for await (const entry of drives[drive].list(path || '/')) names.push(entry.key)
+    return names
+  },
+
+  async contentKey({ drive }) {
+    const blobs = await drives[drive].getBlobs()
+    return hex(blobs.core.key)
+  },
+
+  listen({ initiator, mode }) {
+    server = net.createServer({ allowHalfOpen: true }, (socket) => attach(socket, initiator, mode))
+    return new Promise((resolve, reject) => {
+      server.on('error', reject)
+      server.listen(0, '127.0.0.1', () => resolve(server.address().port))
+    })
+  },
+
+  dial({ port, initiator, mode }) {
+    const socket = net.connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+    const stream = attach(socket, initiator, mode)
+    return new Promise((resolve, reject) => {
+      socket.on('error', reject)
+      stream.once('connect', () => resolve(hex(stream.handshakeHash)))
+    })
+  },
+
+  hangUp() {
+    for (const socket of sockets) socket.destroy()
+  },
+
+  versions: () => ({ node: process.version, hypercore: require('hypercore/package.json').version }),
+
+  quit: () => process.exit(0)
+}
+
+// -- the conversation -----------------------------------------------------------------------------
+
+function answer(value) {
+  process.stdout.write(JSON.stringify(value) + '\n')
+}
+
+async function handle(line) {
+  const { id, do: action, ...request } = JSON.parse(line)
+  try {
+    const result = await actions[action](request)
+    answer({ id, result: result === undefined ? null : result })
+  } catch (error) {
+    answer({ id, error: error.stack || String(error) })
+  }
+}
+
+const lines = readline.createInterface({ input: process.stdin })
+lines.on('line', handle)
+lines.on('close', () => process.exit(0))
