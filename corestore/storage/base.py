@@ -63,13 +63,24 @@ class CoreStorage(Protocol):
         ...
 
     def bitfield_pages(self) -> Iterator[tuple[int, bytes]]:
-        """(page number, 512 bytes) of every page with a bit set; a page is 4096 blocks."""
+        """(page number, 512 bytes) of every page with a bit set; a page is 4096 blocks, bit
+        `index & 7` of byte `index >> 3` first (least significant bit first)."""
         ...
 
-    def user_data(self, key: str) -> bytes | None: ...
+    def user_data(self, key: str) -> bytes | None:
+        """A value kept with this core, or None."""
+        ...
+
+    @property
+    def signing_locked(self) -> bool:
+        """Whether this process holds the signing lock. Without it only `published` is served."""
+        ...
 
     def lock_signing(self) -> None:
         """Take the kernel lock that signing, truncating and clearing need; idempotent.
+
+        `head` and everything else is read again under it: look at them only afterwards. The lock
+        is held until the store is closed.
 
         Raises:
           StorageLocked: another process holds it (with its pid when known).
@@ -77,7 +88,13 @@ class CoreStorage(Protocol):
         ...
 
     def changed(self) -> bool:
-        """Whether another process committed since the last call (cheap; then re-read)."""
+        """Whether another process committed to this core since the last call.
+
+        Cheap (about 1 us). True means that `head`, `bitfield_pages` and `user_data` show
+        something new: read them again. A newer `published` of a core that another process signs
+        shows only after a sync of ours (`begin_sync` ... `finish_sync`), which makes sure that
+        what we read is durable.
+        """
         ...
 
 
@@ -120,11 +137,35 @@ class Storage(Protocol):
         """Write all commits in one transaction: after a crash all of them are there or none.
 
         A commit of a core we do not sign is checked against what other processes wrote
-        meanwhile and is idempotent.
+        meanwhile and is idempotent: a head that is not longer than the stored one of the same
+        fork is passed over, nodes and blocks that are there already are written again. Then
+        `changed()` of that core answers True.
+
+        A commit with `truncate`, or with a run that clears bits, flushes the log in place before
+        it gives bytes back to the disk; it must stand alone in its transaction.
 
         Raises:
-          OSError: the disk is full or broken (ENOSPC, EIO); nothing was committed.
+          ValueError: a block without its leaf node, an index beyond 2**41, a truncation or
+            clearing beside other commits; nothing was committed.
+          StorageConflict: another process moved a core to another fork, or removed it; nothing
+            was committed, and `head` shows what there is now.
+          StorageLocked: another process holds the signing lock of a core this signs or clears.
+          OSError: the disk is full (ENOSPC) or refuses; nothing was committed, the store works on.
           StorageCorrupt, StorageError: the store cannot be used any more.
+        """
+        ...
+
+    def cut(self, core: CoreStorage, length: int) -> Head:
+        """Drop the blocks of *core* from *length* on, without a new fork.
+
+        Only for the tail of a core of ours that nobody has seen: *length* is at least that of
+        `published`, and not above that of `head`. Storage cannot sign, so unless *length* is
+        the published one the head comes back with signature `b""`; commit it signed (nothing
+        else changes) before it is published or appended to. The cut is durable on return.
+
+        Raises:
+          ValueError: the core is not ours, or *length* is outside `published..head`.
+          StorageLocked: another process writes this core.
         """
         ...
 
@@ -157,7 +198,11 @@ class Storage(Protocol):
         ...
 
     def recovered(self) -> Sequence[tuple[CoreStorage, int]]:
-        """Cores of ours that the last open had to cut back, with the length before."""
+        """Cores of ours that a recovery had to cut back, with the length before.
+
+        Their heads may carry no signature (`b""`): see `cut`. A core stays listed at every open
+        until a signed head has been committed.
+        """
         ...
 
     def user_data(self, key: str) -> bytes | None:

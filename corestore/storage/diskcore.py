@@ -1,0 +1,338 @@
+"""One core of a store on disk: what is read of it.
+
+Heads and pages of bits are kept in memory as of the last look at the database; `DiskCore.refresh`
+looks again when another process has committed. A block is read and then checked once more: had
+another process cleared or truncated it meanwhile, its commit came before its hole.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from corestore.keys import DiscoveryKey, Key
+from corestore.storage import bits, schema
+from corestore.storage.base import CoreRecord
+from corestore.tree.types import EMPTY_HEAD, Head, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from corestore.storage.database import Database
+    from corestore.storage.files import DataFiles
+    from corestore.storage.locks import SigningLock
+
+# About 300 bytes each: 10 MB at most. The inner nodes of the paths in use stay here.
+MAX_CACHED_NODES: Final = 32768
+
+
+class NodeCache:
+    """An LRU of node rows, shared by all cores of a store: row id to (node, byte offset)."""
+
+    def __init__(self, limit: int = MAX_CACHED_NODES) -> None:
+        self._limit = limit
+        self._rows: OrderedDict[int, tuple[Node, int | None]] = OrderedDict()
+
+    def get(self, row: int) -> tuple[Node, int | None] | None:
+        """The cached row, now the youngest, or None."""
+        found = self._rows.get(row)
+        if found is not None:
+            self._rows.move_to_end(row)
+        return found
+
+    def put(self, row: int, node: Node, byte_offset: int | None) -> None:
+        """Keep a row; the oldest leaves when there are too many."""
+        self._rows[row] = (node, byte_offset)
+        if len(self._rows) > self._limit:
+            self._rows.popitem(last=False)
+
+    def drop(self, row: int) -> None:
+        """Forget one row, if it is here."""
+        self._rows.pop(row, None)
+
+    def clear(self) -> None:
+        """Forget everything: some nodes are gone."""
+        self._rows.clear()
+
+
+class Shelf(Protocol):
+    """What a core needs of the store it lies in."""
+
+    database: Database
+    nodes: NodeCache
+    files: DataFiles
+
+    def look(self) -> int:
+        """A number that grows whenever another process has committed."""
+        ...
+
+    def sign(self, core: DiskCore) -> SigningLock:
+        """Take the signing lock of *core*."""
+        ...
+
+    def saw_published(self, core: DiskCore) -> None:
+        """*core* was published further by another process: the next sync makes that durable."""
+        ...
+
+
+class DiskCore:
+    """A `CoreStorage` on disk. Attributes without underscore are the store's, not the caller's."""
+
+    def __init__(self, shelf: Shelf, row: schema.CoreRow) -> None:
+        self.shelf = shelf
+        self.lock: SigningLock | None = None
+        # Pages as of `version`; an absent one was not read yet.
+        self.pages: dict[int, bytes] = {}
+        self.row_version = -1
+        self.epoch = -1
+        self.removed = False
+        # Rows of `unsynced` this process wrote and has not deleted: id to (start, end).
+        self.unsynced: dict[int, tuple[int, int]] = {}
+        self.open_row: int | None = None  # the one that a following run may extend
+        self.changes = 0  # counts this process's commits, for begin_sync and finish_sync
+        # Other processes changed the core and `changed` has not said so yet. Until it has, what
+        # the caller builds rests on these two.
+        self._news = False
+        self._looked = shelf.look()
+        self._published = EMPTY_HEAD
+        self.load(row)
+        self.seen_epoch = self.epoch
+        self.seen_head = self._head
+
+    def load(self, row: schema.CoreRow) -> None:
+        """Take over a row of the table `core`."""
+        self.id = row.id
+        self.name = DiscoveryKey(row.discovery_key)
+        self.synced_length = row.synced_length
+        self.cut_from = row.cut_from
+        self.stored_published = schema.unpack_head(row.published)
+        self._first = schema.first_row(row.id)
+        self._record = CoreRecord(Key(row.key), row.manifest, row.signer)
+        roots = schema.unpack_roots(row.roots)
+        self._head = Head(row.fork, row.length, row.byte_length, roots, row.signature)
+        if self.epoch not in (-1, row.epoch):
+            self.shelf.nodes.clear()
+        self.epoch = row.epoch
+        self.row_version = row.version
+        self.pages.clear()
+
+    # -- what a reader sees ----------------------------------------------------------------------
+
+    @property
+    def record(self) -> CoreRecord:
+        """The key, the manifest once known, and the signer's note."""
+        return self._record
+
+    @property
+    def head(self) -> Head:
+        """The committed head, as of the last `changed`, commit or `lock_signing`."""
+        return self._head
+
+    @property
+    def published(self) -> Head:
+        """The head that is known to be durable; of somebody else's core, the head."""
+        return self._head if self._record.signer is None else self._published
+
+    @property
+    def signing_locked(self) -> bool:
+        """Whether this process holds the signing lock."""
+        return self.lock is not None
+
+    def node(self, index: int) -> Node | None:
+        """The tree node at a flat index, or None."""
+        found = self._node_row(index)
+        return None if found is None else found[0]
+
+    def _node_row(self, index: int) -> tuple[Node, int | None] | None:
+        row_id = self._first + index
+        found = self.shelf.nodes.get(row_id)
+        if found is not None:
+            return found
+        row = cast(
+            "tuple[int, bytes, int | None] | None",
+            self.shelf.database.one(
+                "SELECT size, hash, byte_offset FROM node WHERE id = ?", (row_id,)
+            ),
+        )
+        if row is None:
+            return None
+        size, digest, byte_offset = row
+        node = Node(index, size, digest)
+        self.shelf.nodes.put(row_id, node, byte_offset)
+        return node, byte_offset
+
+    def block(self, index: int) -> bytes | None:
+        """The bytes of a block, or None if it is not held: one row and one pread.
+
+        Raises:
+          StorageCorrupt: the data file is missing or too short.
+          OSError: it cannot be read.
+        """
+        while True:
+            found = self._place(index)
+            if found is None:
+                if self.refresh():
+                    continue
+                return None
+            offset, size = found
+            data = self.shelf.files.read(self.id, self.name, offset, size)
+            if not self.refresh():
+                return data
+
+    def _place(self, index: int) -> tuple[int, int] | None:
+        """Byte offset and size of a block that is held."""
+        if not self.holds(index):
+            return None
+        found = self._node_row(2 * index)
+        if found is None or found[1] is None:
+            # Cached as a bare node, before its block was stored; or gone since.
+            self.shelf.nodes.drop(self._first + 2 * index)
+            found = self._node_row(2 * index)
+            if found is None or found[1] is None:
+                return None
+        return found[1], found[0].size
+
+    def blocks(self, start: int, end: int) -> list[bytes] | None:
+        """Blocks `start..end`, None unless all are held. Contiguous bytes are one read."""
+        while True:
+            found = self._read_blocks(start, end)
+            if not self.refresh():
+                return found
+
+    def _read_blocks(self, start: int, end: int) -> list[bytes] | None:
+        for number, first, stop in bits.parts(start, end):
+            if not bits.all_set(self.page(number), first, stop):
+                return None
+        rows = cast(
+            "list[tuple[int, int]]",
+            self.shelf.database.all(
+                "SELECT byte_offset, size FROM node"
+                " WHERE id >= ? AND id < ? AND id & 1 = 0 AND byte_offset IS NOT NULL",
+                (self._first + 2 * start, self._first + 2 * end),
+            ),
+        )
+        if len(rows) != end - start:
+            return None
+        result: list[bytes] = []
+        at = 0
+        while at < len(rows):
+            offset = next_offset = rows[at][0]
+            stop = at
+            while stop < len(rows) and rows[stop][0] == next_offset:
+                next_offset += rows[stop][1]
+                stop += 1
+            data = self.shelf.files.read(self.id, self.name, offset, next_offset - offset)
+            for begin, size in rows[at:stop]:
+                result.append(data[begin - offset : begin - offset + size])
+            at = stop
+        return result
+
+    def bitfield_pages(self) -> Iterator[tuple[int, bytes]]:
+        """(page number, 512 bytes) of every page with a bit set, ascending."""
+        rows = cast(
+            "list[tuple[int, bytes]]",
+            self.shelf.database.all(
+                "SELECT id, bits FROM bits WHERE id >= ? AND id < ?",
+                (self._first, schema.end_row(self.id)),
+            ),
+        )
+        return ((row_id - self._first, page) for row_id, page in rows)
+
+    def user_data(self, key: str) -> bytes | None:
+        """A value kept with this core, or None."""
+        value = self.shelf.database.one(
+            "SELECT value FROM core_data WHERE core = ? AND key = ?", (self.id, key)
+        )
+        assert value is None or isinstance(value, bytes)
+        return value
+
+    # -- other processes -------------------------------------------------------------------------
+
+    def changed(self) -> bool:
+        """Whether another process committed to this core since the last call."""
+        self.refresh()
+        news, self._news = self._news, False
+        self._see()
+        return news
+
+    def _see(self) -> None:
+        self.seen_epoch = self.epoch
+        self.seen_head = self._head
+
+    def lock_signing(self) -> None:
+        """Take the signing lock, and look at the core again under it.
+
+        Raises:
+          StorageLocked: another process holds it.
+        """
+        if self.lock is None:
+            self.lock = self.shelf.sign(self)
+            self.refresh()
+            self._see()
+
+    def refresh(self) -> bool:
+        """Look whether another process changed this core, and read it again if so.
+
+        Returns whether it did. Costs 1 us when nobody committed anything.
+        """
+        now = self.shelf.look()
+        if now == self._looked:
+            return False
+        self._looked = now
+        version = self.shelf.database.one("SELECT version FROM core WHERE id = ?", (self.id,))
+        if version == self.row_version:
+            return False
+        self.reload()
+        return True
+
+    def reload(self) -> None:
+        """Read the row again, whatever it says."""
+        row = cast(
+            "tuple[object, ...] | None",
+            self.shelf.database.one(
+                f"SELECT {schema.CORE_COLUMNS} FROM core WHERE id = ?", (self.id,)
+            ),
+        )
+        self._news = True
+        if row is None:
+            self.removed = True
+            self._head = self._published = EMPTY_HEAD
+            self.pages.clear()
+            self.shelf.nodes.clear()
+            return
+        self.load(schema.CoreRow._make(row))
+        if self.stored_published != self._published:
+            self.shelf.saw_published(self)
+
+    # -- for the store ---------------------------------------------------------------------------
+
+    def page(self, number: int) -> bytes:
+        """A page of bits; an empty one if there is none. Absent pages are not remembered: there
+        may be any number of them."""
+        page = self.pages.get(number)
+        if page is None:
+            page = cast(
+                "bytes | None",
+                self.shelf.database.one(
+                    "SELECT bits FROM bits WHERE id = ?", (self._first + number,)
+                ),
+            )
+            if page is None:
+                return bits.EMPTY_PAGE
+            self.pages[number] = page
+        return page
+
+    def holds(self, index: int) -> bool:
+        """Whether the bit of block *index* is set."""
+        return bits.is_set(self.page(index // bits.PAGE_BLOCKS), index)
+
+    def committed(self, head: Head, record: CoreRecord) -> None:
+        """A transaction of ours, which raised the row's version by one, is written."""
+        self._head = self.seen_head = head
+        self._record = record
+        self.row_version += 1
+        self.changes += 1
+
+    def set_published(self, head: Head) -> None:
+        """The head that is durable now."""
+        self._published = head

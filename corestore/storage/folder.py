@@ -1,0 +1,69 @@
+"""The folder of a store: what lies where in it, and its primary key."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from corestore import crypto
+from corestore.errors import StorageCorrupt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from corestore.storage.files import FileIO
+
+DATABASE: Final = "store.db"
+DATA: Final = "data"
+LOCKS: Final = "locks"
+PRIMARY_KEY: Final = "primary-key"
+PRIMARY_KEY_BYTES: Final = 32
+
+
+def prepare(path: Path, io: FileIO) -> None:
+    """Create the folder (0700) and its subfolders where they are missing.
+
+    Raises:
+      OSError: with the errno and the path; NotADirectoryError if a file is in the way.
+    """
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "the store's folder is a file", str(path))
+    if not path.is_dir():
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        io.fsync_directory(path.parent)
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "the store's folder is not ours to write", str(path))
+    for name in (DATA, LOCKS):
+        (path / name).mkdir(mode=0o700, exist_ok=True)
+
+
+def primary_key(path: Path, io: FileIO) -> bytes:
+    """Read the primary key, or make one: whole and durable before it has its name.
+
+    Two processes may do this at once: a hard link is made for one of them only.
+
+    Raises:
+      StorageCorrupt: the file has not 32 bytes.
+      OSError: it cannot be read or written.
+    """
+    file = path / PRIMARY_KEY
+    if not file.exists():
+        new = path / f"{PRIMARY_KEY}.{os.getpid()}.{crypto.random_bytes(4).hex()}"
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, crypto.random_bytes(PRIMARY_KEY_BYTES))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        try:
+            os.link(new, file)
+        except FileExistsError:
+            pass  # another process was first: its key is the one
+        finally:
+            new.unlink()
+        io.fsync_directory(path)
+    key = file.read_bytes()
+    if len(key) != PRIMARY_KEY_BYTES:
+        raise StorageCorrupt(f"{file} has {len(key)} bytes instead of {PRIMARY_KEY_BYTES}")
+    return key

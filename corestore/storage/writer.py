@@ -1,0 +1,382 @@
+"""Writes commits into the database and the data file, inside a transaction of the caller's.
+
+The transaction is held from before the first byte of a block is written. So nobody else clears,
+truncates or removes the core meanwhile; the bytes are in the file before the rows that name them
+are committed; and holes are only ever punched inside a transaction too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+from corestore.storage import bits, rules, schema
+from corestore.storage.base import CoreRecord
+from corestore.storage.files import PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import apsw
+
+    from corestore.commit import Commit, Run, StoredBlock
+    from corestore.storage.diskcore import DiskCore
+    from corestore.tree.types import Head, Node
+
+_PUT_NODE: Final = (
+    "INSERT INTO node VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET size = excluded.size,"
+    " hash = excluded.hash, byte_offset = coalesce(excluded.byte_offset, node.byte_offset)"
+)
+
+
+class Writing:
+    """One core's part of a transaction. `write` writes rows; after COMMIT, `apply` tells the core.
+
+    *new_row* makes ids for the table `unsynced`.
+    """
+
+    def __init__(self, cursor: apsw.Cursor, core: DiskCore, new_row: Callable[[], int]) -> None:
+        self._cursor = cursor
+        self.core = core
+        self._new_row = new_row
+        self._first = schema.first_row(core.id)
+        self._head = core.head
+        self._record = core.record
+        self._pages: dict[int, bytes] = {}
+        self._unsaved: set[int] = set()
+        self._nodes: list[tuple[Node, int | None]] = []
+        self._cut = False
+        self._rows: dict[int, tuple[int, int]] = {}
+        self._open_row = core.open_row
+        self._set: dict[str, int | bytes | None] = {}
+        self.holes = False
+
+    # -- during the transaction ------------------------------------------------------------------
+
+    def write(self, commit: Commit) -> None:
+        """Write everything in *commit*.
+
+        Raises:
+          ValueError: a block without its leaf node, or of another size than it says.
+          StorageConflict: see `rules.check_fork`.
+          OSError: the data file cannot be written.
+        """
+        ours = self._record.signer is not None
+        if not ours:
+            rules.check_fork(self._head, commit)
+        old_end = self._head.byte_length
+        if commit.truncate is not None:
+            self.drop_tail(commit.truncate)
+        appended = ours and self._is_append(commit)
+        if commit.blocks:
+            self.core.shelf.files.write(self.core.id, self.core.name, _contiguous(commit.blocks))
+        self._write_nodes(commit)
+        for run in commit.runs:
+            self._set_bits(run.start, run.end, held=run.held)
+            if run.held and not appended:
+                self._note_unsynced(run.start, run.end)
+        self._save_pages()
+        if rules.replaces(self._record, self._head, commit):
+            assert commit.head is not None
+            self.set_head(commit.head)
+        if commit.manifest is not None:
+            self._record = CoreRecord(self._record.key, commit.manifest, self._record.signer)
+            self._set["manifest"] = commit.manifest
+        for run in commit.runs:
+            if not run.held:
+                self._note_hole(run)
+        if commit.truncate is not None:
+            self.note_tail_hole(old_end)
+        self._write_user_data(commit)
+
+    def set_head(self, head: Head) -> None:
+        """The new head. A signed one ends the state after a cut."""
+        self._head = head
+        self._set |= {
+            "fork": head.fork,
+            "length": head.length,
+            "byte_length": head.byte_length,
+            "roots": schema.pack_roots(head.roots),
+            "signature": head.signature,
+        }
+        if head.signature and self.core.cut_from is not None:
+            self._set["cut_from"] = None
+
+    def set_column(self, name: str, value: int | bytes | None) -> None:
+        """A further column of the core's row."""
+        self._set[name] = value
+
+    def finish(self) -> None:
+        """Write the core's row; the last step before COMMIT."""
+        columns = "".join(f"{name} = ?, " for name in self._set)
+        self._cursor.execute(
+            f"UPDATE core SET {columns}version = version + 1 WHERE id = ?",
+            (*self._set.values(), self.core.id),
+        )
+
+    def drop_tail(self, length: int) -> None:
+        """Delete the nodes and bits beyond *length* blocks; count the epoch."""
+        first = self._first
+        self._cursor.execute(
+            "DELETE FROM node WHERE id >= ? AND id < ?",
+            (first + 2 * length, schema.end_row(self.core.id)),
+        )
+        self._cursor.executemany(
+            "DELETE FROM node WHERE id = ?",
+            [(first + index,) for index in rules.boundary_nodes(length)],
+        )
+        self.clear_bits_from(length)
+        self._cut = True
+        self._set["epoch"] = self.core.epoch + 1
+        self._set["synced_length"] = min(self.core.synced_length, length)
+
+    def clear_bits_from(self, length: int) -> None:
+        """Clear the bits of all blocks from *length* on."""
+        self._set_bits(length, rules.MAX_LENGTH, held=False)
+        self._save_pages()
+
+    def clear_bits(self, indices: Sequence[int]) -> None:
+        """Clear the bits of single blocks whose bytes turned out bad."""
+        for index in indices:
+            self._set_bits(index, index + 1, held=False)
+        self._save_pages()
+
+    def note_tail_hole(self, old_end: int) -> None:
+        """Mark what lies beyond the last held block, up to byte *old_end*, to be given back."""
+        last = self._held_before(rules.MAX_LENGTH)
+        start = 0 if last is None else self._end_of(last)
+        self._add_hole(start, old_end)
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _is_append(self, commit: Commit) -> bool:
+        """Whether the blocks are exactly those by which a core of ours grows."""
+        head, blocks = commit.head, commit.blocks
+        if head is None or not blocks:
+            return False
+        start = self._head.length if commit.truncate is None else commit.truncate
+        inside = all(start <= block.index < head.length for block in blocks)
+        return inside and len(blocks) == head.length - start
+
+    def _write_nodes(self, commit: Commit) -> None:
+        first = self._first
+        if not commit.blocks:
+            nodes: list[tuple[Node, int | None]] = [(node, None) for node in commit.nodes]
+        else:
+            offsets = {2 * block.index: block.byte_offset for block in commit.blocks}
+            nodes = [(node, offsets.get(node.index)) for node in commit.nodes]
+            self._place_blocks(commit, {node.index: node.size for node, _ in nodes})
+        if nodes:
+            self._cursor.executemany(
+                _PUT_NODE,
+                [(first + node.index, node.size, node.hash, offset) for node, offset in nodes],
+            )
+            self._nodes += nodes
+
+    def _place_blocks(self, commit: Commit, sizes: dict[int, int]) -> None:
+        """Check blocks against their leaves; set the offset of those whose leaf is here already."""
+        for block in commit.blocks:
+            row = self._first + 2 * block.index
+            size = sizes.get(2 * block.index)
+            if size is None:
+                size = cast(
+                    "int | None",
+                    self._cursor.execute("SELECT size FROM node WHERE id = ?", (row,)).get,
+                )
+                if size is None:
+                    raise ValueError(f"block {block.index} comes without its leaf node")
+                self._cursor.execute(
+                    "UPDATE node SET byte_offset = ? WHERE id = ?", (block.byte_offset, row)
+                )
+                self.core.shelf.nodes.drop(row)
+            if size != len(block.data):
+                raise ValueError(
+                    f"block {block.index} has {len(block.data)} bytes, its leaf says {size}"
+                )
+
+    def _page(self, number: int) -> bytes:
+        page = self._pages.get(number)
+        return self.core.page(number) if page is None else page
+
+    def _set_bits(self, start: int, end: int, *, held: bool) -> None:
+        if held:
+            ranges: Iterator[tuple[int, int, int]] = bits.parts(start, end)
+        else:
+            ranges = self._existing_parts(start, end)
+        for number, first, stop in ranges:
+            old = self._page(number)
+            new = bits.with_bits(old, first, stop, held)
+            if new != old:
+                self._pages[number] = new
+                self._unsaved.add(number)
+
+    def _existing_parts(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """As `bits.parts`, of pages with bits only: the range may be all there could ever be."""
+        self._save_pages()
+        rows = cast(
+            "list[tuple[int]]",
+            self._cursor.execute(
+                "SELECT id FROM bits WHERE id >= ? AND id < ?",
+                (
+                    self._first + start // bits.PAGE_BLOCKS,
+                    self._first + -(-end // bits.PAGE_BLOCKS),
+                ),
+            ).fetchall(),
+        )
+        for (row,) in rows:
+            number = row - self._first
+            base = number * bits.PAGE_BLOCKS
+            yield number, max(start - base, 0), min(end - base, bits.PAGE_BLOCKS)
+
+    def _save_pages(self) -> None:
+        for number in self._unsaved:
+            page = self._pages[number]
+            if page == bits.EMPTY_PAGE:
+                self._cursor.execute("DELETE FROM bits WHERE id = ?", (self._first + number,))
+            else:
+                self._cursor.execute(
+                    "INSERT OR REPLACE INTO bits VALUES (?, ?)", (self._first + number, page)
+                )
+        self._unsaved.clear()
+
+    def _note_unsynced(self, start: int, end: int) -> None:
+        """Remember that blocks may not be on the disk; a run that goes on extends its row."""
+        core, row = self.core, self._open_row
+        if row is not None:
+            old_start, old_end = self._rows.get(row) or core.unsynced[row]
+            if old_end == start:
+                done = self._cursor.execute(
+                    'UPDATE unsynced SET "end" = ? WHERE id = ? AND core = ? RETURNING id',
+                    (end, row, core.id),
+                ).get
+                if done is not None:
+                    self._rows[row] = (old_start, end)
+                    return
+        row = self._new_row()
+        self._cursor.execute("INSERT INTO unsynced VALUES (?, ?, ?, ?)", (row, core.id, start, end))
+        self._rows[row] = (start, end)
+        self._open_row = row
+
+    def _write_user_data(self, commit: Commit) -> None:
+        for key, value in commit.user_data.items():
+            if value is None:
+                self._cursor.execute(
+                    "DELETE FROM core_data WHERE core = ? AND key = ?", (self.core.id, key)
+                )
+            else:
+                self._cursor.execute(
+                    "INSERT OR REPLACE INTO core_data VALUES (?, ?, ?)",
+                    (self.core.id, key, value),
+                )
+
+    # -- holes -----------------------------------------------------------------------------------
+
+    def _note_hole(self, run: Run) -> None:
+        """Mark the bytes between the held blocks on both sides of *run* to be given back.
+
+        More than the run: neighbours cleared earlier may have shared a page with it.
+        """
+        before = self._held_before(run.start)
+        after = self._held_after(run.end)
+        start = 0 if before is None else self._end_of(before)
+        end = self._head.byte_length if after is None else self._offset_of(after)
+        self._add_hole(start, -(-end // PAGE) * PAGE if after is None else end)
+
+    def _add_hole(self, start: int, end: int) -> None:
+        if start < end:
+            self._cursor.execute(
+                "INSERT INTO pending_clear VALUES (?, ?, ?, ?)",
+                (self._new_row(), self.core.name, start, end),
+            )
+            self.holes = True
+
+    def _held_before(self, index: int) -> int | None:
+        number = index // bits.PAGE_BLOCKS
+        found = bits.last_set(self._page(number), index % bits.PAGE_BLOCKS)
+        if found is None:
+            row = cast(
+                "tuple[int, bytes] | None",
+                self._cursor.execute(
+                    "SELECT id, bits FROM bits WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT 1",
+                    (self._first, self._first + number),
+                ).get,
+            )
+            if row is None:
+                return None
+            number = row[0] - self._first
+            found = bits.last_set(row[1], bits.PAGE_BLOCKS)
+            assert found is not None
+        return number * bits.PAGE_BLOCKS + found
+
+    def _held_after(self, index: int) -> int | None:
+        number = index // bits.PAGE_BLOCKS
+        found = bits.first_set(self._page(number), index % bits.PAGE_BLOCKS)
+        if found is None:
+            row = cast(
+                "tuple[int, bytes] | None",
+                self._cursor.execute(
+                    "SELECT id, bits FROM bits WHERE id > ? AND id < ? ORDER BY id LIMIT 1",
+                    (self._first + number, schema.end_row(self.core.id)),
+                ).get,
+            )
+            if row is None:
+                return None
+            number = row[0] - self._first
+            found = bits.first_set(row[1], 0)
+            assert found is not None
+        return number * bits.PAGE_BLOCKS + found
+
+    def _offset_of(self, index: int) -> int:
+        return self._leaf(index)[1]
+
+    def _end_of(self, index: int) -> int:
+        size, offset = self._leaf(index)
+        return offset + size
+
+    def _leaf(self, index: int) -> tuple[int, int]:
+        row = self._cursor.execute(
+            "SELECT size, byte_offset FROM node WHERE id = ?", (self._first + 2 * index,)
+        ).get
+        return cast("tuple[int, int]", row)
+
+    # -- after the transaction -------------------------------------------------------------------
+
+    def apply(self) -> None:
+        """Change what is in memory: the transaction is written."""
+        core, cache = self.core, self.core.shelf.nodes
+        if self._cut:
+            cache.clear()
+            core.epoch += 1
+            core.seen_epoch = core.epoch
+        synced = self._set.get("synced_length")
+        if isinstance(synced, int):
+            core.synced_length = synced
+        if "cut_from" in self._set:
+            cut_from = self._set["cut_from"]
+            core.cut_from = cut_from if isinstance(cut_from, int) else None
+        for node, offset in self._nodes:
+            if offset is None and not node.index & 1:
+                cache.drop(self._first + node.index)
+            else:
+                cache.put(self._first + node.index, node, offset)
+        core.pages.update(self._pages)
+        core.unsynced.update(self._rows)
+        core.open_row = self._open_row
+        core.committed(self._head, self._record)
+
+
+def _contiguous(
+    blocks: Sequence[StoredBlock],
+) -> Iterator[tuple[int, list[bytes | memoryview]]]:
+    """Blocks grouped into runs of adjacent bytes: (byte offset, pieces)."""
+    start = end = -1
+    pieces: list[bytes | memoryview] = []
+    for block in blocks:
+        if block.byte_offset != end:
+            if pieces:
+                yield start, pieces
+            start = end = block.byte_offset
+            pieces = []
+        pieces.append(block.data)
+        end += len(block.data)
+    if pieces:
+        yield start, pieces
