@@ -16,6 +16,7 @@ from corestore.tree.proof import InvalidRequest, build, missing_levels
 from corestore.tree.seek import Position, SeekStopped, byte_offset
 from corestore.tree.types import (
     EMPTY_HEAD,
+    MAX_LENGTH,
     BlockProof,
     BlockRequest,
     HashProof,
@@ -37,6 +38,7 @@ from corestore.tree.verify import NodeOverlay, OutdatedProof, VerifiedBatch, ext
 
 __all__ = [
     "EMPTY_HEAD",
+    "MAX_LENGTH",
     "BlockProof",
     "BlockRequest",
     "HashProof",

@@ -7,9 +7,13 @@ numbers between. Sizes are bytes of stored blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from corestore import crypto
+
+# The longest log that is believed to exist: what a store can number. At a million blocks a second
+# it would take 25 days to write.
+MAX_LENGTH: Final = 1 << 41
 
 
 class Node(NamedTuple):

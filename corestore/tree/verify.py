@@ -24,7 +24,7 @@ from corestore.encoding import MAX_SAFE_INTEGER
 from corestore.errors import ForkConflict, InvalidProof
 from corestore.tree import flat
 from corestore.tree.batch import roots_at
-from corestore.tree.types import EMPTY_HEAD, Head, Node, NodeNotAvailable
+from corestore.tree.types import EMPTY_HEAD, MAX_LENGTH, Head, Node, NodeNotAvailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -310,7 +310,7 @@ def _verify_upgrade(
     roots = growth.finish()
     byte_length = sum(node.size for node in roots)
     length = growth.end >> 1
-    if byte_length > MAX_SAFE_INTEGER or length > MAX_SAFE_INTEGER:
+    if byte_length > MAX_SAFE_INTEGER or length > MAX_LENGTH:
         raise InvalidProof(f"a log of {length} blocks and {byte_length} bytes")
     if root is not None and not consumed:
         if reorganises:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from corestore.keys import KeyPair
 from corestore.manifest import Manifest, ManifestVerifier, manifest_key, sign
-from corestore.tree import EMPTY_HEAD, append
+from corestore.tree import EMPTY_HEAD, append, flat
 from corestore.tree.proof import build, missing_levels
 from corestore.tree.types import BlockRequest, Request, UpgradeRequest
 from corestore.tree.verify import verify
@@ -56,8 +58,6 @@ class Log:
         self.head = self.sign(batch)
 
     def sign(self, batch):
-        from dataclasses import replace
-
         batch = replace(batch, fork=self.fork)
         return batch.head(sign(MANIFEST, KEY, KEY_PAIR, batch))
 
@@ -95,7 +95,7 @@ class Replica:
         batch = self.check(proof, verifier=verifier)
         if batch.truncate is not None:
             end = 2 * batch.truncate
-            kept = [n for n in self.nodes.by_index.values() if n.index < end]
+            kept = [n for n in self.nodes.by_index.values() if flat.right_span(n.index) < end]
             self.nodes = Nodes(kept)
             self.blocks = {i: b for i, b in self.blocks.items() if i < batch.truncate}
         self.nodes.add(batch.nodes)
