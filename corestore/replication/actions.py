@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from corestore.bitfield import Bitfield
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from corestore.tree.types import Head, Node, Verifier
     from corestore.tree.verify import VerifiedBatch
 
-PeerId = int
+PeerId: TypeAlias = int
 """One channel of one link, numbered by the driver; never used again after `peer_closed`."""
 
 
@@ -78,9 +78,13 @@ class Outcome(Enum):
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """Stands for one want, by identity. `settled` once its `Settle` was made or it was cancelled."""
+    """Stands for one want, by identity. `settled` once its `Settle` was made or it was cancelled.
+
+    `block`: the block of a `want_block`, else -1.
+    """
 
     settled: bool = False
+    block: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +107,8 @@ class Serve:
 class CommitBatch:
     """Write a verified batch, then call `committed` (or `refused`) with this very object.
 
-    Several may be written in one transaction, in order. With `batch.reorg` everything held so far
-    is dropped first: the batch belongs to a higher fork and starts from an empty log.
+    Several may be written in one transaction, in order. With `batch.reorganises` the log is of a
+    higher fork now, and of what was held only the first `batch.truncate` blocks stay.
 
     Attributes:
       batch: what was proven: nodes, at most one block, at most one new head.
@@ -145,7 +149,7 @@ class WakeAt:
     time: float
 
 
-Action = Send | Serve | CommitBatch | Settle | Drop | WakeAt
+Action: TypeAlias = Send | Serve | CommitBatch | Settle | Drop | WakeAt
 
 
 @dataclass(frozen=True, slots=True)

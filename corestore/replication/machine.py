@@ -17,8 +17,17 @@ A driver's loop, for any input:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
+from corestore.encoding import MAX_SAFE_INTEGER
+from corestore.errors import (
+    InvalidProof,
+    ProtocolError,
+    RemoteProtocolError,
+    VerificationError,
+)
+from corestore.manifest import Manifest
 from corestore.replication.actions import (
     Action,
     CommitBatch,
@@ -34,6 +43,24 @@ from corestore.replication.actions import (
     Ticket,
     WakeAt,
 )
+from corestore.replication.download import Downloads
+from corestore.replication.messages import (
+    BitfieldMessage,
+    Cancel,
+    Data,
+    Extension,
+    NoData,
+    Range,
+    RequestMessage,
+    Sync,
+    Unwant,
+    Want,
+)
+from corestore.replication.peer import GREATEST_WINDOW, Flight, Peer
+from corestore.replication.shared import Shared
+from corestore.replication.upload import Uploads
+from corestore.replication.wants import SeekWant, UpgradeWant
+from corestore.tree.verify import OutdatedProof, VerifiedBatch, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,8 +68,8 @@ if TYPE_CHECKING:
 
     from corestore.errors import CorestoreError
     from corestore.keys import Key
-    from corestore.replication.messages import Data, Message, NoData, RequestMessage
-    from corestore.tree.types import Head
+    from corestore.replication.messages import Message
+    from corestore.tree.types import Head, Proof, Verifier
 
 __all__ = [
     "Action",
@@ -61,12 +88,32 @@ __all__ = [
     "WakeAt",
 ]
 
+# While anything is owed to us, who is late is found out this often (seconds).
+TICK: Final = 0.25
+# After the store refused a commit nothing is asked for, so that a full disk does not download the
+# same blocks over and over.
+REFUSED_DELAY: Final = 1.0
+# An upgrade is small: who has not sent one after so long will not.
+UPGRADE_PATIENCE: Final = 5.0
+# Proofs that came before those they build on, until the peer is to blame for the next one.
+MAX_BROKEN_PROMISES: Final = GREATEST_WINDOW
+
 
 class Replicator:
     """Replicates one core with any number of peers. See the module's docstring."""
 
     def __init__(self, key: Key, view: CoreView, *, rng: Random) -> None:
         """*rng* breaks ties between equal peers; seed it and runs repeat exactly."""
+        self._shared = Shared(key, view, rng)
+        self._uploads = Uploads(self._shared)
+        self._downloads = Downloads(self._shared)
+        self._verifier: tuple[Manifest, Verifier] | None = None
+        # What peers were last told of our log.
+        self._told = view.published
+        self._reorganising: CommitBatch | None = None
+        self._paused_until: float | None = None
+        self._wake_at: float | None = None
+        self._ranges_due = False
 
     # -- peers ---------------------------------------------------------------------------------
 
@@ -75,16 +122,64 @@ class Replicator:
 
         `seeks` is the flag of the peer's handshake. At the next drain our state is sent.
         """
+        del initiator  # both sides do the same; the driver need not keep it from us
+        opened = Peer(peer, seeks)
+        self._shared.peers[peer] = opened
+        self._uploads.peer_changed(opened)
 
     def peer_closed(self, peer: PeerId) -> None:
         """The channel or its stream has ended; what was asked of the peer is asked elsewhere.
 
         Unknown peers (dropped before) are ignored.
         """
+        closed = self._shared.peers.pop(peer, None)
+        if closed is not None:
+            self._uploads.forget_peer(closed)
+            self._downloads.forget_peer(closed)
 
     def receive(self, peer: PeerId, message: Message, now: float) -> None:
         """Take one decoded message. Never raises: a bad one becomes `Drop`. Messages of unknown
         peers are ignored."""
+        self._shared.now = now
+        sender = self._shared.peers.get(peer)
+        if sender is None:
+            return
+        try:
+            self._receive(sender, message)
+        except (ProtocolError, VerificationError) as error:
+            self._drop(sender, error)
+
+    def _receive(self, peer: Peer, message: Message) -> None:
+        match message:
+            case Data():
+                self._receive_data(peer, message)
+            case RequestMessage():
+                self._uploads.accept(peer, message)
+                self._shared.out.append(Serve(peer.id, message))
+            case Range(start, length, drop):
+                if not 0 <= start <= start + length <= MAX_SAFE_INTEGER:
+                    raise RemoteProtocolError("a range beyond 53 bits")
+                peer.announce(start, start + length, not drop)
+                if not drop:
+                    self._downloads.announced(peer, start, start + length)
+            case Sync():
+                if message != peer.sync:
+                    peer.apply(message)
+                    self._uploads.peer_changed(peer)
+                    self._downloads.peer_changed(peer)
+            case BitfieldMessage(start, bits):
+                peer.announce_bits(start, bits)
+                self._downloads.announced(peer, start, start + 8 * len(bits))
+            case NoData(request_id):
+                self._receive_no_data(peer, request_id)
+            case Cancel(request_id):
+                peer.serving.pop(request_id, None)
+            case Want():
+                self._uploads.want(peer, message)
+            case Unwant():
+                peer.asked.pop(Want(message.start, message.length, message.any), None)
+            case Extension():
+                pass  # none is ours; Hyperbee's look-ahead hints are safe to ignore
 
     def answer(
         self, peer: PeerId, request: RequestMessage, *, block: Callable[[int], bytes | None]
@@ -94,12 +189,35 @@ class Replicator:
         None: the request was cancelled or replaced or its peer has gone; send nothing. *block*
         reads a block's stored bytes. Call exactly once for every `Serve` (or close the peer).
         """
+        asker = self._shared.peers.get(peer)
+        if asker is None:
+            return None
+        try:
+            return self._uploads.answer(asker, request, block)
+        except RemoteProtocolError as error:
+            self._drop(asker, error)
+            return None
+
+    def _drop(self, peer: Peer, reason: CorestoreError) -> None:
+        self._shared.statistics.peers_dropped += 1
+        self.peer_closed(peer.id)
+        self._shared.out.append(Drop(peer.id, reason))
 
     # -- wants ---------------------------------------------------------------------------------
 
     def want_block(self, index: int, *, priority: int = 0) -> Ticket:
         """Fetch one block before any range; higher *priority* first. Settles DONE once the block
         is committed (at the next drain if it is held). Beyond the log's length it waits for it."""
+        shared = self._shared
+        ticket = shared.wants.add_block(
+            index, priority, shared.head.length, claimed=self._downloads.claimed(index)
+        )
+        if shared.view.bitfield.get(index):
+            shared.wants.held(index)
+            return ticket
+        self._downloads.block_wanted(index)
+        self._wanting()
+        return ticket
 
     def want_range(
         self, start: int, end: int | None = None, *, blocks: Sequence[int] | None = None
@@ -107,59 +225,338 @@ class Replicator:
         """Fetch blocks `start..end` in order, or those listed in *blocks* (then start and end do
         not matter). Settles DONE once all are committed; with `end=None` it follows the log and
         never settles."""
+        wants, held = self._shared.wants, self._shared.view.bitfield
+        if blocks is None:
+            ticket = wants.add_range(start, end, held)
+        else:
+            ticket = wants.add_list(blocks, held)
+            start, end = min(blocks, default=0), max(blocks, default=-1) + 1
+        if not ticket.settled:
+            self._downloads.range_wanted(start, end)
+            self._wanting()
+        return ticket
 
     def want_upgrade(self) -> Ticket:
         """Settles DONE when the log was next lengthened, UNCHANGED when each peer of now has said
         its length and none has more (at the next drain if there is no peer)."""
+        want = UpgradeWant(Ticket())
+        self._shared.wants.upgrades.append(want)
+        self._downloads.upgrade_wanted()
+        return want.ticket
 
     def want_seek(self, offset: int, *, padding: int = 0) -> Ticket:
         """Find the block at byte *offset*, `padding` bytes of every block not counted. Settles
         DONE with `position`, or OUT_OF_BOUNDS."""
+        want = SeekWant(Ticket(), offset, padding)
+        self._shared.wants.seeks.append(want)
+        self._downloads.seek_wanted()
+        self._wanting()
+        return want.ticket
 
     def cancel(self, ticket: Ticket) -> None:
         """Forget a want; it will not settle. Settled ones are ignored. What nobody else wants is
         cancelled at the peers."""
+        if not ticket.settled and self._shared.wants.cancel(ticket):
+            self._downloads.unwanted(ticket.block)
+
+    def _wanting(self) -> None:
+        if not self._shared.downloading:
+            # A want alone is a reason to download.
+            self._uploads.head_changed()
+
+    # -- what peers send -----------------------------------------------------------------------
+
+    def _receive_data(self, peer: Peer, message: Data) -> None:
+        flight = peer.flight(message.id)
+        if flight is None:
+            return  # cancelled meanwhile, or a push that we never allowed
+        self._downloads.answered(flight)
+        proof = message.proof
+        if proof.block is None and proof.upgrade is None and proof.hash is None:
+            self._receive_manifest(flight, message)
+            return
+        _check_answers(flight, proof)
+        block = proof.block
+        if block is not None:
+            statistics = self._shared.statistics
+            statistics.blocks_received += 1
+            statistics.bytes_received += len(block.value)
+            if self._have(block.index):
+                statistics.duplicate_blocks += 1
+                if proof.upgrade is None:
+                    return
+        manifest = self._manifest_for(message)
+        try:
+            batch = verify(
+                proof,
+                self._shared.head,
+                nodes=self._shared.nodes,
+                verifier=self._verify_by(manifest),
+            )
+        except OutdatedProof:
+            self._downloads.failed(flight)
+            return
+        except InvalidProof:
+            if not flight.promised or peer.broken_promises >= MAX_BROKEN_PROMISES:
+                raise
+            # The nodes it relies on are not here: answers came in another order than requests.
+            peer.broken_promises += 1
+            peer.trusted_order = False
+            self._downloads.failed(flight)
+            return
+        learned = manifest if batch.head is not None and self._shared.manifest is None else None
+        self._take(flight, batch, learned)
+
+    def _take(self, flight: Flight, batch: VerifiedBatch, manifest: Manifest | None) -> None:
+        """A proof is good: have it committed, and believe it from now on."""
+        shared = self._shared
+        commit = CommitBatch(batch, manifest, flight.peer.id)
+        shared.out.append(commit)
+        shared.nodes.add(batch.nodes)
+        if batch.hints and flight.seek is not None:
+            self._downloads.hints.add(batch.hints)
+        if manifest is not None:
+            shared.pending_manifest = manifest
+        if batch.head is not None:
+            shared.pending_head = batch.head
+        if batch.reorganises:
+            # Nothing else is verified until the store has dropped the old history.
+            self._reorganising = commit
+            self._downloads.paused = True
+            self._downloads.abandon_all()
+        if batch.block is not None:
+            self._downloads.received(flight, commit, len(batch.block[1]))
+
+    def _receive_manifest(self, flight: Flight, message: Data) -> None:
+        """An answer with the manifest alone, or with nothing."""
+        shared = self._shared
+        if flight.manifest and message.manifest is not None and shared.manifest is None:
+            shared.view.verifier(message.manifest)
+            self._take(flight, VerifiedBatch(None, ()), message.manifest)
+            if flight.block < 0 and flight.upgrade is None:
+                return
+        self._refused_by_peer(flight)
+
+    def _receive_no_data(self, peer: Peer, request_id: int) -> None:
+        flight = peer.flight(request_id)
+        if flight is not None:
+            self._downloads.answered(flight)
+            self._refused_by_peer(flight)
+
+    def _refused_by_peer(self, flight: Flight) -> None:
+        """The peer cannot answer: believe it, and ask somebody else."""
+        peer = flight.peer
+        if flight.block >= 0:
+            peer.announce(flight.block, flight.block + 1, False)
+        elif flight.seek is not None:
+            peer.seeks = False
+        else:
+            peer.upgrade_refused = True
+        self._downloads.failed(flight)
+
+    def _have(self, index: int) -> bool:
+        return index in self._downloads.pending or self._shared.view.bitfield.get(index)
+
+    def _manifest_for(self, message: Data) -> Manifest:
+        """Whose signatures count: the manifest we know, else the one sent along, else that of a
+        core older than manifests, whose key is the signer's."""
+        return self._shared.manifest or message.manifest or Manifest.default(self._shared.key)
+
+    def _verify_by(self, manifest: Manifest) -> Verifier:
+        if self._verifier is None or self._verifier[0] is not manifest:
+            self._verifier = manifest, self._shared.view.verifier(manifest)
+        return self._verifier[1]
 
     # -- what happened to the core -------------------------------------------------------------
 
     def committed(self, commit: CommitBatch) -> None:
         """The commit is in the store and the view shows it. In the order they were made."""
+        shared = self._shared
+        batch = commit.batch
+        shared.nodes.committed()
+        if commit.manifest is not None:
+            shared.pending_manifest = None
+            self._uploads.head_changed()
+        if batch.head is not None:
+            self._head_committed(commit)
+        if batch.block is not None:
+            index, value = batch.block
+            self._downloads.committed(index, len(value))
+            shared.wants.held(index)
+            self._uploads.blocks_added(index, index + 1)
+            self._ranges_due = True
+        elif batch.head is None:
+            self._downloads.seek_wanted()
+
+    def _head_committed(self, commit: CommitBatch) -> None:
+        shared = self._shared
+        batch = commit.batch
+        if shared.pending_head is batch.head:
+            shared.pending_head = None
+        if self._reorganising is commit:
+            self._reorganising = None
+            self._downloads.paused = self._paused_until is not None
+            shared.nodes.clear()
+            shared.wants.rewind(batch.truncate or 0, shared.head.length)
+            self._uploads.rewind()
+        self._told = shared.view.published
+        shared.wants.reach(shared.head.length)
+        shared.wants.upgraded()
+        self._uploads.head_changed()
+        self._downloads.log_changed()
 
     def refused(self, commit: CommitBatch, error: CorestoreError | OSError) -> None:
         """The commit could not be written (disk full ...). Wants of its block settle FAILED, and
         nothing is asked for a second; later commits that build on it must be refused as well."""
+        shared = self._shared
+        shared.nodes.clear()
+        shared.pending_head = shared.pending_manifest = None
+        self._reorganising = None
+        self._paused_until = shared.now + REFUSED_DELAY
+        self._downloads.paused = True
+        self._downloads.log_changed()
+        block = commit.batch.block
+        if block is not None:
+            self._downloads.committed(block[0], len(block[1]))
+            shared.wants.fail(block[0], error)
+            shared.wants.release((block[0],), shared.head.length)
 
     def published(self, head: Head) -> None:
-        """`view.published` is now *head*: tell the peers. Also after a truncation by us (then
-        with a higher fork)."""
+        """`view.published` is now *head*, or another process changed the core: tell the peers.
+        Also after a truncation by us (then with a higher fork)."""
+        shared = self._shared
+        before = self._told
+        self._told = head
+        if head.fork != before.fork or head.length < before.length:
+            shared.nodes.clear()
+            self._downloads.abandon_all()
+            shared.wants.rewind(head.length, shared.head.length)
+            self._uploads.rewind()
+            shared.wants.upgraded()
+        elif head.length > before.length:
+            if shared.view.writable:
+                self._uploads.blocks_added(before.length, head.length)
+            shared.wants.upgraded()
+        self._uploads.blocks_added(0, self._uploads.contiguous_length)
+        shared.wants.reach(shared.head.length)
+        shared.wants.check_all(shared.view.bitfield)
+        self._uploads.head_changed()
+        self._downloads.log_changed()
 
     def stored(self, start: int, end: int) -> None:
         """Blocks became held other than through `committed`: a local append, another process.
         The view shows them already. Settles who wanted them."""
+        self._uploads.blocks_added(start, end)
+        self._shared.wants.check_all(self._shared.view.bitfield)
 
     def cleared(self, start: int, end: int) -> None:
         """Blocks are no longer held (`core.clear`); peers are told."""
+        self._uploads.blocks_removed(start, end)
 
     def set_downloading(self, downloading: bool) -> None:
         """Whether we follow the log and say so to peers (initially True). When neither side
         downloads, Node peers close the channel."""
+        if downloading != self._shared.downloading:
+            self._shared.downloading = downloading
+            self._uploads.head_changed()
+            self._downloads.upgrade_wanted()
 
     # -- time and actions ----------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """The time of the last `WakeAt` has come (calling early or often is harmless)."""
+        shared = self._shared
+        shared.now = now
+        if self._wake_at is not None and now >= self._wake_at:
+            self._wake_at = None
+        if self._paused_until is not None and now >= self._paused_until:
+            self._paused_until = None
+            self._downloads.paused = self._reorganising is not None
+        self._uploads.tick()
+        self._downloads.tick(now)
 
     def actions(self, now: float) -> list[Action]:
         """Decide, and return what to do since the last call, in order. Costs what changed."""
+        shared = self._shared
+        shared.now = now
+        if self._ranges_due:
+            self._ranges_due = False
+            shared.wants.check_ranges(shared.view.bitfield)
+        self._uploads.flush()
+        self._downloads.schedule()
+        if shared.wants.upgrades:
+            self._settle_upgrades()
+        if self._wake_at is None and self._needs_time():
+            self._wake_at = now + TICK
+            shared.out.append(WakeAt(self._wake_at))
+        return shared.take_actions()
+
+    def _needs_time(self) -> bool:
+        return (
+            self._paused_until is not None
+            or bool(self._shared.wants.upgrades)
+            or self._uploads.waiting
+            or self._downloads.waiting
+        )
+
+    def _settle_upgrades(self) -> None:
+        """End upgrade wants that no peer can be expected to fulfil."""
+        shared = self._shared
+        hopeful = shared.pending_head is not None or (
+            not shared.view.writable
+            and any(self._may_lengthen(peer) for peer in shared.peers.values())
+        )
+        waiting = []
+        for want in shared.wants.upgrades:
+            if want.since is None:
+                want.since = shared.now
+            if hopeful and shared.now - want.since < UPGRADE_PATIENCE:
+                waiting.append(want)
+            else:
+                want.ticket.settled = True
+                shared.out.append(Settle(want.ticket, Outcome.UNCHANGED))
+        shared.wants.upgrades = waiting
+
+    def _may_lengthen(self, peer: Peer) -> bool:
+        """Whether the peer has not answered yet, or has more than we have."""
+        head = self._shared.head
+        if not peer.synced:
+            return True
+        if peer.upgrade_refused or not peer.length:
+            return False
+        if peer.fork != head.fork:
+            return peer.fork > head.fork
+        return peer.length > head.length and (peer.can_upgrade or peer.acknowledged != head.length)
 
     # -- facts ---------------------------------------------------------------------------------
 
     def statistics(self) -> ReplicationStatistics:
         """Counters, and one entry per peer."""
+        peers = [peer.statistics() for peer in self._shared.peers.values()]
+        return replace(self._shared.statistics, peers=peers)
 
     @property
     def remote_length(self) -> int:
         """The greatest length any peer on our fork has told; a hint, not truth."""
+        fork = self._shared.head.fork
+        peers = self._shared.peers.values()
+        return max((peer.length for peer in peers if peer.fork == fork), default=0)
 
     def peer_has(self, peer: PeerId, start: int, end: int) -> bool:
         """Whether the peer has announced all blocks `start..end`."""
+        known = self._shared.peers.get(peer)
+        return known is not None and known.blocks.has_all(start, end)
+
+
+def _check_answers(flight: Flight, proof: Proof) -> None:
+    """Whether a proof holds what was asked for. Raises RemoteProtocolError."""
+    if proof.fork != flight.fork:
+        raise RemoteProtocolError(f"an answer of fork {proof.fork}, asked was {flight.fork}")
+    if (proof.block.index if proof.block is not None else -1) != flight.block:
+        raise RemoteProtocolError("an answer with another block than asked for")
+    if (proof.hash.index if proof.hash is not None else -1) != flight.hash:
+        raise RemoteProtocolError("an answer with another node than asked for")
+    if (proof.upgrade is not None) != (flight.upgrade is not None):
+        raise RemoteProtocolError("an answer with an upgrade that was not asked for, or without")
+    if proof.seek is not None and (flight.seek is None or proof.seek.offset != flight.seek.offset):
+        raise RemoteProtocolError("an answer with another position than asked for")

@@ -1,0 +1,548 @@
+"""The fetching half of a machine: which peer is asked for what, and what was asked of whom.
+
+Whom to ask is decided in `schedule`, once per drain, in this order: which blocks peers have, an
+upgrade, byte positions, blocks that are late elsewhere, single blocks, ranges. Each step looks only
+at what an input has marked: peers with room are *hungry*, and stop being so when they are full or
+have nothing that is wanted.
+
+A proof is asked for as many levels of the tree as lead to a node we know. Blocks of a range are
+handed out in runs to one peer, and the proof of a block under way counts as known for the next
+request to the same peer: answers come in the order of requests, as a rule. Without this every block
+of a window carries the path to the top again, ten and more hashes instead of one or two. If a peer
+answers in another order after all, the proof that cannot be joined yet is asked for again in full,
+and the peer is not trusted with order any more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from corestore.replication.actions import Outcome, Settle
+from corestore.replication.messages import Cancel, RequestMessage, Want
+from corestore.replication.peer import GREATEST_WINDOW, URGENT_WINDOW, Flight
+from corestore.tree.seek import Position, seek
+from corestore.tree.types import BlockRequest, HashRequest, Request, SeekRequest, UpgradeRequest
+from corestore.tree.verify import NodeOverlay
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from corestore.replication.actions import CommitBatch
+    from corestore.replication.peer import Peer
+    from corestore.replication.shared import Shared
+    from corestore.replication.wants import BlockWant, SeekWant
+
+# Blocks that are verified and not yet committed; the driver is behind then.
+MAX_PENDING_BLOCKS: Final = 8192
+MAX_PENDING_BYTES: Final = 8 << 20
+# How many blocks in a row go to one peer before the next one gets some.
+RUN_BLOCKS: Final = 16
+# A window is filled up again when so many of its places are free, at the latest.
+REFILL_BLOCKS: Final = 32
+# One want covers a page of so many blocks; of a longer log than this many pages, the rest is
+# downloaded only from peers that announce it unasked.
+PAGE_BLOCKS: Final = 1 << 21
+MAX_PAGES: Final = 4096
+# Single blocks that no peer has room for, looked at per drain.
+MAX_DEFERRED: Final = 256
+# Sizes of blocks are learned; until then they are taken for large ones.
+FIRST_BLOCK_BYTES: Final = 65536.0
+_SMOOTHING: Final = 0.05
+
+
+class Downloads:
+    """Asks for what is wanted, for one core.
+
+    Attributes:
+      in_flight: requests under way for each block; more than one if the first is late.
+      pending: blocks that are verified and not yet committed.
+      upgrade: the one upgrade under way.
+      paused: nothing is asked for while it is set.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self.in_flight: dict[int, list[Flight]] = {}
+        self.pending: dict[int, CommitBatch] = {}
+        self.upgrade: Flight | None = None
+        self.paused = False
+        self.hints = NodeOverlay(shared.nodes)
+        self._pending_bytes = 0
+        self._block_bytes = FIRST_BLOCK_BYTES
+        self._hungry: dict[Peer, None] = {}
+        self._late: dict[int, None] = {}
+        # Pages of the log in which anything was ever wanted.
+        self._pages: set[int] = set()
+        self._pages_due = False
+        self._upgrade_due = False
+        self._seeks_due = False
+        self._urgent_due = False
+
+    # -- what changed ----------------------------------------------------------------------------
+
+    def block_wanted(self, index: int) -> None:
+        """A single block is wanted."""
+        self._urgent_due = True
+        self._page_wanted(index // PAGE_BLOCKS)
+
+    def range_wanted(self, start: int, end: int | None) -> None:
+        """Blocks of a range are wanted."""
+        self.all_hungry()
+        if end is not None:
+            for page in range(start // PAGE_BLOCKS, min(-(-end // PAGE_BLOCKS), MAX_PAGES)):
+                self._page_wanted(page)
+        else:
+            self._pages_due = True
+
+    def seek_wanted(self) -> None:
+        """A byte position is wanted."""
+        self._seeks_due = self._pages_due = True
+
+    def upgrade_wanted(self) -> None:
+        """Somebody waits for the log to grow."""
+        self._upgrade_due = True
+
+    def _page_wanted(self, page: int) -> None:
+        if page not in self._pages and len(self._pages) < MAX_PAGES:
+            self._pages.add(page)
+            self._pages_due = True
+
+    def log_changed(self) -> None:
+        """Our head is another one."""
+        self._upgrade_due = self._seeks_due = self._pages_due = self._urgent_due = True
+        self.all_hungry()
+
+    def peer_changed(self, peer: Peer) -> None:
+        """A peer is new, or told its state."""
+        self._upgrade_due = self._pages_due = self._seeks_due = True
+        self._hungry[peer] = None
+
+    def announced(self, peer: Peer, start: int, end: int) -> None:
+        """A peer has more blocks."""
+        wants = self._shared.wants
+        if wants:
+            wants.announced(peer.id, start, end, self._shared.head.length)
+            self._hungry[peer] = None
+            self._seeks_due = True
+
+    def all_hungry(self) -> None:
+        """Every peer may have something to do."""
+        self._hungry.update(dict.fromkeys(self._shared.peers.values()))
+
+    def claimed(self, index: int) -> bool:
+        """Whether a block is under way or being written."""
+        return index in self.in_flight or index in self.pending
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any peer owes us an answer."""
+        return any(peer.flights or peer.late for peer in self._shared.peers.values())
+
+    # -- flights that end ------------------------------------------------------------------------
+
+    def answered(self, flight: Flight) -> None:
+        """The answer has come; whatever it says, the request is over."""
+        peer = flight.peer
+        peer.answered(flight, self._shared.now)
+        peer.forget(flight)
+        self._end(flight)
+        room = peer.room(self._block_bytes)
+        if room >= REFILL_BLOCKS or 4 * room >= peer.window:
+            self._hungry[peer] = None
+
+    def received(self, flight: Flight, commit: CommitBatch, size: int) -> None:
+        """A block was verified: it is pending until it is committed, and nobody else is asked."""
+        self._block_bytes += (size - self._block_bytes) * _SMOOTHING
+        self._pending_bytes += size
+        self.pending[flight.block] = commit
+        for other in self.in_flight.pop(flight.block, ()):
+            self.abandon(other)
+        self._late.pop(flight.block, None)
+
+    def committed(self, index: int, size: int) -> None:
+        """A pending block is in the store, or was refused by it."""
+        self.pending.pop(index, None)
+        self._pending_bytes -= size
+
+    def failed(self, flight: Flight) -> None:
+        """The answer did not bring what was asked for: ask again."""
+        if flight.block >= 0 and flight.block not in self.in_flight:
+            self._release([flight.block])
+
+    def abandon(self, flight: Flight) -> None:
+        """Nobody wants the answer any more."""
+        flight.peer.forget(flight)
+        self._shared.send(flight.peer, Cancel(flight.id))
+        self._end(flight)
+
+    def abandon_all(self) -> None:
+        """Nothing that is under way is of use: the log has another history now."""
+        for peer in self._shared.peers.values():
+            for flight in (*peer.flights.values(), *peer.late.values()):
+                self.abandon(flight)
+            peer.promises.clear()
+        self.in_flight.clear()
+        self._late.clear()
+        self.hints.clear()
+
+    def forget_peer(self, peer: Peer) -> None:
+        """A peer has gone, with what it owes."""
+        blocks = []
+        for flight in (*peer.flights.values(), *peer.late.values()):
+            self._end(flight)
+            if flight.block >= 0 and flight.block not in self.in_flight:
+                blocks.append(flight.block)
+        self._hungry.pop(peer, None)
+        self._upgrade_due = True
+        self._shared.wants.forget_peer(peer.id)
+        self._release(blocks)
+
+    def unwanted(self, block: int) -> None:
+        """The want of a block, or of a range (-1), was cancelled: cancel what served no other."""
+        wanted = self._shared.wants.wanted
+        blocks = list(self.in_flight) if block < 0 else [block]
+        for index in blocks:
+            if index in self.in_flight and not wanted(index):
+                for flight in self.in_flight[index].copy():
+                    if flight.upgrade is None:
+                        self.abandon(flight)
+
+    def _end(self, flight: Flight) -> None:
+        """Take a flight out of the tables here."""
+        if flight is self.upgrade:
+            self.upgrade = None
+            self._upgrade_due = True
+        if flight.seek is not None:
+            flight.seek.waiting = False
+            self._seeks_due = True
+        flights = self.in_flight.get(flight.block)
+        if flights is not None and flight in flights:
+            flights.remove(flight)
+            if not flights:
+                del self.in_flight[flight.block]
+                self._late.pop(flight.block, None)
+
+    def _release(self, blocks: Iterable[int]) -> None:
+        free = sorted(index for index in blocks if not self.claimed(index))
+        if free:
+            self._shared.wants.release(free, self._shared.head.length)
+            self.all_hungry()
+
+    def tick(self, now: float) -> None:
+        """Find out who is late, and let others be asked."""
+        for peer in self._shared.peers.values():
+            for flight in peer.overdue(now):
+                self._shared.statistics.requests_late += 1
+                if flight.block >= 0:
+                    self._late[flight.block] = None
+                if flight is self.upgrade:
+                    # It may still come; until then somebody else is asked.
+                    self.upgrade = None
+                    self._upgrade_due = True
+            for flight in peer.hopeless(now):
+                self.abandon(flight)
+                self.failed(flight)
+        if self._late:
+            self.all_hungry()
+
+    # -- the schedule ----------------------------------------------------------------------------
+
+    def schedule(self) -> None:
+        """Ask for what can be asked for now."""
+        if self.paused or not self._shared.peers:
+            return
+        if self._upgrade_due:
+            self._upgrade_due = False
+            self._ask_upgrade()
+        wants = self._shared.wants
+        if self._pages_due:
+            self._pages_due = False
+            if wants:
+                self._ask_pages()
+        if self._seeks_due:
+            self._seeks_due = False
+            for want in wants.seeks.copy():
+                self._ask_seek(want)
+        if len(self.pending) >= MAX_PENDING_BLOCKS or self._pending_bytes >= MAX_PENDING_BYTES:
+            return
+        if self._late and self._hungry:
+            self._ask_late()
+        if wants.urgent_waiting and (self._urgent_due or self._hungry):
+            self._urgent_due = False
+            self._ask_urgent()
+        if self._hungry:
+            if wants.ranges:
+                self._ask_ranges()
+            self._hungry.clear()
+
+    # -- upgrades --------------------------------------------------------------------------------
+
+    def _ask_upgrade(self) -> None:
+        shared = self._shared
+        view = shared.view
+        if self.upgrade is not None or shared.pending_head is not None or view.writable:
+            return
+        if not (shared.downloading or shared.wants or shared.wants.upgrades):
+            return
+        best: tuple[int, int, bool, float] | None = None
+        chosen = None
+        for peer in shared.peers.values():
+            if not self.can_ask_upgrade(peer) or any(f.upgrade for f in peer.late.values()):
+                continue
+            rank = peer.fork, peer.length, not peer.stalled, -peer.estimate()
+            if best is None or rank > best:
+                best, chosen = rank, peer
+        if chosen is not None:
+            self._send_upgrade(chosen)
+        elif shared.manifest is None:
+            self._ask_manifest()
+
+    def can_ask_upgrade(self, peer: Peer) -> bool:
+        """Whether the peer says that it can lengthen our log, or has a newer history."""
+        head = self._shared.head
+        if not (peer.synced and peer.uploading and peer.length) or peer.upgrade_refused:
+            return False
+        if peer.fork != head.fork:
+            return peer.fork > head.fork
+        return peer.can_upgrade and peer.length > head.length == peer.acknowledged
+
+    def _send_upgrade(self, peer: Peer) -> None:
+        shared = self._shared
+        head = shared.head
+        start = head.length if peer.fork == head.fork else 0
+        index = self._block_beyond(peer, start) if peer.fork == head.fork else -1
+        flight = Flight(
+            peer.take_id(),
+            peer,
+            shared.now,
+            peer.fork,
+            block=index,
+            upgrade=(start, peer.length - start),
+            manifest=shared.manifest is None,
+        )
+        self.upgrade = flight
+        self._launch(flight)
+
+    def _ask_manifest(self) -> None:
+        """Get at least the manifest: from it other keys may derive, before there is any block."""
+        shared = self._shared
+        for peer in shared.peers.values():
+            if peer.serves(peer.fork) and peer.has_manifest and not peer.upgrade_refused:
+                flight = Flight(peer.take_id(), peer, shared.now, peer.fork, manifest=True)
+                self.upgrade = flight
+                self._launch(flight)
+                return
+
+    def _block_beyond(self, peer: Peer, start: int) -> int:
+        """A block from *start* on to ask for together with the upgrade: it saves a round trip."""
+        wants = self._shared.wants
+        index = wants.first_beyond()
+        if index is not None and start <= index < peer.length and peer.blocks.get(index):
+            return index
+        for want in wants.ranges:
+            if want.blocks is None and want.start <= start <= want.low:
+                index = want.low
+                if (
+                    index < peer.length
+                    and want.contains(index)
+                    and peer.blocks.get(index)
+                    and not self.claimed(index)
+                ):
+                    return index
+        return -1
+
+    # -- which blocks peers have -----------------------------------------------------------------
+
+    def _ask_pages(self) -> None:
+        """Ask peers, once, about every page in which something is wanted."""
+        shared = self._shared
+        length = shared.head.length
+        if shared.wants.seeks or any(want.end is None for want in shared.wants.ranges):
+            low = 0 if shared.wants.seeks else min(want.low for want in shared.wants.ranges)
+            for page in range(low // PAGE_BLOCKS, min(-(-length // PAGE_BLOCKS), MAX_PAGES)):
+                self._page_wanted(page)
+            self._pages_due = False
+        for peer in shared.peers.values():
+            if not peer.serves(shared.head.fork):
+                continue
+            theirs = peer.blocks.contiguous_length
+            for page in sorted(self._pages - peer.pages):
+                end = min((page + 1) * PAGE_BLOCKS, length)
+                if page * PAGE_BLOCKS < end and theirs < end:
+                    peer.pages.add(page)
+                    shared.send(peer, Want(page * PAGE_BLOCKS, PAGE_BLOCKS))
+
+    # -- positions -------------------------------------------------------------------------------
+
+    def _ask_seek(self, want: SeekWant) -> None:
+        shared = self._shared
+        if want.waiting:
+            return
+        try:
+            found = seek(want.offset, shared.head, nodes=self.hints, padding=want.padding)
+        except ValueError:
+            self._settle_seek(want, Outcome.OUT_OF_BOUNDS, None)
+            return
+        if isinstance(found, Position):
+            self._settle_seek(want, Outcome.DONE, (found.index, found.offset))
+            return
+        best = None
+        for peer in shared.peers.values():
+            if peer.serves(shared.head.fork) and peer.seeks:
+                index = peer.blocks.first(True, found.start, found.end)
+                if index is not None and (best is None or self._better(peer, best[0])):
+                    best = peer, index
+        if best is not None:
+            peer, index = best
+            hash_request, seek_request = found.requests(index, want.offset, want.padding)
+            want.waiting = True
+            flight = Flight(
+                peer.take_id(), peer, shared.now, shared.head.fork, seek=want, hash=2 * index
+            )
+            self._launch(flight, hash_request, seek_request)
+
+    def _settle_seek(
+        self, want: SeekWant, outcome: Outcome, position: tuple[int, int] | None
+    ) -> None:
+        self._shared.wants.seeks.remove(want)
+        want.ticket.settled = True
+        self._shared.out.append(Settle(want.ticket, outcome, position))
+        if not self._shared.wants.seeks:
+            self.hints.clear()
+
+    # -- blocks ----------------------------------------------------------------------------------
+
+    def _better(self, peer: Peer, other: Peer) -> bool:
+        """Whether *peer* would answer sooner than *other*; the seed decides between equals."""
+        if peer.stalled != other.stalled:
+            return other.stalled
+        one, two = peer.estimate(), other.estimate()
+        if one == two:
+            return self._shared.rng.random() < 0.5
+        return one < two
+
+    def _choose(self, index: int, limit: int) -> tuple[Peer | None, bool]:
+        """The best peer to ask for a block, and whether any has it at all."""
+        fork = self._shared.head.fork
+        best: Peer | None = None
+        known = False
+        for peer in self._shared.peers.values():
+            if peer.blocks.get(index) and peer.serves(fork):
+                known = True
+                if peer.in_flight < limit and (best is None or self._better(peer, best)):
+                    best = peer
+        return best, known
+
+    def _ask_late(self) -> None:
+        fork = self._shared.head.fork
+        for index in list(self._late):
+            flights = self.in_flight[index]
+            asked = [flight.peer for flight in flights]
+            best: Peer | None = None
+            for peer in self._shared.peers.values():
+                if (
+                    peer not in asked
+                    and peer.blocks.get(index)
+                    and peer.serves(fork)
+                    and peer.room(self._block_bytes) > 0
+                    and (best is None or self._better(peer, best))
+                ):
+                    best = peer
+            if best is not None:
+                del self._late[index]
+                self._ask_block(best, index)
+
+    def _ask_urgent(self) -> None:
+        wants = self._shared.wants
+        deferred: list[BlockWant] = []
+        for want in wants.urgent(self.claimed):
+            peer, known = self._choose(want.index, URGENT_WINDOW)
+            if peer is not None:
+                self._ask_block(peer, want.index, want.priority)
+            elif known:
+                deferred.append(want)
+                if len(deferred) >= MAX_DEFERRED:
+                    break
+            else:
+                wants.park(want)
+        wants.defer(deferred, self._shared.head.length)
+
+    def _ask_ranges(self) -> None:
+        fork = self._shared.head.fork
+        peers = [peer for peer in self._hungry if peer.serves(fork)]
+        if len(peers) > 1:
+            peers.sort(key=lambda peer: peer.estimate())
+        while peers:
+            again = []
+            for peer in peers:
+                room = peer.room(self._block_bytes)
+                if room > 0 and self._fill(peer, min(room, RUN_BLOCKS)) and room > RUN_BLOCKS:
+                    again.append(peer)
+            peers = again
+
+    def _fill(self, peer: Peer, count: int) -> bool:
+        """Ask a peer for the next blocks of the ranges; whether there were as many as that."""
+        shared = self._shared
+        length = shared.head.length
+        held = shared.view.bitfield
+        claimed = self.in_flight, self.pending
+        for want in shared.wants.ranges:
+            if want.low < want.limit(length):
+                for index in want.take(peer, count, length, held, claimed):
+                    self._ask_block(peer, index)
+                    count -= 1
+                if not count:
+                    return True
+        return False
+
+    def _ask_block(self, peer: Peer, index: int, priority: int = 0) -> None:
+        shared = self._shared
+        flight = Flight(peer.take_id(), peer, shared.now, shared.head.fork, block=index)
+        self._set_levels(flight)
+        self._launch(flight, priority=priority)
+
+    def _set_levels(self, flight: Flight) -> None:
+        """How far up the proof must reach, and what it promises to later ones."""
+        shared = self._shared
+        end = 2 * shared.head.length
+        index, bit = 2 * flight.block, 2
+        promises = flight.peer.promises
+        node = shared.nodes.node
+        levels = 0
+        # `index + bit > end` iff the node's span contains `end`, or it is beyond.
+        while index + (bit >> 1) <= end:
+            if index in promises:
+                flight.promised = True
+                break
+            if node(index) is not None:
+                break
+            levels += 1
+            index = (index | (bit >> 1)) & ~bit
+            bit <<= 1
+        flight.levels = levels
+        if flight.peer.trusted_order:
+            index, bit = 2 * flight.block, 2
+            for _ in range(levels):
+                promises[index ^ bit] = flight
+                index = (index | (bit >> 1)) & ~bit
+                bit <<= 1
+
+    def _launch(
+        self,
+        flight: Flight,
+        hash_request: HashRequest | None = None,
+        seek_request: SeekRequest | None = None,
+        priority: int = 0,
+    ) -> None:
+        peer = flight.peer
+        peer.flights[flight.id] = flight
+        block = None
+        if flight.block >= 0:
+            block = BlockRequest(flight.block, flight.levels)
+            self.in_flight.setdefault(flight.block, []).append(flight)
+        upgrade = None if flight.upgrade is None else UpgradeRequest(*flight.upgrade)
+        request = Request(flight.fork, block, hash_request, seek_request, upgrade)
+        self._shared.send(peer, RequestMessage(flight.id, request, flight.manifest, priority))
+
+
+assert REFILL_BLOCKS < GREATEST_WINDOW
