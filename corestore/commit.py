@@ -9,19 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from corestore.tree.types import StoredBlock
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from corestore.tree.types import Head, Node
 
-
-@dataclass(frozen=True, slots=True)
-class StoredBlock:
-    """A block to write: its index, where its bytes start in the log, and the bytes."""
-
-    index: int
-    byte_offset: int
-    data: bytes | memoryview
+__all__ = ["Commit", "Run", "StoredBlock"]
 
 
 class Run(NamedTuple):

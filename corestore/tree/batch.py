@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from corestore import crypto
-from corestore.commit import StoredBlock
 from corestore.tree import flat
-from corestore.tree.types import Head, Node, NodeNotAvailable
+from corestore.tree.types import Head, Node, NodeNotAvailable, StoredBlock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

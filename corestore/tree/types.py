@@ -68,6 +68,15 @@ EMPTY_HEAD = Head()
 
 
 @dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """A block to write: its index, where its bytes start in the log, and the bytes."""
+
+    index: int
+    byte_offset: int
+    data: bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
 class Prologue:
     """What a log starts from: its first *length* blocks have this tree *hash*, signed or not."""
 
