@@ -71,6 +71,7 @@ from corestore.manifest import Manifest, Prologue, Signer, manifest_key
 from corestore.manifest import derive as derive_manifest
 from corestore.state import MAX_BLOCK_BYTES
 from corestore.store import CoreOpened, Corestore, Namespace, StoreStatistics, open
+from corestore.swarm import DialInfo, PeerInfo, Swarm, open_swarm
 from corestore.transaction import Transaction
 from corestore.tree import Head, Node, hash_leaves
 
@@ -86,6 +87,7 @@ __all__ = [
     "Corestore",
     "CorestoreError",
     "DecodeError",
+    "DialInfo",
     "DiscoveryKey",
     "Downloaded",
     "ForkConflict",
@@ -105,6 +107,7 @@ __all__ = [
     "Node",
     "NotWritable",
     "PeerAdded",
+    "PeerInfo",
     "PeerRemoved",
     "Position",
     "Prologue",
@@ -120,6 +123,7 @@ __all__ = [
     "StorageLocked",
     "StoreStatistics",
     "Subscription",
+    "Swarm",
     "SyncPolicy",
     "Transaction",
     "Truncated",
@@ -129,4 +133,5 @@ __all__ = [
     "hash_leaves",
     "manifest_key",
     "open",
+    "open_swarm",
 ]

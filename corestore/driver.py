@@ -90,6 +90,10 @@ class LinkHandle(Protocol):
         """Offer the peer to talk about this core; nothing if that was done already."""
         ...
 
+    def stop(self, reason: Exception) -> None:
+        """End the link."""
+        ...
+
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
@@ -209,9 +213,12 @@ class Driver:
         state.handles += 1
         if state.handles == 1:
             state.replicator.set_downloading(True)
-            for link in tuple(self.links):
-                link.open_channel(state)
+            self._offer(state)
             self.drain(state)
+
+    def _offer(self, state: CoreState) -> None:
+        for link in tuple(self.links):
+            link.open_channel(state)
 
     def remove_handle(self, state: CoreState) -> None:
         """A handle was closed; after the last one the core is only served."""
@@ -333,6 +340,9 @@ class Driver:
           OSError, CorestoreError: what was fetched could not be stored.
         """
         waiter = self._waiters[ticket] = _Waiter(trio.Event())
+        if not state.peers:
+            # A peer that had closed the channel, or did not know the core then, may serve it now.
+            self._offer(state)
         self.drain(state)
         try:
             await waiter.event.wait()
@@ -391,6 +401,8 @@ class Driver:
         if self.closed:
             return
         self.closed = True
+        for link in tuple(self.links):
+            link.stop(trio.ClosedResourceError("the store was closed"))
         for state in self.states.values():
             state.events.close()
         self.storage.close()

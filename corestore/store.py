@@ -7,9 +7,9 @@ readers know cores by key.
 
 from __future__ import annotations
 
-import os
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -28,12 +28,15 @@ from corestore.keys import (
     derive_key_pair,
     derive_namespace,
 )
+from corestore.link import Link
 from corestore.manifest import Manifest, manifest_key
 from corestore.storage.base import CoreRecord
+from corestore.storage.disk import DiskStorage
 from corestore.storage.memory import MemoryStorage
 from corestore.transaction import Transaction
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from corestore.events import Subscription
@@ -129,13 +132,16 @@ class Namespace:
 class Corestore(Namespace):
     """An open store. Made by `corestore.open`; as a `Namespace` it is the root one."""
 
-    def __init__(self, storage: Storage, policy: SyncPolicy) -> None:
+    def __init__(self, storage: Storage, policy: SyncPolicy, path: Path | None) -> None:
         super().__init__(self, ROOT_NAMESPACE)
         self._storage = storage
         self._driver = Driver(storage, policy, self._find_key_pair)
         self._events: Broadcast[CoreOpened] = Broadcast()
         # Where the key pairs come from that this store has handed out, by public key.
         self._notes: dict[bytes, bytes] = {}
+        # Not derived from the primary key: a peer cannot tell that two sessions are one store.
+        self._session_key_pair = KeyPair.generate()
+        self.path = path
 
     # -- keys -------------------------------------------------------------------------------------
 
@@ -253,6 +259,39 @@ class Corestore(Namespace):
 
     # -- peers ------------------------------------------------------------------------------------
 
+    async def replicate(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        initiator: bool,
+        key_pair: KeyPair | None = None,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Replicate all cores, those opened later too, with the peer at the other end of *stream*.
+
+        Runs until the stream ends or is broken, and closes it. Exactly one side is the *initiator*
+        (of the handshake): with TCP the one that dialled. A peer that breaks the rules is dropped,
+        which is logged and ends this like any other end. Cores that only one side knows are not
+        spoken of; keys are never sent. To attach one peer twice is wasteful and does no harm.
+
+        Args:
+          key_pair: what we prove to the peer to be; the store's own for this session by default.
+          task_status: started when the handshake is done, or at the latest at the end.
+        """
+        link = self.link(stream, initiator=initiator, key_pair=key_pair)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            await link.wait_established()
+            task_status.started()
+
+    def link(
+        self, stream: trio.abc.Stream, *, initiator: bool, key_pair: KeyPair | None = None
+    ) -> Link:
+        """What `replicate` runs, not yet running: for those who keep count of their links."""
+        return Link(
+            self._driver, stream, initiator=initiator, key_pair=key_pair or self._session_key_pair
+        )
+
     @contextmanager
     def finding_peers(self) -> Iterator[None]:
         """While held, peers are being looked for, and every core's `update` waits for them."""
@@ -301,8 +340,7 @@ async def open(
       StorageError: it holds a store this version cannot use, or a damaged one.
     """
     policy = SyncPolicy(sync)
-    storage = _open_storage(path)
-    store = Corestore(storage, policy)
+    store = _open_store(path, policy)
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -320,12 +358,11 @@ async def open(
         raise failure
 
 
-def _open_storage(path: str | os.PathLike[str] | None) -> Storage:
+def _open_store(path: str | os.PathLike[str] | None, policy: SyncPolicy) -> Corestore:
     if path is None:
-        return MemoryStorage()
-    from corestore.storage.disk import DiskStorage
-
-    return DiskStorage(os.path.expanduser(path))
+        return Corestore(MemoryStorage(), policy, None)
+    folder = Path(path).expanduser()
+    return Corestore(DiskStorage(folder), policy, folder)
 
 
 def _record(key: Key | None, manifest: Manifest | None, key_pair: KeyPair | None) -> CoreRecord:

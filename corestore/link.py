@@ -1,0 +1,416 @@
+"""Drives the machines of a store over one encrypted stream: a reader, a writer, and the bounds.
+
+The reader takes what arrives to the machines, the writer sends what they say. Blocks to upload are
+read only when there is room to send them: a queue of requests costs a few bytes each, a queue of
+blocks does not exist. Both give other tasks a turn after about a millisecond of work.
+
+Two peers that wait for each other to read would wait for ever. So the reader never waits for the
+writer: what it cannot answer yet it queues, and a peer that makes the queues grow beyond their
+bounds is dropped. It does wait for the disk, which is how a fast peer is slowed down.
+
+Format: hypercore 11 and corestore 7, how many cores share one stream; corestore/PROTOCOL.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from corestore.errors import CorestoreError, LimitExceeded, RemoteProtocolError
+from corestore.keys import DiscoveryKey
+from corestore.replication import messages
+from corestore.wire.mux import ChannelClosed, ChannelMessage, ChannelOpened, Mux, RemoteOpen
+from corestore.wire.secretstream import (
+    KEEPALIVE_SECONDS,
+    HandshakeDone,
+    MessageReceived,
+    SecureStream,
+)
+
+if TYPE_CHECKING:
+    from corestore.driver import Driver
+    from corestore.keys import KeyPair
+    from corestore.replication.machine import PeerId
+    from corestore.replication.messages import Message, RequestMessage
+    from corestore.state import CoreState
+    from corestore.wire.mux import Channel, MuxEvent
+
+logger: Final = logging.getLogger("corestore")
+
+HANDSHAKE_SECONDS: Final = 10
+# What is read, and what is gathered before it is written, at once.
+CHUNK_BYTES: Final = 256 << 10
+# After this much work other tasks get a turn.
+SLICE_SECONDS: Final = 0.001
+# Requests of a peer that wait to be answered, over all its cores. Node has at most 512 in flight
+# for a core.
+MAX_QUEUED_REQUESTS: Final = 1 << 16
+# Small messages for a peer that does not read: state, announcements, bitfields.
+MAX_UNSENT_BYTES: Final = 16 << 20
+# How long a core is not offered again to a peer that said it does not have it.
+OFFER_AGAIN_SECONDS: Final = 5.0
+
+
+class _Channel:
+    """One core's channel on a link: the `Port` of its machine."""
+
+    __slots__ = ("channel", "closed_at", "link", "peer", "state")
+
+    def __init__(self, link: Link, state: CoreState) -> None:
+        self.link = link
+        self.state = state
+        self.channel: Channel | None = None
+        # Set while the channel is open both ways.
+        self.peer: PeerId | None = None
+        self.closed_at = 0.0
+
+    @property
+    def remote_public_key(self) -> bytes:
+        return self.link.remote_public_key
+
+    def send(self, message: Message) -> None:
+        self.link._send(self, message)
+
+    def serve(self, request: RequestMessage) -> None:
+        self.link._serve(self, request)
+
+    def close(self) -> None:
+        if self.channel is not None:
+            self.channel.close()
+            self.link._closed(self)
+
+    def drop(self, reason: CorestoreError) -> None:
+        self.link.stop(reason)
+
+
+class Link:
+    """One stream to one peer. `run` does everything.
+
+    *only* restricts it to one core; otherwise every open core is offered, and every core the peer
+    asks for is looked up in the store.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        stream: trio.abc.Stream,
+        *,
+        initiator: bool,
+        key_pair: KeyPair,
+        only: CoreState | None = None,
+    ) -> None:
+        self.remote_public_key = b""
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        # Why we dropped the peer, if we did.
+        self.failure: Exception | None = None
+        self.initiator = initiator
+        # Whether the handshake is done.
+        self.established = False
+        self._driver = driver
+        self._stream = stream
+        self._only = only
+        self._secure = SecureStream(initiator, key_pair)
+        self._mux = Mux()
+        self._handshake_hash = b""
+        self._by_core: dict[DiscoveryKey, _Channel] = {}
+        self._by_channel: dict[Channel, _Channel] = {}
+        self._requests: deque[tuple[_Channel, RequestMessage]] = deque()
+        self._unsent = 0
+        self._wake = trio.Event()
+        self._scope = trio.CancelScope()
+        # The handshake is done, or the link has ended.
+        self._settled = trio.Event()
+
+    @property
+    def cores(self) -> list[DiscoveryKey]:
+        """The cores whose channels are open."""
+        return [core for core, channel in self._by_core.items() if channel.peer is not None]
+
+    async def run(self) -> None:
+        """Replicate until the stream ends, the peer is dropped, or this is cancelled.
+
+        The stream is closed then. A peer that breaks the rules is a line in the log and
+        `failure`, not an exception.
+        """
+        self._driver.links.add(self)
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    await self._read()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._driver.links.discard(self)
+            self._settled.set()
+            for channel in list(self._by_core.values()):
+                self._closed(channel)
+            # Forcefully: what could be said at the end of the stream, nobody waits for.
+            await trio.aclose_forcefully(self._stream)
+
+    async def wait_established(self) -> bool:
+        """Wait for the handshake; False if the link ended without one."""
+        await self._settled.wait()
+        return self.established
+
+    def stop(self, reason: Exception) -> None:
+        """End the link because of *reason*, which the log tells. Does not wait."""
+        if self._scope.cancel_called:
+            return
+        self.failure = reason
+        peer = self.remote_public_key.hex()[:16] or "before its handshake"
+        if isinstance(reason, CorestoreError):
+            logger.warning("dropped a peer (%s): %s", peer, reason)
+        else:
+            logger.info("lost a peer (%s): %s", peer, reason or type(reason).__name__)
+        self._scope.cancel()
+
+    # -- channels ---------------------------------------------------------------------------------
+
+    def open_channel(self, state: CoreState) -> None:
+        """Offer the peer to talk about this core; nothing if that was done a moment ago."""
+        if not self.established or (self._only is not None and state is not self._only):
+            return
+        channel = self._by_core.get(state.discovery_key)
+        if channel is not None:
+            if channel.channel is not None:
+                return
+            if trio.current_time() < channel.closed_at + OFFER_AGAIN_SECONDS:
+                return
+        self._open(state)
+        self._handle_events(self._mux.events())
+        self._wake.set()
+
+    def _open(self, state: CoreState) -> None:
+        proof = messages.capability(state.key, self._handshake_hash, initiator=self.initiator)
+        entry = self._by_core[state.discovery_key] = _Channel(self, state)
+        entry.channel = self._mux.open(
+            messages.PROTOCOL,
+            state.discovery_key,
+            messages.encode_handshake(messages.OpenHandshake(proof)),
+            messages.ALIASES,
+        )
+        self._by_channel[entry.channel] = entry
+        # Until the peer answers, `update` waits for it.
+        state.finding += 1
+
+    def _offer_all(self) -> None:
+        self._mux.cork()
+        for state in list(self._driver.states.values()):
+            if state.handles:
+                self.open_channel(state)
+        self._mux.uncork()
+
+    def _asked(self, event: RemoteOpen) -> None:
+        """The peer opened a channel that we have not."""
+        state = None
+        known = event.protocol == messages.PROTOCOL or event.protocol in messages.ALIASES
+        if known and event.id is not None and len(event.id) == 32:
+            state = self._driver.find(DiscoveryKey(event.id))
+        if state is None or (self._only is not None and state is not self._only):
+            self._mux.reject(event)
+            return
+        entry = self._by_core.get(state.discovery_key)
+        if entry is not None and entry.channel is not None:
+            # A second channel for one core would only say everything twice.
+            self._mux.reject(event)
+            return
+        # Before we show our own proof: a stranger learns nothing.
+        self._check(state, event.handshake)
+        self._open(state)
+
+    def _check(self, state: CoreState, handshake: bytes) -> messages.OpenHandshake:
+        shown = messages.decode_handshake(handshake)
+        messages.check_capability(
+            shown, state.key, self._handshake_hash, initiator=not self.initiator
+        )
+        return shown
+
+    def _opened(self, entry: _Channel, handshake: bytes) -> None:
+        state = entry.state
+        shown = self._check(state, handshake)
+        self._found(state)
+        entry.peer = self._driver.add_peer(
+            state, entry, initiator=self.initiator, seeks=shown.seeks
+        )
+
+    def _closed(self, entry: _Channel) -> None:
+        """The channel is closed, by whomever; there may come another one for its core."""
+        if entry.channel is None:
+            return
+        del self._by_channel[entry.channel]
+        entry.channel = None
+        entry.closed_at = trio.current_time()
+        if entry.peer is None:
+            self._found(entry.state)
+        else:
+            self._driver.remove_peer(entry.peer)
+            entry.peer = None
+
+    def _found(self, state: CoreState) -> None:
+        """The peer has answered whether it has this core."""
+        state.finding -= 1
+        state.changed.unpark_all()
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        stream = self._stream
+        try:
+            with trio.move_on_after(HANDSHAKE_SECONDS):
+                while not self.established:
+                    if not await self._receive(await stream.receive_some(CHUNK_BYTES)):
+                        return
+            if not self.established:
+                raise RemoteProtocolError(f"no handshake within {HANDSHAKE_SECONDS} seconds")
+            while await self._receive(await stream.receive_some(CHUNK_BYTES)):
+                await self._driver.wait_room()
+        except (CorestoreError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.stop(error)
+        # A bug of ours that a peer's bytes found must not take the other links with it.
+        except Exception as error:
+            logger.exception("a peer's message was not handled")
+            self.stop(error)
+
+    async def _receive(self, data: bytes | bytearray) -> bool:
+        """Handle what arrived; False at the end of the stream."""
+        if not data:
+            return False
+        self.bytes_received += len(data)
+        self._driver.bytes_received += len(data)
+        touched: set[CoreState] = set()
+        turn_ends = perf_counter() + SLICE_SECONDS
+        self._mux.cork()
+        for event in self._secure.receive_data(data):
+            match event:
+                case MessageReceived(plain):
+                    self._handle_events(self._mux.receive(plain), touched)
+                case HandshakeDone(handshake_hash, remote_public_key):
+                    self._handshake_hash = handshake_hash
+                    self.remote_public_key = remote_public_key
+                    self.established = True
+                    self._settled.set()
+                    self._offer_all()
+            if perf_counter() > turn_ends:
+                self._end_turn(touched)
+                await trio.lowlevel.checkpoint()
+                self._mux.cork()
+                turn_ends = perf_counter() + SLICE_SECONDS
+        self._end_turn(touched)
+        return True
+
+    def _end_turn(self, touched: set[CoreState]) -> None:
+        for state in touched:
+            self._driver.drain(state)
+        touched.clear()
+        self._mux.uncork()
+        self._wake.set()
+
+    def _handle_events(self, events: list[MuxEvent], touched: set[CoreState] | None = None) -> None:
+        """Take what the mux reports to the machines, whose states are added to *touched*."""
+        while events:
+            for event in events:
+                match event:
+                    case ChannelMessage(channel, kind, body):
+                        entry = self._by_channel.get(channel)
+                        if entry is None or entry.peer is None:
+                            continue
+                        message = messages.decode(kind, body)
+                        if message is None:
+                            continue
+                        state = entry.state
+                        state.replicator.receive(entry.peer, message, trio.current_time())
+                        if touched is None:
+                            self._driver.drain(state)
+                        else:
+                            touched.add(state)
+                    case RemoteOpen():
+                        self._asked(event)
+                    case ChannelOpened(channel, handshake):
+                        if (entry := self._by_channel.get(channel)) is not None:
+                            self._opened(entry, handshake)
+                    case ChannelClosed(channel):
+                        if (entry := self._by_channel.get(channel)) is not None:
+                            self._closed(entry)
+            events = self._mux.events()
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def _send(self, entry: _Channel, message: Message) -> None:
+        if entry.channel is None:
+            return
+        kind, body = messages.encode(message)
+        entry.channel.send(kind, body)
+        self._unsent += len(body)
+        if self._unsent > MAX_UNSENT_BYTES:
+            self.stop(LimitExceeded("the peer does not read what it is sent"))
+        self._wake.set()
+
+    def _serve(self, entry: _Channel, request: RequestMessage) -> None:
+        self._requests.append((entry, request))
+        if len(self._requests) > MAX_QUEUED_REQUESTS:
+            self.stop(LimitExceeded(f"more than {MAX_QUEUED_REQUESTS} requests at once"))
+        self._wake.set()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                self._wake = trio.Event()
+                outgoing = await self._gather()
+                if outgoing:
+                    await self._stream.send_all(outgoing)
+                    self.bytes_sent += len(outgoing)
+                    self._driver.bytes_sent += len(outgoing)
+                    continue
+                with trio.move_on_after(KEEPALIVE_SECONDS) as waiting:
+                    await self._wake.wait()
+                if waiting.cancelled_caught:
+                    self._secure.keepalive()
+        except (CorestoreError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.stop(error)
+        # As in `_read`: it is a peer's request that is being answered.
+        except Exception as error:
+            logger.exception("a peer's request was not answered")
+            self.stop(error)
+
+    async def _gather(self) -> bytes:
+        """The next bytes to send: what machines said, then answers, up to `CHUNK_BYTES`."""
+        parts: list[bytes | bytearray] = []
+        size = 0
+        while True:
+            if self._requests:
+                self._answer_some(CHUNK_BYTES - size)
+            self._unsent = 0
+            for frame in self._mux.data_to_send():
+                self._secure.send(frame)
+            for part in self._secure.data_to_send():
+                parts.append(part)
+                size += len(part)
+            if size >= CHUNK_BYTES or not self._requests:
+                return b"".join(parts)
+            await trio.lowlevel.checkpoint()
+
+    def _answer_some(self, room: int) -> None:
+        """Answer requests until there are no more, *room* bytes are used, or the turn is over."""
+        touched: set[CoreState] = set()
+        turn_ends = perf_counter() + SLICE_SECONDS
+        requests = self._requests
+        self._mux.cork()
+        while requests and room > 0 and perf_counter() < turn_ends:
+            entry, request = requests.popleft()
+            if entry.peer is None or entry.channel is None:
+                continue
+            state = entry.state
+            answer = state.replicator.answer(entry.peer, request, block=state.block)
+            touched.add(state)
+            if answer is not None:
+                kind, body = messages.encode(answer)
+                entry.channel.send(kind, body)
+                room -= len(body)
+        for state in touched:
+            self._driver.drain(state)
+        self._mux.uncork()
