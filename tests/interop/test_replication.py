@@ -1,0 +1,270 @@
+"""Cores between us and Node peers: whole, live, sparse; whoever dialled, whoever is initiator."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+import corestore
+from tests.support.node import node_peer
+
+pytestmark = pytest.mark.interop
+
+EVERY_SIDE = [
+    pytest.mark.parametrize("dial", [True, False], ids=["dialling", "listening"]),
+    pytest.mark.parametrize("initiator", [True, False], ids=["initiator", "responder"]),
+]
+
+
+def on_every_side(test):
+    for mark in EVERY_SIDE:
+        test = mark(test)
+    return test
+
+
+@asynccontextmanager
+async def peers(folder, *, initiator=True, dial=True):
+    """(our store, a Node peer with a store, a function that connects them)."""
+    async with node_peer() as node, corestore.open(None) as store, trio.open_nursery() as nursery:
+        await node("store", folder=str(folder))
+
+        async def connect():
+            if dial:
+                port = await node("listen", initiator=not initiator)
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+            else:
+                (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+                port = listener.socket.getsockname()[1]
+                async with trio.open_nursery() as dialling, listener:
+                    dialling.start_soon(partial(node, "dial", port=port, initiator=not initiator))
+                    stream = await listener.accept()
+                    # The dialling is answered once hands are shaken.
+                    nursery.start_soon(partial(store.replicate, stream, initiator=initiator))
+                return
+            nursery.start_soon(partial(store.replicate, stream, initiator=initiator))
+
+        yield store, node, connect
+        nursery.cancel_scope.cancel()
+
+
+def made_blocks(seed, count, size):
+    """What `appendMany` of the Node peer makes."""
+    return [
+        (hashlib.sha256(f"{seed}-{i}".encode()).digest() * (size // 32 + 1))[:size]
+        for i in range(count)
+    ]
+
+
+def tree_hash(core):
+    return core._head.tree_hash().hex()
+
+
+def digest(blocks):
+    return hashlib.sha256(b"".join(blocks)).hexdigest()
+
+
+def hexes(*blocks):
+    return [block.hex() for block in blocks]
+
+
+@on_every_side
+async def test_node_downloads_our_core_and_follows_it(tmp_path, initiator, dial):
+    async with peers(tmp_path, initiator=initiator, dial=dial) as (store, node, connect):
+        # 1. We have a core with blocks of all sizes, the empty one too.
+        core = await store.get(name="ours")
+        blocks = [b"", b"x", *made_blocks("ours", 60, 1000), *made_blocks("large", 3, 65536)]
+        await core.append(*blocks)
+        await store.sync()
+        # 2. Node knows its key, connects, and downloads all of it.
+        theirs = await node("core", key=core.key.hex())
+        assert theirs["length"] == 0
+        await connect()
+        await node("update", core=0)
+        info = await node("download", core=0, end=len(blocks))
+        assert info["length"] == info["contiguousLength"] == len(blocks)
+        assert info["byteLength"] == core.byte_length
+        assert info["treeHash"] == tree_hash(core)
+        assert await node("digest", core=0) == digest(blocks)
+        # 3. We append; Node hears of it without asking, and gets the new block.
+        for length in range(len(blocks), len(blocks) + 3):
+            await core.append(b"live %d" % length)
+            await store.sync()
+            assert (await node("waitLength", core=0, length=length + 1))["length"] == length + 1
+            assert await node("get", core=0, index=length) == (b"live %d" % length).hex()
+        assert (await node("info", core=0))["treeHash"] == tree_hash(core)
+
+
+@on_every_side
+async def test_we_download_a_core_of_node_and_follow_it(tmp_path, initiator, dial):
+    async with peers(tmp_path, initiator=initiator, dial=dial) as (store, node, connect):
+        # 1. Node has a core.
+        await node("core", name="theirs")
+        info = await node("appendMany", core=0, seed="theirs", count=200, size=3000)
+        blocks = made_blocks("theirs", 200, 3000)
+        # 2. We know its key, connect, and download all of it.
+        core = await store.get(key=info["key"])
+        assert core.length == 0
+        await connect()
+        await core.wait_length(200)
+        await core.download(0, 200)
+        assert core.contiguous_length == 200
+        assert core.byte_length == info["byteLength"]
+        assert tree_hash(core) == info["treeHash"]
+        assert [core.get_nowait(i) for i in range(200)] == blocks
+        # 3. Node appends; we hear of it without asking, and get the new block.
+        for length in range(200, 203):
+            block = b"live %d" % length
+            info = await node("append", core=0, blocks=hexes(block))
+            await core.wait_length(length + 1)
+            assert await core.get(length) == block
+        assert tree_hash(core) == info["treeHash"]
+
+
+async def test_we_get_single_blocks_from_node_and_no_others(tmp_path):
+    async with peers(tmp_path) as (store, node, connect):
+        await node("core", name="theirs")
+        info = await node("appendMany", core=0, seed="theirs", count=500, size=2000)
+        blocks = made_blocks("theirs", 500, 2000)
+        core = await store.get(key=info["key"])
+        await connect()
+        for index in (499, 0, 250, 251, 3):
+            assert await core.get(index) == blocks[index]
+        assert sum(core.has(i) for i in range(500)) == 5
+        assert core.contiguous_length == 1
+        assert store.statistics().bytes_received < 40_000
+
+
+async def test_node_gets_single_blocks_from_us_and_no_others(tmp_path):
+    async with peers(tmp_path) as (store, node, connect):
+        core = await store.get(name="ours")
+        blocks = made_blocks("ours", 500, 2000)
+        await core.append(*blocks)
+        await store.sync()
+        await node("core", key=core.key.hex())
+        await connect()
+        await node("update", core=0)
+        for index in (499, 0, 250, 251, 3):
+            assert await node("get", core=0, index=index) == blocks[index].hex()
+        assert (await node("info", core=0))["contiguousLength"] == 1
+        assert not await node("has", core=0, start=100)
+
+
+async def test_we_pass_on_what_we_got_from_node(tmp_path):
+    """Node writes, we mirror, another Node that never meets the first reads from us."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    async with peers(first) as (store, writer, connect), node_peer() as reader:
+        await writer("core", name="log")
+        info = await writer("appendMany", core=0, seed="log", count=100, size=500)
+        core = await store.get(key=info["key"])
+        await connect()
+        await core.wait_length(100)
+        await core.download(0, 100)
+        await writer("hangUp")
+
+        await reader("store", folder=str(second))
+        await reader("core", key=info["key"])
+        port = await reader("listen", initiator=False)
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(store.replicate, stream, initiator=True))
+            await reader("update", core=0)
+            await reader("download", core=0, end=100)
+            assert await reader("digest", core=0) == digest(made_blocks("log", 100, 500))
+            nursery.cancel_scope.cancel()
+
+
+async def test_many_cores_share_one_stream_and_unknown_ones_are_refused(tmp_path):
+    async with peers(tmp_path) as (store, node, connect):
+        stranger = await store.get(name="only ours")
+        await stranger.append(b"not for them")
+        cores = []
+        for number in range(20):
+            await node("core", name=f"theirs {number}")
+            info = await node("append", core=number, blocks=hexes(b"block %d" % number))
+            cores.append(await store.get(key=info["key"]))
+        await connect()
+        for number, core in enumerate(cores):
+            assert await core.get(0) == b"block %d" % number
+        assert stranger.peers == []
+
+
+async def test_a_core_opened_later_uses_the_stream_that_is_there(tmp_path):
+    async with peers(tmp_path) as (store, node, connect):
+        await connect()
+        core = await store.get(name="ours")
+        await core.append(b"late")
+        await store.sync()
+        await node("core", key=core.key.hex())
+        assert await node("get", core=0, index=0) == b"late".hex()
+
+        info = await node("core", name="theirs")
+        await node("append", core=1, blocks=hexes(b"late too"))
+        theirs = await store.get(key=info["key"])
+        assert await theirs.get(0) == b"late too"
+
+
+async def test_seeking_by_bytes_asks_node(tmp_path):
+    async with peers(tmp_path) as (store, node, connect):
+        await node("core", name="theirs")
+        info = await node("appendMany", core=0, seed="theirs", count=300, size=777)
+        core = await store.get(key=info["key"])
+        await connect()
+        await core.wait_length(300)
+        for offset in (0, 1, 776, 777, 100_000, 300 * 777 - 1):
+            position = await core.seek(offset)
+            assert (position.index, position.offset) == divmod(offset, 777)
+        assert sum(core.has(i) for i in range(300)) == 0
+
+
+async def test_node_seeks_by_bytes_in_our_core(tmp_path):
+    async with peers(tmp_path) as (store, node, connect):
+        core = await store.get(name="ours")
+        await core.append(*made_blocks("ours", 300, 777))
+        await store.sync()
+        await node("core", key=core.key.hex())
+        await connect()
+        await node("update", core=0)
+        for offset in (0, 776, 777, 100_000, 300 * 777 - 1):
+            assert await node("seek", core=0, offset=offset) == list(divmod(offset, 777))
+
+
+async def test_blocks_cleared_by_node_are_fetched_from_where_they_are(tmp_path):
+    async with peers(tmp_path) as (store, node, connect):
+        await node("core", name="theirs")
+        info = await node("appendMany", core=0, seed="theirs", count=100, size=100)
+        await node("clear", core=0, start=10, end=90)
+        core = await store.get(key=info["key"])
+        await connect()
+        await core.wait_length(100)
+        assert await core.get(95) == made_blocks("theirs", 100, 100)[95]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(core.get, 50)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert await core.get(5) == made_blocks("theirs", 100, 100)[5]
+            assert not core.has(50)
+            nursery.cancel_scope.cancel()
+
+
+async def test_our_swarm_dials_node_and_node_dials_our_swarm(tmp_path):
+    async with node_peer() as node, corestore.open(None) as store:
+        await node("store", folder=str(tmp_path))
+        ours = await store.get(name="ours")
+        await ours.append(b"from us")
+        await store.sync()
+        info = await node("core", name="theirs")
+        await node("append", core=0, blocks=hexes(b"from node"))
+        theirs = await store.get(key=info["key"])
+        async with corestore.open_swarm(store) as swarm:
+            port = await node("listen", initiator=False)
+            swarm.connect("127.0.0.1", port)
+            assert await theirs.get(0) == b"from node"
+        async with corestore.open_swarm(store) as swarm:
+            _, port = await swarm.listen("127.0.0.1", 0)
+            await node("dial", port=port, initiator=True)
+            await node("core", key=ours.key.hex())
+            assert await node("get", core=1, index=0) == b"from us".hex()
