@@ -380,6 +380,17 @@ class Driver:
         self.drain(state)
         state.changed.unpark_all()
 
+    def start_finding(self) -> None:
+        """Somebody looks for peers of any core: `update` waits until it stops."""
+        self.finding += 1
+
+    def stop_finding(self) -> None:
+        """One who looked for peers has found them, or given up."""
+        self.finding -= 1
+        if not self.finding:
+            for state in self.states.values():
+                state.changed.unpark_all()
+
     async def wait_room(self) -> None:
         """Wait while too much of what peers sent is not yet written."""
         while self._queued_bytes > MAX_PENDING_BYTES:

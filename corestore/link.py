@@ -138,6 +138,7 @@ class Link:
         `failure`, not an exception.
         """
         self._driver.links.add(self)
+        self._driver.start_finding()
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -146,7 +147,7 @@ class Link:
                     nursery.cancel_scope.cancel()
         finally:
             self._driver.links.discard(self)
-            self._settled.set()
+            self._settle()
             for channel in list(self._by_core.values()):
                 self._closed(channel)
             # Forcefully: what could be said at the end of the stream, nobody waits for.
@@ -156,6 +157,11 @@ class Link:
         """Wait for the handshake; False if the link ended without one."""
         await self._settled.wait()
         return self.established
+
+    def _settle(self) -> None:
+        if not self._settled.is_set():
+            self._settled.set()
+            self._driver.stop_finding()
 
     def stop(self, reason: Exception) -> None:
         """End the link because of *reason*, which the log tells. Does not wait."""
@@ -293,8 +299,8 @@ class Link:
                     self._handshake_hash = handshake_hash
                     self.remote_public_key = remote_public_key
                     self.established = True
-                    self._settled.set()
                     self._offer_all()
+                    self._settle()
             if perf_counter() > turn_ends:
                 self._end_turn(touched)
                 await trio.lowlevel.checkpoint()

@@ -295,14 +295,11 @@ class Corestore(Namespace):
     @contextmanager
     def finding_peers(self) -> Iterator[None]:
         """While held, peers are being looked for, and every core's `update` waits for them."""
-        driver = self._driver
-        driver.finding += 1
+        self._driver.start_finding()
         try:
             yield
         finally:
-            driver.finding -= 1
-            for state in driver.states.values():
-                state.changed.unpark_all()
+            self._driver.stop_finding()
 
     def events(self) -> Subscription[CoreOpened]:
         """Subscribe to cores being opened from now on: use it in `with`."""
