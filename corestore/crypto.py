@@ -8,16 +8,17 @@ Format: hypercore-crypto 3.7.0 (tree hashes, namespaces), noise-handshake 4.2.0 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import hmac
 from typing import TYPE_CHECKING, Final, Protocol
 
-from nacl import bindings
+from nacl import _sodium, bindings
 from nacl._sodium import ffi, lib  # type: ignore[import-not-found]  # compiled, has no stubs
 from nacl.exceptions import BadSignatureError, CryptoError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 HASH_BYTES: Final = 32
 PUBLIC_KEY_BYTES: Final = 32
@@ -184,6 +185,48 @@ def aead_decrypt(key: bytes, counter: int, cipher: bytes, associated: bytes) -> 
         return bindings.crypto_aead_chacha20poly1305_ietf_decrypt(cipher, associated, nonce, key)
     except CryptoError as error:
         raise DecryptionError("wrong key or damaged message") from error
+
+
+# -- the stream cipher of encrypted blocks -------------------------------------------------------
+
+XSALSA20_NONCE_BYTES: Final = 24
+# How many bytes at the start of the stream `secretbox_xor` cannot give: they key the tag.
+SECRETBOX_SKIPPED: Final = 32
+_SECRETBOX_TAG_BYTES: Final = 16
+
+
+def load_xsalsa20() -> Callable[[bytes, bytes, bytes], bytes] | None:
+    """libsodium's XSalsa20 as a function of (key, nonce, data), or None if it cannot be reached.
+
+    PyNaCl binds no plain stream cipher, but the library inside it has this one.
+    """
+    try:
+        function = ctypes.CDLL(_sodium.__file__).crypto_stream_xsalsa20_xor
+    except (AttributeError, OSError):
+        return None
+    function.restype = ctypes.c_int
+    function.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_char_p,
+        ctypes.c_ulonglong,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+    )
+
+    def xor(key: bytes, nonce: bytes, data: bytes) -> bytes:
+        if len(key) != SEED_BYTES or len(nonce) != XSALSA20_NONCE_BYTES:
+            raise ValueError("XSalsa20 takes a key of 32 bytes and a nonce of 24")
+        size = len(data)
+        out = ctypes.create_string_buffer(size)
+        function(out, data, size, nonce, key)
+        return out.raw
+
+    return xor
+
+
+def secretbox_xor(key: bytes, nonce: bytes, data: bytes) -> bytes:
+    """*data* under the XSalsa20 stream from its byte 32 on: a secretbox without its tag."""
+    return bindings.crypto_secretbox(data, nonce, key)[_SECRETBOX_TAG_BYTES:]
 
 
 # -- the stream cipher after the handshake -----------------------------------------------------
