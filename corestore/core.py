@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from corestore.events import CoreEvent, Subscription
     from corestore.keys import DiscoveryKey, Key
     from corestore.manifest import Manifest
-    from corestore.replication.machine import Ticket
+    from corestore.replication.machine import Settle, Ticket
     from corestore.state import CoreState
     from corestore.tree import Head
 
@@ -74,6 +74,8 @@ class Hypercore:
         self._state = state
         self._snapshot = snapshot
         self._hints: deque[Ticket] = deque()
+        # What tasks wait for through this handle.
+        self._waits: set[Ticket] = set()
         self._closed = False
         driver.add_handle(state)
 
@@ -95,9 +97,10 @@ class Hypercore:
         """Close this handle; others on the same core stay open. Idempotent, does not sync."""
         if not self._closed:
             self._closed = True
-            for ticket in self._hints:
-                self._state.replicator.cancel(ticket)
+            for ticket in (*self._hints, *self._waits):
+                self._driver.abandon(self._state, ticket)
             self._driver.remove_handle(self._state)
+            self._state.changed.unpark_all()
         await trio.lowlevel.checkpoint()
 
     # -- what it is -------------------------------------------------------------------------------
@@ -229,7 +232,7 @@ class Hypercore:
             found = seek(offset, self._head, nodes=state)
             if isinstance(found, tree.Position):
                 return Position(found.index, found.offset)
-            settled = await self._driver.wait(state, state.replicator.want_seek(offset))
+            settled = await self._wait(state.replicator.want_seek(offset))
             if settled.position is not None:
                 return Position(*settled.position)
             if settled.outcome is Outcome.OUT_OF_BOUNDS:
@@ -251,11 +254,11 @@ class Hypercore:
         Waits until each peer connected now has answered. While somebody looks for peers
         (`finding_peers`), it goes on waiting: so a fresh reader hears of the writer's length.
         """
-        self._check_open()
         state = self._state
         before = (state.head.fork, state.head.length)
         while True:
-            await self._driver.wait(state, state.replicator.want_upgrade())
+            self._check_open()
+            await self._wait(state.replicator.want_upgrade())
             if (state.head.fork, state.head.length) != before:
                 return True
             if not state.finding and not self._driver.finding:
@@ -263,7 +266,13 @@ class Hypercore:
             await state.changed.park()
 
     async def wait_length(self, length: int) -> int:
-        """Wait until the log has at least *length* blocks; returns how many it has."""
+        """Wait until the log has at least *length* blocks; returns how many it has.
+
+        Raises:
+          ValueError: this is a snapshot, and shorter.
+        """
+        if self._snapshot is not None and self._snapshot.length < length:
+            raise ValueError(f"a snapshot of {self._snapshot.length} blocks does not grow")
         await trio.lowlevel.checkpoint()
         while self._head.length < length:
             self._check_open()
@@ -288,7 +297,7 @@ class Hypercore:
             end = self.length
         wanted = None if blocks is None else sorted(set(blocks))
         ticket = self._state.replicator.want_range(start, end, blocks=wanted)
-        await self._driver.wait(self._state, ticket)
+        await self._wait(ticket)
 
     def hint(self, blocks: Iterable[int]) -> None:
         """Say that *blocks* will be needed soon: they are fetched in the background.
@@ -321,7 +330,14 @@ class Hypercore:
             await state.changed.park()
             return
         ticket = state.replicator.want_block(index, priority=priority)
-        await self._driver.wait(state, ticket)
+        await self._wait(ticket)
+
+    async def _wait(self, ticket: Ticket) -> Settle:
+        self._waits.add(ticket)
+        try:
+            return await self._driver.wait(self._state, ticket)
+        finally:
+            self._waits.discard(ticket)
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -348,6 +364,16 @@ class Hypercore:
                 self._driver.commit([(state, commit)])
         await self._driver.after_commit()
         return staged.length
+
+    def lock(self) -> None:
+        """Take the right to sign this core now, as the first append does; kept until the store is
+        closed. What another process appended before is seen afterwards.
+
+        Raises:
+          NotWritable: the secret key is not here, or this is a snapshot.
+          StorageLocked: another process writes this core.
+        """
+        self._writable_state().prepare_signing()
 
     async def truncate(self, length: int, *, fork: int | None = None) -> None:
         """Shorten the log to *length* blocks and begin fork *fork* (the next one unless given).
