@@ -125,7 +125,9 @@ class CommitBatch:
 class Settle:
     """Wake whoever holds *ticket*.
 
-    `position` is (block, offset within it) for a seek; `error` belongs to Outcome.FAILED.
+    `position` is (block, offset within it) for a seek. Until the block is held it is as good as the
+    sizes that peers told: fetch it, and compare with `tree.seek.byte_offset`. `error` belongs to
+    Outcome.FAILED.
     """
 
     ticket: Ticket

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Final
 from corestore.replication.actions import Outcome, Settle
 from corestore.replication.messages import Cancel, RequestMessage, Want
 from corestore.replication.peer import GREATEST_WINDOW, URGENT_WINDOW, Flight
+from corestore.tree import flat
+from corestore.tree.proof import missing_levels
 from corestore.tree.seek import Position, seek
 from corestore.tree.types import BlockRequest, HashRequest, Request, SeekRequest, UpgradeRequest
 from corestore.tree.verify import NodeOverlay
@@ -304,7 +306,10 @@ class Downloads:
             return False
         if peer.fork != head.fork:
             return peer.fork > head.fork
-        return peer.can_upgrade and peer.length > head.length == peer.acknowledged
+        # A Node peer waits until its length was acknowledged, so that `can_upgrade` is about it. We
+        # do not: a copy that could serve us before can as a rule still, and if not says so. It
+        # saves a round trip whenever appends follow each other closely.
+        return peer.can_upgrade and peer.length > head.length
 
     def _send_upgrade(self, peer: Peer) -> None:
         shared = self._shared
@@ -340,15 +345,17 @@ class Downloads:
         if index is not None and start <= index < peer.length and peer.blocks.get(index):
             return index
         for want in wants.ranges:
-            if want.blocks is None and want.start <= start <= want.low:
-                index = want.low
-                if (
-                    index < peer.length
-                    and want.contains(index)
-                    and peer.blocks.get(index)
-                    and not self.claimed(index)
-                ):
-                    return index
+            index = self._shared.view.bitfield.first(False, want.low)
+            # Only if the range has come to the end of our log: it goes on in order.
+            if (
+                want.blocks is None
+                and index is not None
+                and start <= index < peer.length
+                and want.contains(index)
+                and peer.blocks.get(index)
+                and not self.claimed(index)
+            ):
+                return index
         return -1
 
     # -- which blocks peers have -----------------------------------------------------------------
@@ -394,12 +401,17 @@ class Downloads:
                     best = peer, index
         if best is not None:
             peer, index = best
-            hash_request, seek_request = found.requests(index, want.offset, want.padding)
             want.waiting = True
             flight = Flight(
                 peer.take_id(), peer, shared.now, shared.head.fork, seek=want, hash=2 * index
             )
-            self._launch(flight, hash_request, seek_request)
+            # The seek may have come by hints. The answer must reach a node that is certain.
+            levels = max(
+                missing_levels(2 * index, shared.head, shared.nodes), flat.depth(found.node)
+            )
+            self._launch(
+                flight, HashRequest(2 * index, levels), SeekRequest(want.offset, want.padding)
+            )
 
     def _settle_seek(
         self, want: SeekWant, outcome: Outcome, position: tuple[int, int] | None

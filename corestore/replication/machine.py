@@ -275,6 +275,14 @@ class Replicator:
         if proof.block is None and proof.upgrade is None and proof.hash is None:
             self._receive_manifest(flight, message)
             return
+        try:
+            self._receive_proof(flight, message)
+        except (ProtocolError, VerificationError):
+            self._downloads.failed(flight)
+            raise
+
+    def _receive_proof(self, flight: Flight, message: Data) -> None:
+        proof, peer = message.proof, flight.peer
         _check_answers(flight, proof)
         block = proof.block
         if block is not None:

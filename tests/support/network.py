@@ -1,8 +1,8 @@
 """A network of replication machines on virtual time: seeded, without trio, without sockets.
 
 A `Site` is one copy of a core with its machine and a driver of a dozen lines; a `Network` joins
-sites by links with latency and bandwidth and runs events in order of time. Messages are encoded and
-decoded on the way, so that sizes are real and codecs are exercised. Faults are switches of a site or
+sites by links with latency and bandwidth and runs events in order of time. Messages are encoded
+and decoded on the way, so that sizes are real. Faults are switches of a site or
 subclasses of it.
 """
 
@@ -180,6 +180,9 @@ class Site:
         self.sent: list[Message] = []
         self.commit_delay = commit_delay
         self.silent = False
+        # Bytes per second for all links together.
+        self.uplink = 1e9
+        self.uplink_free_at = 0.0
         self.disk_full = False
         self._queue: list[CommitBatch] = []
         network.sites.append(self)
@@ -335,7 +338,10 @@ class Network:
         size = len(body) + 21
         self.bytes += size
         link.queued += size
+        source = link.source
+        source.uplink_free_at = max(source.uplink_free_at, self.now) + size / source.uplink
         link.free_at = max(link.free_at, self.now) + size / link.bandwidth
+        link.free_at = max(link.free_at, source.uplink_free_at)
         self.call(link.free_at - self.now, self._left, link, size)
         self.call(link.free_at + link.latency - self.now, self._arrive, link, type_, body)
 
