@@ -73,6 +73,7 @@ class Hypercore:
         self._driver = driver
         self._state = state
         self._snapshot = snapshot
+        self._cuts_before = len(state.cuts)
         self._hints: deque[Ticket] = deque()
         # What tasks wait for through this handle.
         self._waits: set[Ticket] = set()
@@ -158,6 +159,19 @@ class Hypercore:
     @property
     def _head(self) -> Head:
         return self._state.head if self._snapshot is None else self._snapshot
+
+    def tree_hash(self, length: int | None = None) -> bytes:
+        """The hash that stands for the first *length* blocks (all of them unless given).
+
+        Two copies of a core with the same key and fork agree on it.
+
+        Raises:
+          ValueError: the log is shorter.
+          LookupError: a sparse copy may not know the shorter log's roots.
+        """
+        head = self._head
+        length = head.length if length is None else length
+        return tree.truncate(head, length, head.fork, nodes=self._state).tree_hash()
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -317,10 +331,10 @@ class Hypercore:
 
     def _local(self, index: int) -> bytes | None:
         state = self._state
-        if self._snapshot is not None and (
-            state.head.fork != self._snapshot.fork and state.head.length < self._snapshot.length
-        ):
-            raise SnapshotNotAvailable("the core was truncated below this snapshot")
+        if self._snapshot is not None:
+            cuts = state.cuts[self._cuts_before :]
+            if cuts and min(cuts) < self._snapshot.length:
+                raise SnapshotNotAvailable("the core was truncated below this snapshot")
         return state.block(index)
 
     async def _fetch(self, index: int, priority: int) -> None:
@@ -437,7 +451,10 @@ class Hypercore:
     def session(self) -> Hypercore:
         """Another handle on the same core, with its own lifetime."""
         self._check_open()
-        return Hypercore(self._driver, self._state, snapshot=self._snapshot)
+        session = Hypercore(self._driver, self._state, snapshot=self._snapshot)
+        if self._snapshot is not None:
+            session._cuts_before = self._cuts_before
+        return session
 
     def snapshot(self) -> Hypercore:
         """A read-only handle whose length stays what it is now."""

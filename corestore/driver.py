@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from corestore.durability import SyncGroup, SyncPolicy
-from corestore.errors import CoreNotFound, StorageConflict, StorageError, StorageLocked
+from corestore.errors import CoreNotFound, StorageError, StorageLocked
 from corestore.events import PeerAdded, PeerRemoved
 from corestore.replication.machine import (
     CommitBatch,
@@ -270,13 +270,7 @@ class Driver:
 
     def _write(self, commits: Sequence[tuple[CoreState, Commit]]) -> None:
         self.sync_group.check()
-        try:
-            self.storage.commit([(state.storage, commit) for state, commit in commits])
-        except (StorageConflict, StorageLocked):
-            raise
-        except StorageError as error:
-            self.sync_group.fail(error)
-            raise
+        self.storage.commit([(state.storage, commit) for state, commit in commits])
         for state, commit in commits:
             state.apply(commit)
         if self.storage.checkpoint_due():
@@ -338,6 +332,7 @@ class Driver:
 
         Raises:
           OSError, CorestoreError: what was fetched could not be stored.
+          trio.ClosedResourceError: it was abandoned.
         """
         waiter = self._waiters[ticket] = _Waiter(trio.Event())
         if not state.peers:
@@ -346,16 +341,25 @@ class Driver:
         self.drain(state)
         try:
             await waiter.event.wait()
+        # Cancelled: nobody waits any more.
         except BaseException:
             if self._waiters.pop(ticket, None) is not None:
                 state.replicator.cancel(ticket)
                 self.drain(state)
             raise
         settled = waiter.settled
-        assert settled is not None
+        if settled is None:
+            raise trio.ClosedResourceError("the core was closed")
         if settled.error is not None:
             raise settled.error
         return settled
+
+    def abandon(self, state: CoreState, ticket: Ticket) -> None:
+        """Give up *ticket* because a handle closes; whoever waits for it is told."""
+        state.replicator.cancel(ticket)
+        waiter = self._waiters.pop(ticket, None)
+        if waiter is not None:
+            waiter.event.set()
 
     def add_peer(self, state: CoreState, port: Port, *, initiator: bool, seeks: bool) -> PeerId:
         """A channel is open, and the peer has proved that it knows the key."""
@@ -414,8 +418,12 @@ class Driver:
         self.closed = True
         for link in tuple(self.links):
             link.stop(trio.ClosedResourceError("the store was closed"))
+        for waiter in self._waiters.values():
+            waiter.event.set()
+        self._waiters.clear()
         for state in self.states.values():
             state.events.close()
+            state.changed.unpark_all()
         self.storage.close()
 
     async def _run_commits(self) -> None:

@@ -20,7 +20,7 @@ import trio
 from corestore import crypto, tree
 from corestore.bitfield import Bitfield
 from corestore.commit import Commit, Run, StoredBlock
-from corestore.errors import NotWritable, StorageConflict
+from corestore.errors import NotWritable, StorageConflict, StorageCorrupt
 from corestore.events import Appended, Broadcast, Downloaded, Published, Truncated
 from corestore.manifest import Manifest, ManifestVerifier, sign
 from corestore.replication.machine import Replicator
@@ -64,6 +64,8 @@ class CoreState:
         self.wake_at = math.inf
         # The public keys of the peers whose channels are open.
         self.peers: dict[PeerId, bytes] = {}
+        # The length of every cut below the end, truncations and others, since the core was opened.
+        self.cuts: list[int] = []
         self._offsets: dict[int, int] = {}
         self._load()
         self.replicator = Replicator(self.key, self, rng=random.Random(crypto.random_bytes(16)))
@@ -109,10 +111,17 @@ class CoreState:
     # -- reading ----------------------------------------------------------------------------------
 
     def block(self, index: int) -> bytes | None:
-        """The stored bytes of a block, or None if it is not here."""
+        """The stored bytes of a block, or None if it is not here.
+
+        Raises:
+          StorageCorrupt: the bitfield says it is here, and it is not.
+        """
         if not self.bitfield.get(index):
             return None
-        return self.storage.block(index)
+        block = self.storage.block(index)
+        if block is None and not self.reload():
+            raise StorageCorrupt(f"block {index} of core {self.key}")
+        return block
 
     @property
     def contiguous_length(self) -> int:
@@ -237,6 +246,7 @@ class CoreState:
         if commit.truncate is not None:
             self.bitfield.set(commit.truncate, max(before.length, commit.truncate), False)
             self._offsets.clear()
+            self.cuts.append(commit.truncate)
         for run in commit.runs:
             self.bitfield.set(run.start, run.end, run.held)
         if commit.head is not None:
@@ -260,6 +270,11 @@ class CoreState:
     def _reread(self) -> None:
         before = self.head
         self._load()
+        if self.head.fork != before.fork:
+            # How far the other history reaches back is not known here.
+            self.cuts.append(0)
+        elif self.head.length < before.length:
+            self.cuts.append(self.head.length)
         self._report_head(before)
         for start, end in self.bitfield.runs(0, self.head.length):
             self.replicator.stored(start, end)

@@ -336,8 +336,13 @@ async def open(
       OSError: the folder cannot be read or written.
       StorageError: it holds a store this version cannot use, or a damaged one.
     """
-    policy = SyncPolicy(sync)
-    store = _open_store(path, policy)
+    async with running(_open_store(path, SyncPolicy(sync))) as store:
+        yield store
+
+
+@asynccontextmanager
+async def running(store: Corestore) -> AsyncIterator[Corestore]:
+    """Run what *store* does in the background, and close it at the end of the block."""
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:

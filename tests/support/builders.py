@@ -1,0 +1,108 @@
+"""Stores and links for tests: open, connected, and with disks that can fail."""
+
+from __future__ import annotations
+
+import math
+from contextlib import asynccontextmanager
+
+import trio
+import trio.testing
+
+import corestore
+from corestore.storage.memory import MemoryStorage
+
+
+async def fill(core, count, *, size=100, start=0):
+    """Append *count* blocks that differ, of *size* bytes."""
+    await core.append(*[block(index, size) for index in range(start, start + count)])
+
+
+def block(index, size=100):
+    """The bytes of block *index*, as `fill` makes them."""
+    text = b"block %d " % index
+    return (text * math.ceil(size / len(text)))[:size]
+
+
+@asynccontextmanager
+async def linked(left, right, *, streams=None):
+    """Replicate two stores over a stream in memory while the block runs.
+
+    *streams* is a pair to use instead. The block begins when both have shaken hands.
+    """
+    near, far = streams or trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def run(store, stream, initiator, task_status):
+            await store.replicate(stream, initiator=initiator, task_status=task_status)
+
+        async with trio.open_nursery() as starting:
+            starting.start_soon(nursery.start, run, left, near, True)
+            starting.start_soon(nursery.start, run, right, far, False)
+        yield near, far
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def two_stores(*, count=0, size=100):
+    """(writer's store, reader's store, writer's core of *count* published blocks)."""
+    async with corestore.open(None) as writing, corestore.open(None) as reading:
+        core = await writing.get(name="log")
+        await fill(core, count, size=size)
+        await writing.sync()
+        yield writing, reading, core
+
+
+class FaultyStorage(MemoryStorage):
+    """A store in memory whose steps can be made to fail or to take (virtual) time.
+
+    `errors` maps the name of a method to the exception it raises, once; `log` are the names of the
+    steps of syncs in the order they were made.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors = {}
+        self.log = []
+        # Waited for, in the thread, by `flush`: hold a sync here.
+        self.hold = None
+        # Set when the first sync begins.
+        self.syncing = trio.Event()
+
+    def _step(self, name):
+        self.log.append(name)
+        error = self.errors.pop(name, None)
+        if error is not None:
+            raise error
+
+    def commit(self, commits):
+        self._step("commit")
+        super().commit(commits)
+
+    def begin_sync(self):
+        self._step("begin_sync")
+        self.syncing.set()
+        return super().begin_sync()
+
+    def flush(self, ticket):
+        if self.hold is not None:
+            self.hold.wait()
+        self._step("flush")
+
+    def mark_synced(self, ticket):
+        self._step("mark_synced")
+
+    def flush_log(self, ticket):
+        self._step("flush_log")
+
+    def finish_sync(self, ticket):
+        self._step("finish_sync")
+        super().finish_sync(ticket)
+
+
+@asynccontextmanager
+async def open_with(storage, *, sync="group"):
+    """A store over *storage*, as `corestore.open` makes one."""
+    async with corestore.store.running(
+        corestore.store.Corestore(storage, corestore.SyncPolicy(sync), None)
+    ) as store:
+        yield store

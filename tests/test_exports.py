@@ -1,0 +1,29 @@
+"""The public names, pinned: taking one away or adding one is a decision, not an accident."""
+
+from __future__ import annotations
+
+import inspect
+
+import corestore
+
+PUBLIC = """
+MAX_BLOCK_BYTES Appended BlockNotAvailable Blocks CoreEvent CoreNotFound CoreOpened CoreStatistics
+Corestore CorestoreError DecodeError DialInfo DiscoveryKey Downloaded ForkConflict Head Hypercore
+InvalidCapability InvalidChecksum InvalidProof InvalidSignature Key KeyPair LimitExceeded
+LocalProtocolError Manifest Missed Namespace Node NotWritable PeerAdded PeerInfo PeerRemoved Position
+Prologue ProtocolError Published Reader RemoteProtocolError Signer SnapshotNotAvailable
+StorageConflict StorageCorrupt StorageError StorageLocked StoreStatistics Subscription Swarm
+SyncPolicy Transaction Truncated VerificationError Writer derive_manifest hash_leaves manifest_key
+open open_swarm
+"""
+
+
+def test_public_names_are_these():
+    assert sorted(corestore.__all__) == sorted(PUBLIC.split())
+
+
+def test_every_public_name_exists_and_is_documented():
+    for name in corestore.__all__:
+        value = getattr(corestore, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert inspect.getdoc(value), f"{name} has no docstring"

@@ -1,0 +1,633 @@
+"""`Hypercore` and transactions, on a store in memory and without peers."""
+
+from __future__ import annotations
+
+import errno
+import threading
+
+import pytest
+import trio
+import trio.testing
+
+import corestore
+from corestore import (
+    Appended,
+    BlockNotAvailable,
+    Missed,
+    NotWritable,
+    Position,
+    Published,
+    SnapshotNotAvailable,
+    StorageError,
+    Truncated,
+)
+from corestore.events import MAX_QUEUED_EVENTS, Broadcast
+from tests.support.builders import FaultyStorage, fill, open_with
+
+KEY_OF_SOMEBODY = bytes(range(32))
+
+
+# -- append and get --------------------------------------------------------------------------------
+
+
+async def test_append_returns_the_new_length_and_is_read_at_once():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        assert await core.append(b"hello", b"", b"world") == 3
+        assert (core.length, core.byte_length, core.contiguous_length) == (3, 10, 3)
+        assert [await core.get(i) for i in range(3)] == [b"hello", b"", b"world"]
+        assert core.get_nowait(2) == b"world"
+
+
+async def test_append_of_nothing_changes_nothing():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        assert await core.append() == 0
+
+
+async def test_append_is_published_by_itself_and_at_once_after_sync():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"a")
+        assert core.published_length == 0
+        await store.sync()
+        assert core.published_length == 1
+        await core.append(b"b")
+        with core.events() as events, trio.fail_after(5):
+            assert await events.receive() == Published(2)
+
+
+async def test_large_appends_are_hashed_in_a_thread_and_equal_to_small_ones(monkeypatch):
+    threads = []
+    hash_leaves = corestore.tree.hash_leaves
+
+    def spy(start, blocks):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return hash_leaves(start, blocks)
+
+    monkeypatch.setattr(corestore.tree, "hash_leaves", spy)
+    blocks = [bytes([i]) * 100_000 for i in range(4)]
+    async with corestore.open(None) as store:
+        together = await store.get(name="log")
+        await together.append(*blocks)
+        one_by_one = await store.get(name="other")
+        for each in blocks:
+            await one_by_one.append(each)
+        assert threads == [False, True, True, True, True]
+        assert together.tree_hash() == one_by_one.tree_hash()
+
+
+async def test_a_block_beyond_the_limit_is_refused_whole():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        with pytest.raises(ValueError, match="at most"):
+            await core.append(b"small", bytes(corestore.MAX_BLOCK_BYTES + 1))
+        assert core.length == 0
+
+
+async def test_get_of_a_negative_index_is_refused():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        with pytest.raises(ValueError, match="no block -1"):
+            await core.get(-1)
+
+
+async def test_get_waits_for_the_log_to_grow():
+    async with corestore.open(None) as store, trio.open_nursery() as nursery:
+        core = await store.get(name="log")
+
+        async def later():
+            await trio.testing.wait_all_tasks_blocked()
+            await core.append(b"a", b"b")
+
+        nursery.start_soon(later)
+        with trio.fail_after(5):
+            assert await core.get(1) == b"b"
+
+
+async def test_get_nowait_raises_what_is_missing():
+    async with corestore.open(None) as store:
+        core = await store.get(key=KEY_OF_SOMEBODY)
+        with pytest.raises(BlockNotAvailable) as caught:
+            core.get_nowait(7)
+        assert caught.value.index == 7
+
+
+async def test_appending_without_the_secret_key_is_refused():
+    async with corestore.open(None) as store:
+        core = await store.get(key=KEY_OF_SOMEBODY)
+        assert not core.writable
+        with pytest.raises(NotWritable):
+            await core.append(b"x")
+        with pytest.raises(NotWritable):
+            store.transaction(core)
+
+
+async def test_has_tells_what_is_held_and_clear_gives_it_up():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await fill(core, 10)
+        assert core.has(0, 10)
+        await core.clear(3, 5)
+        assert [core.has(i) for i in (2, 3, 4, 5)] == [True, False, False, True]
+        assert not core.has(0, 10)
+        assert core.contiguous_length == 3
+        with pytest.raises(BlockNotAvailable):
+            core.get_nowait(3)
+        await core.clear(8, 100)
+        assert not core.has(9)
+        assert core.length == 10
+
+
+# -- bytes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "expected"),
+    [
+        (0, 3, b"abc"),
+        (1, 4, b"bcde"),
+        (3, 2, b"de"),
+        (0, 100, b"abcdefghi"),
+        (8, 100, b"i"),
+        (9, 1, b""),
+        (100, 1, b""),
+        (4, 0, b""),
+    ],
+)
+async def test_read_joins_blocks_and_is_short_at_the_end(offset, length, expected):
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"abc", b"", b"def", b"ghi")
+        assert await core.read(offset, length) == expected
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"), [(0, (0, 0)), (2, (0, 2)), (3, (2, 0)), (8, (3, 2)), (9, (4, 0))]
+)
+async def test_seek_finds_the_block_of_a_byte(offset, expected):
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"abc", b"", b"def", b"ghi")
+        assert await core.seek(offset) == Position(*expected)
+
+
+@pytest.mark.parametrize("offset", [-1, 10])
+async def test_seek_outside_of_the_log_is_refused(offset):
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"abcdefghi")
+        with pytest.raises(ValueError, match="is not in a log"):
+            await core.seek(offset)
+
+
+# -- iteration -------------------------------------------------------------------------------------
+
+
+async def test_blocks_ends_where_the_log_ended_when_it_began():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"a", b"b", b"c")
+        seen = []
+        async for block in core.blocks(1):
+            seen.append(block)
+            await core.append(b"more")
+        assert seen == [b"b", b"c"]
+
+
+async def test_live_blocks_follow_the_log():
+    async with corestore.open(None) as store, trio.open_nursery() as nursery:
+        core = await store.get(name="log")
+
+        async def write():
+            for number in range(5):
+                await core.append(b"%d" % number)
+                await trio.testing.wait_all_tasks_blocked()
+
+        nursery.start_soon(write)
+        seen = []
+        async for block in core.blocks(live=True):
+            seen.append(block)
+            if len(seen) == 5:
+                break
+        assert seen == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_wait_length_returns_when_the_log_is_long_enough():
+    async with corestore.open(None) as store, trio.open_nursery() as nursery:
+        core = await store.get(name="log")
+        nursery.start_soon(core.append, b"a", b"b", b"c")
+        with trio.fail_after(5):
+            assert await core.wait_length(2) == 3
+
+
+async def test_update_without_peers_answers_at_once(autojump_clock):
+    async with corestore.open(None) as store:
+        core = await store.get(key=KEY_OF_SOMEBODY)
+        before = trio.current_time()
+        assert not await core.update()
+        assert trio.current_time() == before
+
+
+async def test_update_waits_while_peers_are_looked_for(autojump_clock):
+    async with corestore.open(None) as store, trio.open_nursery() as nursery:
+        core = await store.get(key=KEY_OF_SOMEBODY)
+
+        async def look(finding, seconds, task_status):
+            with finding:
+                task_status.started()
+                await trio.sleep(seconds)
+
+        await nursery.start(look, store.finding_peers(), 3)
+        await nursery.start(look, core.finding_peers(), 5)
+        before = trio.current_time()
+        assert not await core.update()
+        assert trio.current_time() - before == pytest.approx(5)
+
+
+# -- handles ---------------------------------------------------------------------------------------
+
+
+async def test_a_snapshot_stays_as_it_is():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"a", b"b")
+        snapshot = core.snapshot()
+        await core.append(b"c")
+        assert (snapshot.length, snapshot.byte_length, snapshot.writable) == (2, 2, False)
+        assert [block async for block in snapshot.blocks()] == [b"a", b"b"]
+        with pytest.raises(ValueError, match="no block 2"):
+            await snapshot.get(2)
+        with pytest.raises(NotWritable):
+            await snapshot.append(b"d")
+        with pytest.raises(ValueError, match="does not grow"):
+            await snapshot.wait_length(3)
+
+
+async def test_a_snapshot_of_a_log_truncated_below_it_says_so():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"a", b"b", b"c")
+        whole, part = core.snapshot(), None
+        await core.truncate(2)
+        part = core.snapshot()
+        await core.append(b"other", b"blocks")
+        assert await part.get(1) == b"b"
+        with pytest.raises(SnapshotNotAvailable):
+            await whole.get(0)
+        with pytest.raises(SnapshotNotAvailable):
+            await whole.session().get(0)
+
+
+async def test_sessions_live_apart():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        async with core.session() as session:
+            await session.append(b"a")
+        with pytest.raises(trio.ClosedResourceError):
+            await session.get(0)
+        assert await core.get(0) == b"a"
+
+
+async def test_closing_a_handle_wakes_who_waits_through_it(autojump_clock):
+    async with corestore.open(None) as store:
+        core = await store.get(key=KEY_OF_SOMEBODY)
+        other = core.session()
+
+        async def waits(wait):
+            with pytest.raises(trio.ClosedResourceError):
+                await wait()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waits, lambda: core.get(0))
+            nursery.start_soon(waits, lambda: core.wait_length(1))
+            nursery.start_soon(waits, lambda: core.download(live=True))
+            await trio.testing.wait_all_tasks_blocked()
+            await core.aclose()
+            await core.aclose()
+        assert not await other.update()
+
+
+async def test_closing_the_store_wakes_everybody():
+    async with trio.open_nursery() as nursery:
+
+        async def waits(core):
+            with pytest.raises(trio.ClosedResourceError):
+                await core.get(0)
+
+        async with corestore.open(None) as store:
+            core = await store.get(key=KEY_OF_SOMEBODY)
+            nursery.start_soon(waits, core)
+            await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(trio.ClosedResourceError):
+        core.get_nowait(0)
+
+
+# -- truncation ------------------------------------------------------------------------------------
+
+
+async def test_truncate_begins_a_new_fork():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"a", b"b", b"c")
+        await core.truncate(1)
+        assert (core.fork, core.length, core.byte_length) == (1, 1, 1)
+        await core.append(b"d")
+        assert await core.get(1) == b"d"
+        await core.truncate(0, fork=7)
+        assert (core.fork, core.length) == (7, 0)
+        with pytest.raises(ValueError, match="does not come after"):
+            await core.truncate(0, fork=7)
+        with pytest.raises(ValueError, match="truncate"):
+            await core.truncate(3)
+
+
+async def test_only_what_nobody_saw_can_be_cut():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"a", b"b")
+        await store.sync()
+        await core.append(b"c", b"d")
+        await core.cut_unpublished(3)
+        assert (core.fork, core.length, await core.get(2)) == (0, 3, b"c")
+        with pytest.raises(ValueError, match="outside"):
+            await core.cut_unpublished(1)
+        await core.append(b"e")
+        await store.sync()
+        assert core.published_length == 4
+
+
+# -- events and user data --------------------------------------------------------------------------
+
+
+async def test_events_tell_what_happened_in_order():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        with core.events() as events:
+            await core.append(b"a", b"b")
+            await store.sync()
+            await core.truncate(1)
+        assert [event async for event in events][:3] == [
+            Appended(2),
+            Published(2),
+            Truncated(1, 1),
+        ]
+
+
+async def test_a_slow_subscriber_loses_the_oldest_and_is_told():
+    source = Broadcast()
+    with source.subscribe() as events:
+        for number in range(MAX_QUEUED_EVENTS + 3):
+            source.send(Appended(number))
+        assert await events.receive() == Missed(3)
+        assert await events.receive() == Appended(3)
+
+
+async def test_a_subscription_ends_with_its_block():
+    source = Broadcast()
+    async with trio.open_nursery() as nursery:
+        with source.subscribe() as events:
+
+            async def listen():
+                assert [event async for event in events] == [Appended(1)]
+
+            nursery.start_soon(listen)
+            await trio.testing.wait_all_tasks_blocked()
+            source.send(Appended(1))
+            await trio.testing.wait_all_tasks_blocked()
+    assert not source
+    with pytest.raises(trio.EndOfChannel):
+        await events.receive()
+
+
+async def test_user_data_is_kept_with_the_core():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.set_user_data("colour", b"red")
+        assert (await store.get(name="log")).user_data("colour") == b"red"
+        await core.set_user_data("colour", None)
+        assert core.user_data("colour") is None
+
+
+# -- transactions ----------------------------------------------------------------------------------
+
+
+async def test_a_transaction_shows_all_of_itself_at_its_end():
+    async with corestore.open(None) as store:
+        a, b = await store.get(name="a"), await store.get(name="b")
+        await b.append(b"before")
+        async with store.transaction(a, b) as tx:
+            assert await tx.append(b, b"1", b"22") == 1
+            assert await tx.append(a, b"index of 1, 2") == 0
+            assert await tx.append(b, b"333") == 3
+            tx.set_user_data(a, "k", b"v")
+            assert (tx.length(a), tx.length(b), tx.byte_length(b)) == (1, 4, 12)
+            assert (a.length, b.length) == (0, 1)
+        assert (a.length, b.length) == (1, 4)
+        assert [await b.get(i) for i in range(4)] == [b"before", b"1", b"22", b"333"]
+        assert a.user_data("k") == b"v"
+
+
+async def test_a_transaction_that_fails_leaves_nothing():
+    async with corestore.open(None) as store:
+        a, b = await store.get(name="a"), await store.get(name="b")
+
+        async def fail():
+            async with store.transaction(a, b) as tx:
+                await tx.append(a, b"x")
+                await tx.append(b, b"y" * 300_000)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+        assert (a.length, b.length) == (0, 0)
+        assert [await a.append(b"free again"), await b.append(b"free again")] == [1, 1]
+
+
+async def test_a_transaction_that_is_cancelled_leaves_nothing():
+    async with corestore.open(None) as store:
+        a, b = await store.get(name="a"), await store.get(name="b")
+        with trio.CancelScope() as scope:
+            async with store.transaction(a, b) as tx:
+                await tx.append(a, b"x")
+                scope.cancel()
+                await tx.append(b, b"y" * 300_000)
+        assert scope.cancelled_caught
+        assert (a.length, b.length) == (0, 0)
+        assert [await a.append(b"free again"), await b.append(b"free again")] == [1, 1]
+
+
+async def test_a_transaction_keeps_others_out_until_its_end():
+    async with corestore.open(None) as store, trio.open_nursery() as nursery:
+        core = await store.get(name="log")
+        async with store.transaction(core) as tx:
+            await tx.append(core, b"first")
+            nursery.start_soon(core.append, b"second")
+            await trio.testing.wait_all_tasks_blocked()
+            assert core.length == 0
+        await core.wait_length(2)
+        assert await core.get(0) == b"first"
+
+
+async def test_two_tasks_can_append_in_one_transaction():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        starts = {}
+
+        async def append(tx, letter):
+            starts[letter] = await tx.append(core, letter * 300_000, letter)
+
+        async with store.transaction(core) as tx, trio.open_nursery() as nursery:
+            for letter in (b"a", b"b", b"c"):
+                nursery.start_soon(append, tx, letter)
+        assert sorted(starts.values()) == [0, 2, 4]
+        for letter, start in starts.items():
+            assert await core.get(start + 1) == letter
+
+
+async def test_a_transaction_refuses_strangers_and_doubles():
+    async with corestore.open(None) as store:
+        a, b = await store.get(name="a"), await store.get(name="b")
+        with pytest.raises(ValueError, match="only once"):
+            store.transaction(a, a.session())
+        async with store.transaction(a) as tx:
+            with pytest.raises(ValueError, match="does not take part"):
+                await tx.append(b, b"x")
+        with pytest.raises(corestore.LocalProtocolError):
+            await tx.append(a, b"x")
+
+
+async def test_leaves_hashed_before_are_taken_over():
+    async with corestore.open(None) as store:
+        a, b = await store.get(name="a"), await store.get(name="b")
+        blocks = [b"one", b"two"]
+        async with store.transaction(a) as tx:
+            await tx.append(a, *blocks, leaves=corestore.hash_leaves(0, blocks))
+        await b.append(*blocks)
+        assert a.tree_hash() == b.tree_hash()
+
+
+async def test_a_full_disk_leaves_the_core_as_it_was_and_usable():
+    storage = FaultyStorage()
+    async with open_with(storage) as store:
+        core = await store.get(name="log")
+        await core.append(b"a")
+        storage.errors["commit"] = OSError(errno.ENOSPC, "full")
+        with pytest.raises(OSError, match="full"):
+            await core.append(b"b")
+        assert core.length == 1
+        assert await core.append(b"c") == 2
+        assert await core.get(1) == b"c"
+
+
+# -- group sync ------------------------------------------------------------------------------------
+
+
+async def test_the_last_core_of_a_transaction_is_published_first():
+    async with corestore.open(None) as store:
+        metadata, content = await store.get(name="m"), await store.get(name="c")
+        order = []
+
+        async def listen(name, core, task_status):
+            with core.events() as events:
+                task_status.started()
+                async for event in events:
+                    if isinstance(event, Published):
+                        order.append((name, content.published_length, event.length))
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(listen, "metadata", metadata)
+            await nursery.start(listen, "content", content)
+            for number in range(1, 4):
+                async with store.transaction(metadata, content) as tx:
+                    await tx.append(metadata, b"%d" % number)
+                    await tx.append(content, b"%d" % number)
+                await store.sync()
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert all(there >= length for name, there, length in order if name == "metadata")
+        assert len(order) == 6
+
+
+async def test_a_sync_has_its_steps_in_order():
+    storage = FaultyStorage()
+    async with open_with(storage) as store:
+        core = await store.get(name="log")
+        await core.append(b"a")
+        await store.sync()
+        await store.sync()
+    assert storage.log == [
+        "commit",
+        "begin_sync",
+        "flush",
+        "mark_synced",
+        "flush_log",
+        "finish_sync",
+    ]
+
+
+async def test_a_sync_in_flight_is_not_shared_by_a_later_commit():
+    storage = FaultyStorage()
+    storage.hold = threading.Event()
+    async with open_with(storage) as store:
+        core = await store.get(name="log")
+        done = []
+
+        async def sync():
+            await store.sync()
+            done.append(core.published_length)
+
+        await core.append(b"a")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sync)
+            await storage.syncing.wait()
+            await core.append(b"b")
+            nursery.start_soon(sync)
+            nursery.start_soon(sync)
+            await trio.lowlevel.checkpoint()
+            storage.hold.set()
+        assert done == [1, 2, 2]
+        assert storage.log.count("begin_sync") == 2
+
+
+@pytest.mark.parametrize("step", ["begin_sync", "flush", "mark_synced", "flush_log", "finish_sync"])
+async def test_a_failed_sync_is_final(step):
+    storage = FaultyStorage()
+    async with open_with(storage) as store:
+        core = await store.get(name="log")
+        await core.append(b"a")
+        await store.sync()
+        storage.errors[step] = OSError(errno.EIO, "broken")
+        await core.append(b"b")
+        with pytest.raises(StorageError):
+            await store.sync()
+        assert core.published_length == 1
+        with pytest.raises(StorageError):
+            await core.append(b"c")
+        with pytest.raises(StorageError):
+            await store.sync()
+        assert await core.get(1) == b"b"
+
+
+async def test_with_always_an_append_returns_published():
+    async with corestore.open(None, sync="always") as store:
+        core = await store.get(name="log")
+        await core.append(b"a")
+        assert core.published_length == 1
+
+
+async def test_with_none_nothing_is_synced_before_it_is_asked_for():
+    storage = FaultyStorage()
+    async with open_with(storage, sync="none") as store:
+        core = await store.get(name="log")
+        await core.append(b"a")
+        await trio.testing.wait_all_tasks_blocked()
+        assert core.published_length == 1
+        assert "flush" not in storage.log
+        await store.sync()
+        assert "flush" in storage.log
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ValueError, match="sometimes"):
+        corestore.SyncPolicy("sometimes")
