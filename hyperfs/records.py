@@ -54,9 +54,9 @@ _MAX_U32: Final = (1 << 32) - 1
 _MAX_U64: Final = (1 << 64) - 1
 _MIN_TIME: Final = -(1 << 63)
 _MAX_TIME: Final = (1 << 63) - 1
-# The longest array or map of any structure of the format: the items of an index node, four
+# The longest array of any structure of the format: the items of an overlay, or four
 # numbers an extent of a group.
-_MAX_ITEMS: Final = 16 * 1024
+_MAX_ITEMS: Final = 4096
 _KINDS: Final = frozenset(
     (
         stat.S_IFREG,

@@ -1,0 +1,339 @@
+"""The root block, which ends every commit, and the header block, with which a drive begins.
+
+A root block says where the tree and the older overlay of its version are, holds the most recent
+changes itself, and records what else belongs to the version: its time, the content it relies on,
+the counters. Every signed length of a metadata log ends in one (but for a log that has only its
+header), so the root before is always the block in front of the commit.
+
+`skips` lead further back: of the commits, numbered from 1, a root names the newest earlier one
+whose number is a multiple of 4, of 16, of 64 and so on. Any version among a million commits is
+found in some 15 steps, 30 at most.
+
+Block 0 is the header of a Hyperbee with our format in its user data, so that the deployed stack
+recognises what kind of core this is and finds the content core.
+
+Format: hyperfs/FORMAT.md, "Drive header", "Root block"; hyperbee 2.27 (the header).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from corestore import DecodeError
+from hyperfs.errors import NotADrive, UnsupportedFormat
+from hyperfs.index.node import (
+    ROOT_KIND,
+    BlocksMissing,
+    decode_changes_untrusted,
+    unpack_block_untrusted,
+)
+from hyperfs.records import MAX_ID, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hyperfs.index.node import BlockReader, NodeCache
+
+FORMAT_VERSION: Final = 1
+SKIP_BASE: Final = 4
+_MAX_COUNT: Final = (1 << 53) - 1
+_MAX_TIME: Final = (1 << 63) - 1
+# How far the walk to the last root of a torn log asks for blocks at a time.
+_WALK: Final = 32
+
+_BEE_MAGIC: Final = b"\x0a\x08hyperbee"
+_USER_DATA: Final = b"hyperfs/"
+
+
+@dataclass(frozen=True, slots=True)
+class RootInfo:
+    """What a root block says about its version.
+
+    `index` is the root block itself. `first_block` is the first block of its commit;
+    `content_length` the blocks of the content core it relies on; `next_id` the first file id not
+    yet used; `files` and `bytes` count the names and the file sizes of the tree, for statfs.
+    `number` counts commits from 1. `tree` and `overlay` are blocks, None when empty; `skips` are
+    root blocks, ever further back.
+    """
+
+    index: int
+    time_ns: int
+    first_block: int
+    content_length: int
+    next_id: int
+    files: int
+    bytes: int
+    number: int
+    tree: int | None
+    overlay: int | None
+    skips: tuple[int, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """The drive version: the length of the metadata log that ends in this block."""
+        return self.index + 1
+
+    @property
+    def previous(self) -> int | None:
+        """The root block of the version before; None for the first."""
+        return self.first_block - 1 if self.first_block > 1 else None
+
+
+@dataclass(slots=True)
+class Root:
+    """A decoded root block: its facts, and the most recent changes."""
+
+    info: RootInfo
+    recent: dict[bytes, bytes | None]
+    cost: int
+
+
+# -- root blocks -------------------------------------------------------------------------------
+
+
+def encode_root(info: RootInfo, recent: Mapping[bytes, bytes | None]) -> bytes:
+    """The block that will be block `info.index`."""
+    items: list[bytes | None] = []
+    for key in sorted(recent):
+        items += (key, recent[key])
+    return pack(
+        [
+            ROOT_KIND,
+            [
+                FORMAT_VERSION,
+                info.time_ns,
+                info.first_block,
+                info.content_length,
+                info.next_id,
+                info.files,
+                info.bytes,
+                info.number,
+                info.tree,
+                info.overlay,
+                list(info.skips),
+            ],
+            items,
+        ]
+    )
+
+
+def decode_root(block: bytes, index: int) -> Root | None:
+    """Read block *index* if it is a root; None when it is another block of the format.
+
+    Raises:
+      DecodeError: it is no block of the format, or a root that cannot be.
+      UnsupportedFormat: a root of a later format.
+    """
+    kind, head, items = unpack_block_untrusted(block)
+    if kind != ROOT_KIND:
+        return None
+    if type(head) is not list or not head or type(head[0]) is not int:
+        raise DecodeError("root block")
+    if head[0] != FORMAT_VERSION:
+        raise UnsupportedFormat(head[0])
+    if len(head) < 11:
+        raise DecodeError("root block")
+    time_ns, first, content_length, next_id, files, size, number, tree, overlay, skips = head[1:11]
+    if type(time_ns) is not int or not -_MAX_TIME <= time_ns <= _MAX_TIME:
+        raise DecodeError("time of a commit")
+    if type(number) is not int or not 0 < number <= _MAX_COUNT:
+        raise DecodeError("number of a commit")
+    for count in (content_length, files):
+        if type(count) is not int or not 0 <= count <= _MAX_COUNT:
+            raise DecodeError("counter of a root block")
+    if type(size) is not int or not 0 <= size <= _MAX_TIME:
+        raise DecodeError("counter of a root block")
+    if type(next_id) is not int or not 0 < next_id <= MAX_ID + 1:
+        raise DecodeError("next file id")
+    if type(first) is not int or not 0 < first <= index:
+        raise DecodeError("first block of a commit")
+    for pointer in (tree, overlay):
+        if pointer is not None and (type(pointer) is not int or not 0 < pointer < index):
+            raise DecodeError("block in front of the root block")
+    before = first - 1
+    if type(skips) is not list or len(skips) != _skip_count(number):
+        raise DecodeError("skip pointers")
+    for skip in skips:
+        if type(skip) is not int or not 0 < skip <= before:
+            raise DecodeError("skip pointer to an earlier root")
+        before = skip
+    info = RootInfo(
+        index,
+        time_ns,
+        first,
+        content_length,
+        next_id,
+        files,
+        size,
+        number,
+        tree,
+        overlay,
+        tuple(skips),
+    )
+    return Root(info, decode_changes_untrusted(b"", items), 500 + 2 * len(block))
+
+
+def next_skips(previous: RootInfo) -> tuple[int, ...]:
+    """The skip pointers of the root that follows *previous*."""
+    skips: list[int] = []
+    step = SKIP_BASE
+    while step <= previous.number:
+        if previous.number % step == 0:
+            skips.append(previous.index)
+        else:
+            skips.append(previous.skips[len(skips)])
+        step *= SKIP_BASE
+    return tuple(skips)
+
+
+def _skip_count(number: int) -> int:
+    """How many powers of 4, 1 left out, are below *number*: each has a multiple before it."""
+    return (number - 1).bit_length() - 1 >> 1 if number > SKIP_BASE else 0
+
+
+def load_root(index: int, reader: BlockReader, cache: NodeCache) -> Root:
+    """The root that is block *index*.
+
+    Raises:
+      BlocksMissing: it is not local.
+      DecodeError, UnsupportedFormat: it is no root that this program reads.
+    """
+    root = cache.get(index)
+    if root is None:
+        root = decode_root(reader.block(index), index)
+        if root is None:
+            raise DecodeError("root block")
+        cache.put(index, root)
+    if not isinstance(root, Root):
+        raise DecodeError("root block")
+    return root
+
+
+# -- finding roots -----------------------------------------------------------------------------
+
+
+def find_root(version: int, reader: BlockReader, cache: NodeCache, *, length: int) -> int | None:
+    """The newest root block of a version not above *version*; None when that is before the first.
+
+    *length* is the length of the log, whose last block is a root.
+
+    Raises:
+      BlocksMissing: a root on the way is not local.
+      DecodeError, UnsupportedFormat: of a block on the way.
+    """
+    if not 0 < version <= length:
+        raise ValueError(f"version {version} of a drive of version {length}")
+    if version == 1:
+        return None
+    if version < length:
+        # What is asked for is nearly always a version that was reported, hence a root itself.
+        block = reader.block(version - 1)
+        if decode_root(block, version - 1) is not None:
+            return version - 1
+    info = load_root(length - 1, reader, cache).info
+    while info.version > version:
+        target = info.previous
+        if target is None:
+            return None
+        if target < version:
+            return load_root(target, reader, cache).info.index
+        for skip in info.skips:
+            if skip < version:
+                break
+            target = skip
+        info = load_root(target, reader, cache).info
+    return info.index
+
+
+def find_root_at(time_ns: int, reader: BlockReader, cache: NodeCache, *, length: int) -> int | None:
+    """The newest root block committed at *time_ns* or before; None when that is before the first.
+
+    Where the writer's clock was set back, one of the candidates. Arguments and errors as those of
+    `find_root`.
+    """
+    if length < 2:
+        return None
+    info = load_root(length - 1, reader, cache).info
+    while info.time_ns > time_ns:
+        if info.previous is None:
+            return None
+        for target in (*reversed(info.skips), info.previous):
+            earlier = load_root(target, reader, cache).info
+            if earlier.time_ns > time_ns or target == info.previous:
+                info = earlier
+                break
+    return info.index
+
+
+def last_root(length: int, reader: BlockReader) -> int | None:
+    """The newest root block among the first *length* blocks, found by walking back.
+
+    For a log that was cut in the middle of a commit; any other ends in its last root.
+
+    Raises:
+      BlocksMissing: the next blocks of the walk are not local.
+      DecodeError, UnsupportedFormat: of a block on the way.
+    """
+    for index in range(length - 1, 0, -1):
+        try:
+            block = reader.block(index)
+        except BlocksMissing:
+            raise BlocksMissing(range(index, max(0, index - _WALK), -1)) from None
+        root = decode_root(block, index)
+        if root is not None:
+            return index
+    return None
+
+
+# -- the header --------------------------------------------------------------------------------
+
+
+def header_block() -> bytes:
+    """Block 0 of a drive's metadata log."""
+    user_data = _USER_DATA + str(FORMAT_VERSION).encode()
+    metadata = bytes((0x12, len(user_data))) + user_data
+    return _BEE_MAGIC + bytes((0x12, len(metadata))) + metadata
+
+
+def check_header(block: bytes) -> int:
+    """The format version of the drive that begins with *block*.
+
+    Raises:
+      NotADrive: it is no header of ours; a Hyperdrive of the Node stack among them.
+      UnsupportedFormat: of a later format.
+    """
+    metadata = _field(block, 2) if _field(block, 1) == b"hyperbee" else None
+    user_data = _field(metadata, 2) if metadata is not None else None
+    if user_data is None or not user_data.startswith(_USER_DATA):
+        raise NotADrive("the core's first block is not the header of a hyperfs drive")
+    digits = user_data[len(_USER_DATA) :]
+    if not digits.isdigit() or len(digits) > 6:
+        raise NotADrive("the drive's header names no format version")
+    version = int(digits)
+    if version != FORMAT_VERSION:
+        raise UnsupportedFormat(version)
+    return version
+
+
+def is_bee_header(block: bytes) -> bool:
+    """Whether *block* begins a Hyperbee, be it a drive of ours or of the Node stack."""
+    return _field(block, 1) == b"hyperbee"
+
+
+def _field(message: bytes, wanted: int) -> bytes | None:
+    """A length-delimited field of a protocol buffers message; None when absent or malformed."""
+    at = 0
+    found: bytes | None = None
+    while at < len(message):
+        tag = message[at]
+        # Short messages of short fields: one byte of tag, one of length, nothing but bytes.
+        if tag & 7 != 2 or tag >= 0x80 or at + 2 > len(message) or message[at + 1] >= 0x80:
+            return None
+        end = at + 2 + message[at + 1]
+        if end > len(message):
+            return None
+        if tag >> 3 == wanted:
+            found = message[at + 2 : end]
+        at = end
+    return found
