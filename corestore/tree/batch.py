@@ -8,7 +8,7 @@ work, so `hash_leaves` stands apart: it may run in a thread while `append_leaves
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from corestore import crypto
 from corestore.tree import flat
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from corestore.tree.types import NodeReader
-
-# One make for a `Node` without going through its keyword-taking constructor: 40 % of the time of
-# a merge, and there is a merge for every block.
-_make_node: Final = Node._make
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,7 @@ def hash_leaves(start: int, blocks: Sequence[bytes | memoryview]) -> list[Node]:
     leaves = []
     index = 2 * start
     for block in blocks:
-        leaves.append(_make_node((index, len(block), leaf_hash(block))))
+        leaves.append(Node(index, len(block), leaf_hash(block)))
         index += 2
     return leaves
 
@@ -99,7 +95,7 @@ def append_leaves(
         while not complete & 1:
             left = roots.pop()
             size = left.size + node.size
-            node = _make_node((left.index + half, size, parent_hash(size, left.hash, node.hash)))
+            node = Node(left.index + half, size, parent_hash(size, left.hash, node.hash))
             nodes.append(node)
             complete >>= 1
             half <<= 1

@@ -45,6 +45,10 @@ class SeekStopped:
     ) -> tuple[HashRequest, SeekRequest]:
         """What to ask a peer that holds *block*, one of `start..end`, to get on.
 
+        One answer is mostly enough. Where a peer leaves the seek out (hypercore 11.37.1 does so
+        below all roots but a log's first), the hash alone halves the range at least, so repeating
+        comes to an end.
+
         Raises:
           ValueError: *block* is not one of them.
         """

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 _MAX_PATH_NODES: Final = 64
 _MAX_UPGRADE_NODES: Final = 128
 
-_make_node: Final = Node._make
-
 
 class OutdatedProof(InvalidProof):
     """An upgrade from a length that is no longer ours, which cannot be joined to what we have.
@@ -173,7 +171,7 @@ def _verify_paths(proof: Proof, found: _Found) -> tuple[Node, bool] | None:
         extra = _climb(first, True, proof.seek.nodes[1:], None, found)
     if proof.block is not None:
         block = proof.block
-        leaf = _make_node((2 * block.index, len(block.value), crypto.leaf_hash(block.value)))
+        leaf = Node(2 * block.index, len(block.value), crypto.leaf_hash(block.value))
         return _climb(leaf, False, block.nodes, extra, found)
     if proof.hash is not None:
         if not proof.hash.nodes:
@@ -225,7 +223,7 @@ def _climb(
             digest = crypto.parent_hash(size, other.hash, digest)
         index = (index + wanted) >> 1
         bit <<= 1
-        node = _make_node((index, size, digest))
+        node = Node(index, size, digest)
     return node, claimed
 
 
@@ -280,7 +278,7 @@ class _Growth:
                 raise InvalidProof(f"{size} bytes below one node")
             index -= leaves
             leaves *= 2
-            node = _make_node((index, size, crypto.parent_hash(size, left.hash, node.hash)))
+            node = Node(index, size, crypto.parent_hash(size, left.hash, node.hash))
             claimed = False
         roots.append(node)
         self._claimed.append(claimed)

@@ -97,6 +97,23 @@ def test_a_sparse_replica_finds_any_byte_in_one_round(length, data):
     assert byte_offset(found.index, replica.head, nodes=replica.nodes) == offset - found.offset
 
 
+@given(st.integers(1, 60), st.data())
+def test_a_seek_ends_though_the_peer_ignores_it(length, data):
+    log = Log.of_length(length)
+    replica = Replica.at(log, length)
+    overlay = NodeOverlay(replica.nodes)
+    offset = data.draw(st.integers(0, log.head.byte_length - 1))
+    found = seek(offset, replica.head, nodes=overlay)
+    width = length
+    while isinstance(found, SeekStopped):
+        assert found.end - found.start <= width
+        width = (found.end - found.start) // 2
+        hash_, _ = found.requests(data.draw(st.integers(found.start, found.end - 1)), offset)
+        overlay.add(replica.receive(log.build(hash=hash_)).hints)
+        found = seek(offset, replica.head, nodes=overlay)
+    assert found == seek(offset, log.head, nodes=log.nodes)
+
+
 def test_a_seek_comes_with_the_first_upgrade():
     log = Log.of_length(13)
     replica = Replica()
