@@ -198,10 +198,12 @@ class Storage(Protocol):
         ...
 
     def recovered(self) -> Sequence[tuple[CoreStorage, int]]:
-        """Cores of ours that a recovery had to cut back, with the length before.
+        """Cores of ours that the last open had to cut back, with the length before.
 
-        Their heads may carry no signature (`b""`): see `cut`. A core stays listed at every open
-        until a signed head has been committed.
+        Whole transactions are taken back, in all the cores they wrote, so the heads have the
+        signatures they had then. The exception is a core whose head has none (`b""`), because a
+        process died between `cut` and the commit of the signed head: it is listed at every open
+        until that has been made good.
         """
         ...
 

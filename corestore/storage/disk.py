@@ -10,21 +10,21 @@ Everything here belongs to one thread, except `DiskStorage.flush`, `.flush_log` 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from corestore.errors import StorageConflict
 from corestore.keys import DiscoveryKey
-from corestore.storage import folder, rules, schema
-from corestore.storage.base import SyncTicket
+from corestore.storage import folder, recovery, rules, schema
 from corestore.storage.database import Database
 from corestore.storage.diskcore import DiskCore, NodeCache
-from corestore.storage.files import DataFile, DataFiles, FileIO
+from corestore.storage.files import DataFiles, FileIO
 from corestore.storage.health import Health
 from corestore.storage.locks import SigningLock
+from corestore.storage.sync import Syncer
 from corestore.storage.writer import Writing
 
 if TYPE_CHECKING:
@@ -33,28 +33,8 @@ if TYPE_CHECKING:
     import apsw
 
     from corestore.commit import Commit
-    from corestore.storage.base import CoreRecord, CoreStorage
+    from corestore.storage.base import CoreRecord, CoreStorage, SyncTicket
     from corestore.tree.types import Head
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """One core's part of a sync, as it was when the sync began."""
-
-    core: DiskCore
-    head: Head
-    epoch: int
-    changes: int
-    signs: bool  # we hold the lock: raise synced_length and published
-    publish: Head | None  # what counts as published afterwards
-    rows: tuple[tuple[int, int, int], ...]  # of `unsynced`: id, start, end
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    marks: tuple[_Mark, ...]
-    files: list[DataFile]
-    log_changes: int
 
 
 class DiskStorage:
@@ -76,11 +56,32 @@ class DiskStorage:
         self.files = DataFiles(self._path / folder.DATA, self._health, self._io)
         self.nodes = NodeCache()
         self._cores: dict[DiscoveryKey, DiskCore] = {}
-        self._dirty: dict[DiskCore, None] = {}
-        self._log_changes = self._log_synced = 0
+        self.syncer = Syncer(self.database, self.files, self._health)
         # Ids of rows that several processes make: a random half each, so that none is met twice.
         self._row_ids = itertools.count(int.from_bytes(os.urandom(4)) >> 1 << 32)
-        self._recovered: list[tuple[CoreStorage, int]] = []
+        self._durable_version = -1
+        self._recovered: Sequence[tuple[CoreStorage, int]] = ()
+        try:
+            self._make_durable()
+            self.punch_pending()
+            self._recovered = recovery.recover(self)
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _make_durable(self) -> None:
+        """What the database says now is durable from here on, whoever wrote it."""
+        version = self.look()
+        self.database.log.flush()
+        self._durable_version = version
+
+    def _abandon(self) -> None:
+        self._health.closed = True
+        with contextlib.ExitStack() as stack:
+            for core in self._cores.values():
+                stack.callback(core.unlock)
+            stack.callback(self.files.close)
+            stack.callback(self.database.close)
 
     # -- cores -----------------------------------------------------------------------------------
 
@@ -117,10 +118,12 @@ class DiskStorage:
         return core
 
     def _after_open(self, core: DiskCore) -> None:
-        """What the database says is published is durable: the log was flushed at open."""
-        if core.record.signer is None:
-            return
-        core.set_published(core.stored_published)
+        """Show what is published, having made sure that it is durable: the row alone, just
+        committed by another process, would prove nothing."""
+        if core.record.signer is not None:
+            if core.stored_published.length and self.look() != self._durable_version:
+                self._make_durable()
+            core.set_published(core.stored_published)
 
     def create_core(self, record: CoreRecord) -> DiskCore:
         """Make a core known, of length 0, or fill in what was unknown of it."""
@@ -139,13 +142,13 @@ class DiskStorage:
                 " signer = coalesce(core.signer, excluded.signer), version = version + 1",
                 (name, record.key, record.manifest, record.signer),
             )
-        self._log_changes += 1
+        self.syncer.touch_log()
         if core is None:
             core = self.open_core(name)
             assert core is not None
             return core
         core.reload()
-        self._touch(core)
+        self.syncer.touch(core)
         return core
 
     def remove_core(self, discovery_key: DiscoveryKey) -> None:
@@ -163,25 +166,23 @@ class DiskStorage:
             first, end = schema.first_row(core.id), schema.end_row(core.id)
             for table in ("node", "bits"):
                 cursor.execute(f"DELETE FROM {table} WHERE id >= ? AND id < ?", (first, end))
-            for table in ("unsynced", "core_data"):
+            for table in ("tail", "unsynced", "core_data"):
                 cursor.execute(f"DELETE FROM {table} WHERE core = ?", (core.id,))
             cursor.execute("DELETE FROM core WHERE id = ?", (core.id,))
             cursor.execute(
                 "INSERT INTO pending_clear VALUES (?, ?, 0, NULL)",
                 (next(self._row_ids), discovery_key),
             )
-        self._log_changes += 1
+        self.syncer.touch_log()
         core.reload()
         self._forget(core)
         self._give_back()
 
     def _forget(self, core: DiskCore) -> None:
         del self._cores[core.name]
-        self._dirty.pop(core, None)
+        self.syncer.forget(core)
         self.files.forget(core.id)
-        if core.lock is not None:
-            core.lock.release()
-            core.lock = None
+        core.unlock()
 
     # -- for the cores ---------------------------------------------------------------------------
 
@@ -194,14 +195,24 @@ class DiskStorage:
         self._health.check()
         return SigningLock(self._path / folder.LOCKS, core.name)
 
+    def signs(self, core: DiskCore) -> None:
+        """The lock was taken and the core read again.
+
+        A signer that died may have left appended blocks unsynced. We have been running since, so
+        they are in the page cache; our next sync is to include them.
+        """
+        if core.head.length > core.synced_length:
+            self.files.expect_unsynced(core.id, core.name)
+        if core.head != core.published:
+            self.syncer.touch(core)
+
     def saw_published(self, core: DiskCore) -> None:
         """Another process published *core* further; the next sync makes sure that it is durable."""
-        core.changes += 1
-        self._dirty[core] = None
+        self.syncer.touch(core)
 
-    def _touch(self, core: DiskCore) -> None:
-        core.changes += 1
-        self._dirty[core] = None
+    def writing(self, cursor: apsw.Cursor, core: DiskCore) -> Writing:
+        """One core's part of a transaction of its own."""
+        return Writing(cursor, core, next(self._row_ids), self._row_ids.__next__)
 
     # -- commits ---------------------------------------------------------------------------------
 
@@ -223,7 +234,7 @@ class DiskStorage:
                 writing.finish()
         for writing in written:
             writing.apply()
-            self._dirty[writing.core] = None
+            self.syncer.touch(writing.core)
         if any(writing.holes for writing in written):
             self._give_back()
 
@@ -246,11 +257,12 @@ class DiskStorage:
         self, cursor: apsw.Cursor, commits: Sequence[tuple[DiskCore, Commit]]
     ) -> list[Writing]:
         written: dict[DiskCore, Writing] = {}
+        tx = next(self._row_ids)
         for core, commit in commits:
             writing = written.get(core)
             if writing is None:
                 self._check_current(core, commit)
-                writing = written[core] = Writing(cursor, core, self._row_ids.__next__)
+                writing = written[core] = Writing(cursor, core, tx, self._row_ids.__next__)
             if commit.blocks:
                 self._finish_holes(cursor, core.name)
             writing.write(commit)
@@ -278,9 +290,8 @@ class DiskStorage:
         if commit.blocks:
             with self.database.transaction() as cursor:
                 self._check_current(core, commit)
-                clearing = Writing(cursor, core, self._row_ids.__next__)
+                clearing = self.writing(cursor, core)
                 clearing.clear_bits_from(commit.truncate)
-                clearing.set_column("synced_length", min(core.synced_length, commit.truncate))
                 clearing.finish()
             clearing.apply()
             self.database.log.flush()
@@ -289,11 +300,10 @@ class DiskStorage:
             with self._health.final("syncing a data file"):
                 self.files.flush(self.files.begin_flush([core.id]))
             if core.record.signer is not None and commit.head is not None:
-                writing.set_column("synced_length", commit.head.length)
-                writing.set_column("published", schema.pack_head(commit.head))
+                writing.publish_all()
             writing.finish()
         writing.apply()
-        self._dirty[core] = None
+        self.syncer.touch(core)
         self.database.log.flush()
         if commit.head is not None:
             core.set_published(core.head)
@@ -304,33 +314,34 @@ class DiskStorage:
         self._health.check()
         own = self._own(core)
         self._lock_for(own)
-        head = rules.cut_head(own, length)
+        head = recovery.head_at(self, own, length)
         if head.length < own.head.length:
             with self.database.transaction() as cursor:
                 own.refresh()
-                writing = Writing(cursor, own, self._row_ids.__next__)
-                self.write_cut(writing, head)
+                writing = self.writing(cursor, own)
+                writing.cut(head)
                 writing.finish()
             writing.apply()
-            self._dirty[own] = None
+            self.syncer.touch(own)
             self.database.log.flush()
             self._give_back()
         return own.head
 
-    def write_cut(self, writing: Writing, head: Head) -> None:
-        """Write what a cut to *head* changes."""
-        old_end = writing.core.head.byte_length
-        writing.drop_tail(head.length)
-        writing.set_head(head)
-        writing.note_tail_hole(old_end)
-
     # -- holes -----------------------------------------------------------------------------------
 
     def _give_back(self) -> None:
-        """Free what committed clears left, now that the log is durable; then forget the rows."""
+        """Free what committed clears left, as soon as the log is durable."""
         self.database.log.flush()
-        with self.database.transaction() as cursor:
-            self.punch_holes(cursor)
+        self.punch_pending()
+
+    def punch_pending(self) -> None:
+        """Punch every pending hole, whoever left it, then forget its row.
+
+        The log was flushed since the rows were written: only then may the disk use the space.
+        """
+        if self.database.one("SELECT 1 FROM pending_clear LIMIT 1"):
+            with self.database.transaction() as cursor:
+                self._punch(cursor)
 
     def _finish_holes(self, cursor: apsw.Cursor, name: DiscoveryKey) -> None:
         """Before bytes are written into a core: no hole of it may still be punched afterwards.
@@ -339,15 +350,13 @@ class DiskStorage:
         """
         if cursor.execute("SELECT 1 FROM pending_clear WHERE discovery_key = ?", (name,)).get:
             self.database.log.flush()
-            self.punch_holes(cursor)
+            self._punch(cursor)
 
-    def punch_holes(self, cursor: apsw.Cursor) -> None:
-        """Punch every pending hole, whoever left it. The log was flushed since they were noted."""
-        rows = cast(
-            "list[tuple[int, bytes, int, int | None]]",
-            cursor.execute("SELECT * FROM pending_clear").fetchall(),
-        )
-        for row, name, start, end in rows:
+    def _punch(self, cursor: apsw.Cursor) -> None:
+        rows = cursor.execute(
+            'SELECT id, discovery_key, start, "end" FROM pending_clear'
+        ).fetchall()
+        for row, name, start, end in cast("list[tuple[int, bytes, int, int | None]]", rows):
             discovery_key = DiscoveryKey(name)
             core = self._cores.get(discovery_key)
             with self._health.final("freeing space"):
@@ -362,83 +371,23 @@ class DiskStorage:
 
     def begin_sync(self) -> SyncTicket | None:
         """Collect what is committed and not yet durable; None if there is nothing."""
-        self._health.check()
-        if not self._dirty and self._log_changes == self._log_synced:
-            return None
-        marks = tuple(self._mark(core) for core in self._dirty)
-        files = self.files.begin_flush(mark.core.id for mark in marks)
-        token = _Token(marks, files, self._log_changes)
-        return SyncTicket([(mark.core, mark.head) for mark in marks], token)
-
-    def _mark(self, core: DiskCore) -> _Mark:
-        signs = core.record.signer is not None and core.lock is not None
-        publish: Head | None = core.head if signs else core.stored_published
-        if publish is None or not rules.may_publish(core.published, publish):
-            publish = None
-        rows = tuple((row, start, end) for row, (start, end) in core.unsynced.items())
-        core.open_row = None  # a run that goes on needs a row that this sync does not delete
-        return _Mark(core, core.head, core.epoch, core.changes, signs, publish, rows)
+        return self.syncer.begin()
 
     def flush(self, ticket: SyncTicket) -> None:
         """fdatasync the data files. May run in a thread."""
-        token = _token(ticket)
-        self._health.check()
-        with self._health.final("syncing a data file"):
-            self.files.flush(token.files)
+        self.syncer.flush(ticket)
 
     def mark_synced(self, ticket: SyncTicket) -> None:
         """Commit the watermarks."""
-        token = _token(ticket)
-        self._health.check()
-        marks = [mark for mark in token.marks if self._stands(mark) and (mark.signs or mark.rows)]
-        if not marks:
-            return
-        with self.database.transaction() as cursor:
-            for mark in marks:
-                if mark.signs:
-                    self._write_watermark(cursor, mark)
-                cursor.executemany(
-                    'DELETE FROM unsynced WHERE id = ? AND core = ? AND start = ? AND "end" = ?',
-                    [(row, mark.core.id, start, end) for row, start, end in mark.rows],
-                )
-        for mark in marks:
-            if mark.signs:
-                mark.core.synced_length = max(mark.core.synced_length, mark.head.length)
-                mark.core.row_version += 1
-            for row, start, end in mark.rows:
-                if mark.core.unsynced.get(row) == (start, end):
-                    del mark.core.unsynced[row]
-
-    def _write_watermark(self, cursor: apsw.Cursor, mark: _Mark) -> None:
-        published = mark.publish or mark.core.published
-        cursor.execute(
-            "UPDATE core SET synced_length = max(synced_length, ?), published = ?,"
-            " version = version + 1 WHERE id = ?",
-            (mark.head.length, schema.pack_head(published), mark.core.id),
-        )
-
-    def _stands(self, mark: _Mark) -> bool:
-        """Whether the core was neither truncated, cut nor removed since the sync began."""
-        return not mark.core.removed and mark.core.epoch == mark.epoch
+        self.syncer.mark(ticket)
 
     def flush_log(self, ticket: SyncTicket) -> None:
         """fdatasync the write-ahead log. May run in a thread."""
-        self.database.log.flush()
+        self.syncer.flush_log(ticket)
 
     def finish_sync(self, ticket: SyncTicket) -> None:
         """The heads of *ticket* are published from now on."""
-        token = _token(ticket)
-        self._log_synced = max(self._log_synced, token.log_changes)
-        for mark in token.marks:
-            core = mark.core
-            if not self._stands(mark):
-                continue
-            if mark.publish is not None and rules.may_publish(core.published, mark.publish):
-                core.set_published(mark.publish)
-                if mark.signs:
-                    core.stored_published = mark.publish
-            if core.changes == mark.changes:
-                self._dirty.pop(core, None)
+        self.syncer.finish(ticket)
 
     def checkpoint_due(self) -> bool:
         """Whether the write-ahead log is so long that `checkpoint` should run."""
@@ -450,7 +399,7 @@ class DiskStorage:
 
     def recovered(self) -> Sequence[tuple[CoreStorage, int]]:
         """Cores of ours that a recovery had to cut back, with the length before."""
-        return tuple(self._recovered)
+        return self._recovered
 
     # -- the store's own values ------------------------------------------------------------------
 
@@ -475,7 +424,7 @@ class DiskStorage:
                 cursor.execute("DELETE FROM store_data WHERE key = ?", (key,))
             else:
                 cursor.execute("INSERT OR REPLACE INTO store_data VALUES (?, ?)", (key, value))
-        self._log_changes += 1
+        self.syncer.touch_log()
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -485,26 +434,6 @@ class DiskStorage:
             return
         try:
             if self._health.error is None:
-                ticket = self.begin_sync()
-                if ticket is not None:
-                    self.sync_now(ticket)
+                self.syncer.run()
         finally:
-            self._health.closed = True
-            self.database.close()
-            self.files.close()
-            for core in self._cores.values():
-                if core.lock is not None:
-                    core.lock.release()
-                    core.lock = None
-
-    def sync_now(self, ticket: SyncTicket) -> None:
-        """All steps of a sync at once, in this thread."""
-        self.flush(ticket)
-        self.mark_synced(ticket)
-        self.flush_log(ticket)
-        self.finish_sync(ticket)
-
-
-def _token(ticket: SyncTicket) -> _Token:
-    assert isinstance(ticket.token, _Token)
-    return ticket.token
+            self._abandon()

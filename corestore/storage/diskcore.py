@@ -70,6 +70,10 @@ class Shelf(Protocol):
         """Take the signing lock of *core*."""
         ...
 
+    def signs(self, core: DiskCore) -> None:
+        """The lock of *core* was taken, and the core read again."""
+        ...
+
     def saw_published(self, core: DiskCore) -> None:
         """*core* was published further by another process: the next sync makes that durable."""
         ...
@@ -104,7 +108,6 @@ class DiskCore:
         self.id = row.id
         self.name = DiscoveryKey(row.discovery_key)
         self.synced_length = row.synced_length
-        self.cut_from = row.cut_from
         self.stored_published = schema.unpack_head(row.published)
         self._first = schema.first_row(row.id)
         self._record = CoreRecord(Key(row.key), row.manifest, row.signer)
@@ -269,6 +272,13 @@ class DiskCore:
             self.lock = self.shelf.sign(self)
             self.refresh()
             self._see()
+            self.shelf.signs(self)
+
+    def unlock(self) -> None:
+        """Give the signing lock back, if we hold it."""
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
 
     def refresh(self) -> bool:
         """Look whether another process changed this core, and read it again if so.
@@ -331,7 +341,6 @@ class DiskCore:
         self._head = self.seen_head = head
         self._record = record
         self.row_version += 1
-        self.changes += 1
 
     def set_published(self, head: Head) -> None:
         """The head that is durable now."""

@@ -226,6 +226,16 @@ class DataFiles:
             if not file.syncs:
                 os.close(file.fd)
 
+    def expect_unsynced(self, core: int, name: DiscoveryKey) -> None:
+        """Another process wrote to this file, perhaps created it, and is gone: the next flush that
+        names it shall include that. A missing file is no error: then there is nothing to sync."""
+        path = self.path(name)
+        if path.exists():
+            file = self._open.get(core) or self._open_file(core, name, create=False)
+            file.dirty = True
+            with self._lock:
+                self._new_names |= {path.parent, self._folder}
+
     def begin_flush(self, cores: Iterable[int]) -> list[DataFile]:
         """The open files of *cores*, held open until `flush` has been through them.
 

@@ -35,8 +35,12 @@ class MemoryCore:
         self._blocks: dict[int, bytes] = {}
         self._pages: dict[int, bytes] = {}
         self._user_data: dict[str, bytes] = {}
+        # Heads since the last sync, by length: where a cut may lead without losing the signature.
+        self._tail: dict[int, Head] = {}
         self._epoch = 0
+        self._changes = 0
         self._locked = False
+        self._removed = False
 
     @property
     def record(self) -> CoreRecord:
@@ -115,6 +119,8 @@ class MemoryCore:
         head = commit.head
         if head is not None and rules.replaces(self._record, self._head, commit):
             self._head = head
+            if self._record.signer is not None:
+                self._tail[head.length] = head
             if commit.truncate is not None:
                 self._published = head
         if commit.manifest is not None:
@@ -130,11 +136,13 @@ class MemoryCore:
         beyond = [i for i in self._nodes if i >= 2 * length or i in ancestors]
         for index in beyond:
             del self._nodes[index]
-        if self._pages:
-            self._set_bits(length, (max(self._pages) + 1) * bits.PAGE_BLOCKS, held=False)
+        self._set_bits(length, rules.MAX_LENGTH, held=False)
+        self._tail = {at: head for at, head in self._tail.items() if at <= length}
         self._epoch += 1
 
     def _set_bits(self, start: int, end: int, held: bool) -> None:
+        if not held:
+            end = min(end, (max(self._pages, default=-1) + 1) * bits.PAGE_BLOCKS)
         for number, first, stop in bits.parts(start, end):
             page = self._pages.get(number)
             if page is None and not held:
@@ -145,8 +153,6 @@ class MemoryCore:
             else:
                 self._pages[number] = page
         if not held:
-            if end - start > len(self._blocks):
-                end = max(self._blocks, default=-1) + 1
             for index in range(start, end):
                 self._blocks.pop(index, None)
 
@@ -158,7 +164,7 @@ class MemoryStorage:
         self._primary_key = crypto.random_bytes(32) if primary_key is None else primary_key
         self._cores: dict[DiscoveryKey, MemoryCore] = {}
         self._user_data: dict[str, bytes] = {}
-        self._dirty: set[MemoryCore] = set()
+        self._dirty: dict[MemoryCore, None] = {}
         self._closed = False
 
     @property
@@ -199,7 +205,8 @@ class MemoryStorage:
         self.check_open()
         core = self._cores.pop(discovery_key, None)
         if core is not None:
-            self._dirty.discard(core)
+            core._removed = True
+            self._dirty.pop(core, None)
 
     def commit(self, commits: Sequence[tuple[CoreStorage, Commit]]) -> None:
         """Apply all commits, or none if one of them is refused."""
@@ -210,28 +217,27 @@ class MemoryStorage:
             core._check(commit)
         for core, commit in own:
             core._apply(commit)
-            self._dirty.add(core)
+            self._touch(core)
 
     def cut(self, core: CoreStorage, length: int) -> Head:
         """Drop an unpublished tail; the head comes back unsigned."""
         self.check_open()
         own = self._own(core)
         head = rules.cut_head(own, length)
+        head = own._tail.get(length, head)
         if head.length < own._head.length:
             own._drop_tail(length)
             own._head = head
-            self._dirty.add(own)
+            self._touch(own)
         return own._head
 
     def begin_sync(self) -> SyncTicket | None:
-        """What was committed since the last one; None if nothing was."""
+        """What no sync was finished for yet; None if there is nothing."""
         self.check_open()
         if not self._dirty:
             return None
         cores = tuple((core, core._head) for core in self._dirty)
-        epochs = {core: core._epoch for core in self._dirty}
-        self._dirty.clear()
-        return SyncTicket(cores, epochs)
+        return SyncTicket(cores, tuple((core._epoch, core._changes) for core in self._dirty))
 
     def flush(self, ticket: SyncTicket) -> None:
         """Nothing to flush."""
@@ -244,12 +250,20 @@ class MemoryStorage:
 
     def finish_sync(self, ticket: SyncTicket) -> None:
         """Publish the heads of *ticket*."""
-        epochs = ticket.token
-        assert isinstance(epochs, dict)
-        for core, head in ticket.cores:
-            own = self._own(core)
-            if own._epoch == epochs[own] and rules.may_publish(own._published, head):
-                own._published = head
+        assert isinstance(ticket.token, tuple)
+        for (core, head), (epoch, changes) in zip(ticket.cores, ticket.token, strict=True):
+            assert isinstance(core, MemoryCore)
+            if core._removed or core._epoch != epoch:
+                continue
+            if rules.may_publish(core._published, head):
+                core._published = head
+                core._tail = {at: kept for at, kept in core._tail.items() if at > head.length}
+            if core._changes == changes:
+                self._dirty.pop(core, None)
+
+    def _touch(self, core: MemoryCore) -> None:
+        core._changes += 1
+        self._dirty[core] = None
 
     def checkpoint_due(self) -> bool:
         """Never: there is no log."""
@@ -285,6 +299,6 @@ class MemoryStorage:
     def _own(self, core: CoreStorage) -> MemoryCore:
         if not isinstance(core, MemoryCore) or core._storage is not self:
             raise ValueError("this core belongs to another store")
-        if self._cores.get(core._record.key.discovery_key) is not core:
+        if core._removed:
             raise StorageConflict("this core was removed from the store")
         return core

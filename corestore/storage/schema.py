@@ -34,8 +34,6 @@ CREATE TABLE core (
     signature BLOB NOT NULL DEFAULT x'',      -- empty with length > 0: cut, not yet signed again
     published BLOB NOT NULL DEFAULT x'',      -- a packed head; empty: the empty head
     synced_length INTEGER NOT NULL DEFAULT 0, -- appended blocks below this are on the disk
-    cut_from INTEGER,                         -- length before a recovery cut it; NULL: no cut, or
-                                              -- signed again since
     epoch INTEGER NOT NULL DEFAULT 0,         -- counts truncations and cuts
     version INTEGER NOT NULL DEFAULT 0        -- counts commits; others see by it what is new
 );
@@ -54,6 +52,15 @@ CREATE TABLE bits (
     id INTEGER PRIMARY KEY,
     bits BLOB NOT NULL                        -- 512 bytes, never all zero
 );
+
+-- Heads of cores of ours since the last sync: where a recovery may cut to, and what goes together.
+CREATE TABLE tail (
+    core INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    tx INTEGER NOT NULL,                      -- equal for heads that one transaction wrote
+    signature BLOB NOT NULL,
+    PRIMARY KEY (core, length)
+) WITHOUT ROWID;
 
 -- Blocks that were stored, other than by appending, and may not be on the disk yet.
 CREATE TABLE unsynced (
@@ -100,7 +107,6 @@ class CoreRow(NamedTuple):
     signature: bytes
     published: bytes
     synced_length: int
-    cut_from: int | None
     epoch: int
     version: int
 

@@ -31,12 +31,15 @@ _PUT_NODE: Final = (
 class Writing:
     """One core's part of a transaction. `write` writes rows; after COMMIT, `apply` tells the core.
 
-    *new_row* makes ids for the table `unsynced`.
+    *new_row* makes ids for the table `unsynced`; *tx* is the transaction's own.
     """
 
-    def __init__(self, cursor: apsw.Cursor, core: DiskCore, new_row: Callable[[], int]) -> None:
+    def __init__(
+        self, cursor: apsw.Cursor, core: DiskCore, tx: int, new_row: Callable[[], int]
+    ) -> None:
         self._cursor = cursor
         self.core = core
+        self._tx = tx
         self._new_row = new_row
         self._first = schema.first_row(core.id)
         self._head = core.head
@@ -47,7 +50,7 @@ class Writing:
         self._cut = False
         self._rows: dict[int, tuple[int, int]] = {}
         self._open_row = core.open_row
-        self._set: dict[str, int | bytes | None] = {}
+        self._set: dict[str, int | bytes] = {}
         self.holes = False
 
     # -- during the transaction ------------------------------------------------------------------
@@ -65,7 +68,7 @@ class Writing:
             rules.check_fork(self._head, commit)
         old_end = self._head.byte_length
         if commit.truncate is not None:
-            self.drop_tail(commit.truncate)
+            self._drop_tail(commit.truncate)
         appended = ours and self._is_append(commit)
         if commit.blocks:
             self.core.shelf.files.write(self.core.id, self.core.name, _contiguous(commit.blocks))
@@ -77,7 +80,12 @@ class Writing:
         self._save_pages()
         if rules.replaces(self._record, self._head, commit):
             assert commit.head is not None
-            self.set_head(commit.head)
+            self._set_head(commit.head)
+            if ours:
+                self._cursor.execute(
+                    "INSERT OR REPLACE INTO tail VALUES (?, ?, ?, ?)",
+                    (self.core.id, commit.head.length, self._tx, commit.head.signature),
+                )
         if commit.manifest is not None:
             self._record = CoreRecord(self._record.key, commit.manifest, self._record.signer)
             self._set["manifest"] = commit.manifest
@@ -85,11 +93,10 @@ class Writing:
             if not run.held:
                 self._note_hole(run)
         if commit.truncate is not None:
-            self.note_tail_hole(old_end)
+            self._note_tail_hole(old_end)
         self._write_user_data(commit)
 
-    def set_head(self, head: Head) -> None:
-        """The new head. A signed one ends the state after a cut."""
+    def _set_head(self, head: Head) -> None:
         self._head = head
         self._set |= {
             "fork": head.fork,
@@ -98,12 +105,6 @@ class Writing:
             "roots": schema.pack_roots(head.roots),
             "signature": head.signature,
         }
-        if head.signature and self.core.cut_from is not None:
-            self._set["cut_from"] = None
-
-    def set_column(self, name: str, value: int | bytes | None) -> None:
-        """A further column of the core's row."""
-        self._set[name] = value
 
     def finish(self) -> None:
         """Write the core's row; the last step before COMMIT."""
@@ -113,7 +114,7 @@ class Writing:
             (*self._set.values(), self.core.id),
         )
 
-    def drop_tail(self, length: int) -> None:
+    def _drop_tail(self, length: int) -> None:
         """Delete the nodes and bits beyond *length* blocks; count the epoch."""
         first = self._first
         self._cursor.execute(
@@ -124,27 +125,37 @@ class Writing:
             "DELETE FROM node WHERE id = ?",
             [(first + index,) for index in rules.boundary_nodes(length)],
         )
+        self._cursor.execute(
+            "DELETE FROM tail WHERE core = ? AND length > ?", (self.core.id, length)
+        )
         self.clear_bits_from(length)
         self._cut = True
         self._set["epoch"] = self.core.epoch + 1
-        self._set["synced_length"] = min(self.core.synced_length, length)
+
+    def cut(self, head: Head) -> None:
+        """Drop everything beyond *head*, which is shorter and of the same fork."""
+        old_end = self._head.byte_length
+        self._drop_tail(head.length)
+        self._set_head(head)
+        self._note_tail_hole(old_end)
+
+    def publish_all(self) -> None:
+        """Everything up to the new head is durable once this transaction is."""
+        self._cursor.execute("DELETE FROM tail WHERE core = ?", (self.core.id,))
+        self._set["synced_length"] = self._head.length
+        self._set["published"] = schema.pack_head(self._head)
 
     def clear_bits_from(self, length: int) -> None:
-        """Clear the bits of all blocks from *length* on."""
+        """Clear the bits of all blocks from *length* on: their bytes may be overwritten."""
         self._set_bits(length, rules.MAX_LENGTH, held=False)
         self._save_pages()
+        self._set["synced_length"] = min(self.core.synced_length, length)
 
     def clear_bits(self, indices: Sequence[int]) -> None:
         """Clear the bits of single blocks whose bytes turned out bad."""
         for index in indices:
             self._set_bits(index, index + 1, held=False)
         self._save_pages()
-
-    def note_tail_hole(self, old_end: int) -> None:
-        """Mark what lies beyond the last held block, up to byte *old_end*, to be given back."""
-        last = self._held_before(rules.MAX_LENGTH)
-        start = 0 if last is None else self._end_of(last)
-        self._add_hole(start, old_end)
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -281,6 +292,12 @@ class Writing:
         end = self._head.byte_length if after is None else self._offset_of(after)
         self._add_hole(start, -(-end // PAGE) * PAGE if after is None else end)
 
+    def _note_tail_hole(self, old_end: int) -> None:
+        """Mark what lies beyond the last held block, up to byte *old_end*, to be given back."""
+        last = self._held_before(rules.MAX_LENGTH)
+        start = 0 if last is None else self._end_of(last)
+        self._add_hole(start, old_end)
+
     def _add_hole(self, start: int, end: int) -> None:
         if start < end:
             self._cursor.execute(
@@ -350,9 +367,6 @@ class Writing:
         synced = self._set.get("synced_length")
         if isinstance(synced, int):
             core.synced_length = synced
-        if "cut_from" in self._set:
-            cut_from = self._set["cut_from"]
-            core.cut_from = cut_from if isinstance(cut_from, int) else None
         for node, offset in self._nodes:
             if offset is None and not node.index & 1:
                 cache.drop(self._first + node.index)
