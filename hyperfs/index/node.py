@@ -40,8 +40,8 @@ MIN_KEY_BYTES: Final = ID_BYTES + 1
 MAX_KEY_BYTES: Final = ID_BYTES + MAX_NAME_BYTES
 # Beyond its bytes, a decoded item takes an object header and a place in a list.
 _ITEM_OVERHEAD: Final = 41
-# Some 6,000 decoded nodes of 60 entries: every inner node of a drive of 20 million names.
-NODE_CACHE_BYTES: Final = 64 * 1024 * 1024
+# Some 5,000 leaves, or the inner nodes of a drive of 15 million names.
+NODE_CACHE_BYTES: Final = 32 * 1024 * 1024
 
 OVERLAY_KIND: Final = 64
 ROOT_KIND: Final = 65
