@@ -296,7 +296,7 @@ class Writing:
         """Mark what lies beyond the last held block, up to byte *old_end*, to be given back."""
         last = self._held_before(rules.MAX_LENGTH)
         start = 0 if last is None else self._end_of(last)
-        self._add_hole(start, old_end)
+        self._add_hole(start, -(-old_end // PAGE) * PAGE)
 
     def _add_hole(self, start: int, end: int) -> None:
         if start < end:

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corestore.storage.files import PAGE, FileIO
@@ -13,7 +14,6 @@ from corestore.storage.files import PAGE, FileIO
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
-    from pathlib import Path
 
     from corestore.commit import Commit
     from corestore.storage import CoreStorage, Storage, SyncTicket
@@ -108,11 +108,21 @@ class UnstableIO(FileIO):
     succeed without doing anything, as a control of the tests.
     """
 
-    def __init__(self, *, lie: bool = False) -> None:
+    def __init__(self, path: Path, *, lie: bool = False) -> None:
+        """*path* is the store's folder; what lies in it now is on the disk."""
         self._lie = lie
         # By inode: number of a page to its content on the disk, where that differs.
         self._lost: dict[int, dict[int, bytes]] = {}
         self._log: dict[int, bytes] = {}
+        # By directory: the names in it that are certain to be there.
+        self._names: dict[Path, set[str]] = {}
+        for folder in [path / "data", *(path / "data").glob("*")]:
+            if folder.exists():
+                self._names[folder] = set(os.listdir(folder))
+
+    def fsync_directory(self, path: str | Path) -> None:
+        if not self._lie:
+            self._names[Path(path)] = set(os.listdir(path))
 
     def pwritev(self, fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
         lost = self._lost.setdefault(os.fstat(fd).st_ino, {})
@@ -138,12 +148,20 @@ class UnstableIO(FileIO):
         shutil.copytree(path, target, ignore=shutil.ignore_patterns("store.db-shm"))
         for file in (path / "data").glob("*/*"):
             copy = target / file.relative_to(path)
+            if not self._named(file) and source.random() >= keep:
+                copy.unlink()
+                continue
             data = bytearray(file.read_bytes())
             for number, content in self._lost.get(file.stat().st_ino, {}).items():
                 if source.random() >= keep:
                     data[number * PAGE : (number + 1) * PAGE] = content
             copy.write_bytes(data)
         self._cut_log(path / "store.db-wal", target / "store.db-wal", source, keep)
+
+    def _named(self, file: Path) -> bool:
+        folder = file.parent
+        in_folder = file.name in self._names.get(folder, ())
+        return in_folder and folder.name in self._names.get(folder.parent, ())
 
     def _cut_log(self, log: Path, copy: Path, source: random.Random, keep: float) -> None:
         now = log.read_bytes()

@@ -1,0 +1,693 @@
+"""The store on disk: folders, several processes, full and failing disks, holes, checkpoints."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import apsw
+import pytest
+
+from corestore.commit import Commit, Run, StoredBlock
+from corestore.errors import StorageConflict, StorageCorrupt, StorageError, StorageLocked
+from corestore.storage import DiskStorage, database
+from corestore.storage.files import DataFiles, FileIO
+from corestore.storage.health import Health
+from corestore.tree.types import EMPTY_HEAD
+from tests.support.faults import FaultyIO
+from tests.support.storage import RemoteLog, append, append_to, held, record, some_blocks, sync
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME = record().key.discovery_key
+
+
+def allocated(path: Path) -> int:
+    """Bytes a file takes on the disk."""
+    return path.stat().st_blocks * 512
+
+
+def data_file(path: Path, number: int = 0) -> Path:
+    text = record(number).key.discovery_key.hex()
+    return path / "data" / text[:2] / text
+
+
+# -- the folder --------------------------------------------------------------------------------
+
+
+def test_folder_and_key_are_ours_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "store"
+    storage = DiskStorage(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert stat.S_IMODE((path / "primary-key").stat().st_mode) == 0o600
+    assert (path / "primary-key").read_bytes() == storage.primary_key
+    storage.close()
+    assert sorted(file.name for file in path.iterdir()) == [
+        "data",
+        "locks",
+        "primary-key",
+        "store.db",
+    ]
+
+
+def test_store_is_as_it_was_when_opened_again(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 5000, size=30))
+    storage.set_user_data("name", b"value")
+    key = storage.primary_key
+    storage.close()
+    storage = DiskStorage(tmp_path)
+    again = storage.open_core(NAME)
+    assert again is not None
+    assert storage.primary_key == key
+    assert storage.user_data("name") == b"value"
+    assert again.record == record()
+    assert again.head == again.published == core.head
+    assert again.blocks(0, 5000) == some_blocks(1, 5000, size=30)
+    assert storage.recovered() == []
+    assert storage.begin_sync() is None
+    storage.close()
+
+
+def test_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        DiskStorage(tmp_path / "file")
+    with pytest.raises(NotADirectoryError):
+        DiskStorage(tmp_path / "file" / "store")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_that_is_not_ours_to_write(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError):
+        DiskStorage(tmp_path)
+
+
+def test_newer_format_is_refused(tmp_path: Path) -> None:
+    DiskStorage(tmp_path).close()
+    connection = apsw.Connection(str(tmp_path / "store.db"))
+    connection.execute("PRAGMA user_version = 7")
+    connection.close()
+    with pytest.raises(StorageError, match="format 7, newer than"):
+        DiskStorage(tmp_path)
+
+
+def test_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    connection = apsw.Connection(str(tmp_path / "store.db"))
+    connection.execute("CREATE TABLE t (a)")
+    connection.close()
+    with pytest.raises(StorageError, match="another program"):
+        DiskStorage(tmp_path)
+
+
+def test_damaged_database_and_key_are_said_to_be_damaged(tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_bytes(b"not a database" * 1000)
+    with pytest.raises(StorageCorrupt, match=r"store\.db"):
+        DiskStorage(tmp_path)
+    (tmp_path / "primary-key").write_bytes(b"short")
+    with pytest.raises(StorageCorrupt, match="5 bytes instead of 32"):
+        DiskStorage(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("version", "good"),
+    [
+        ("3.40.1", False),
+        ("3.44.5", False),
+        ("3.44.6", True),
+        ("3.50.6", False),
+        ("3.50.7", True),
+        ("3.51.2", False),
+        ("3.51.3", True),
+        ("3.54.1", True),
+        ("4.0.0", True),
+    ],
+)
+def test_sqlite_that_can_damage_stores_is_refused(version: str, good: bool) -> None:
+    if good:
+        database.check_sqlite_version(version)
+    else:
+        with pytest.raises(StorageError, match=r"3\.51\.3"):
+            database.check_sqlite_version(version)
+
+
+# -- several processes (two stores in one process share nothing but the files) -------------------
+
+
+def test_second_signer_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    one, two = DiskStorage(tmp_path), DiskStorage(tmp_path)
+    first = one.create_core(record())
+    append_to(one, first, some_blocks(1, 2))
+    second = two.open_core(NAME)
+    assert second is not None
+    assert second.head == first.head
+    with pytest.raises(StorageLocked, match=f"process {os.getpid()}") as caught:
+        second.lock_signing()
+    assert caught.value.pid == os.getpid()
+    assert not second.signing_locked
+    with pytest.raises(StorageLocked):
+        append_to(two, second, some_blocks(2, 2))
+    one.close()
+    second.lock_signing()
+    append_to(two, second, some_blocks(2, 2))
+    assert second.blocks(0, 4) == some_blocks(1, 2) + some_blocks(2, 2)
+    two.close()
+
+
+def test_lock_file_of_a_dead_process_locks_nothing(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    (tmp_path / "locks" / NAME.hex()).write_bytes(b"1\n")
+    core.lock_signing()
+    core.lock_signing()
+    assert (tmp_path / "locks" / NAME.hex()).read_bytes() == b"%d\n" % os.getpid()
+    storage.close()
+
+
+def test_reader_sees_commits_when_it_looks(tmp_path: Path) -> None:
+    one, two = DiskStorage(tmp_path), DiskStorage(tmp_path)
+    writer = one.create_core(record())
+    reader = two.open_core(NAME)
+    assert reader is not None
+    assert not reader.changed()
+    append_to(one, writer, some_blocks(1, 3))
+    assert reader.head == EMPTY_HEAD
+    assert reader.changed()
+    assert not reader.changed()
+    assert reader.head == writer.head
+    assert reader.blocks(0, 3) == some_blocks(1, 3)
+    other = one.create_core(record(5))
+    append_to(one, other, some_blocks(1, 3))
+    assert not reader.changed()
+    one.close()
+    two.close()
+
+
+def test_reader_publishes_only_what_it_made_sure_is_durable(tmp_path: Path) -> None:
+    one, two = DiskStorage(tmp_path), DiskStorage(tmp_path)
+    writer = one.create_core(record())
+    append_to(one, writer, some_blocks(1, 3))
+    reader = two.open_core(NAME)
+    assert reader is not None
+    ticket = one.begin_sync()
+    assert ticket is not None
+    one.flush(ticket)
+    one.mark_synced(ticket)
+    assert reader.changed()
+    assert reader.published == EMPTY_HEAD, "the row alone proves nothing"
+    sync(two)
+    assert reader.published == writer.head
+    assert two.begin_sync() is None
+    one.close()
+    two.close()
+
+
+def test_core_opened_late_shows_what_is_published(tmp_path: Path) -> None:
+    one, two = DiskStorage(tmp_path), DiskStorage(tmp_path)
+    writer = one.create_core(record())
+    append_to(one, writer, some_blocks(1, 3))
+    sync(one)
+    reader = two.open_core(NAME)
+    assert reader is not None
+    assert reader.published == writer.head
+    one.close()
+    two.close()
+
+
+def test_two_processes_download_one_core(tmp_path: Path) -> None:
+    log = RemoteLog(some_blocks(1, 40))
+    one, two = DiskStorage(tmp_path), DiskStorage(tmp_path)
+    first = one.create_core(record(ours=False))
+    second = two.create_core(record(ours=False))
+    one.commit([(first, log.upgrade())])
+    two.commit([(second, log.upgrade())])
+    for index in range(0, 40, 2):
+        one.commit([(first, log.fetched([index]))])
+        two.commit([(second, log.fetched([index + 1]))])
+    sync(one)
+    assert first.changed()
+    assert second.changed() or held(second) == list(range(40))
+    assert held(first) == held(second) == list(range(40))
+    assert first.blocks(0, 40) == second.blocks(0, 40) == log.data
+    two.close()
+    one.close()
+    with DiskStorageClosing(tmp_path) as again:
+        core = again.open_core(NAME)
+        assert core is not None
+        assert core.blocks(0, 40) == log.data
+
+
+class DiskStorageClosing(DiskStorage):
+    def __enter__(self) -> DiskStorage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def test_longer_head_of_another_process_stays(tmp_path: Path) -> None:
+    blocks = some_blocks(1, 8)
+    one, two = DiskStorage(tmp_path), DiskStorage(tmp_path)
+    first, second = (store.create_core(record(ours=False)) for store in (one, two))
+    one.commit([(first, RemoteLog(blocks).upgrade())])
+    two.commit([(second, RemoteLog(blocks[:5]).upgrade())])
+    assert second.changed()
+    assert second.head == first.head
+    one.close()
+    two.close()
+
+
+def test_block_verified_against_a_tree_that_is_gone_is_refused(tmp_path: Path) -> None:
+    old, new = RemoteLog(some_blocks(1, 8)), RemoteLog(some_blocks(2, 8), fork=1)
+    one, two = DiskStorage(tmp_path), DiskStorage(tmp_path)
+    first, second = (store.create_core(record(ours=False)) for store in (one, two))
+    one.commit([(first, old.upgrade()), (first, old.fetched(range(8)))])
+    assert second.changed()
+    assert second.block(3) == old.data[3]
+    one.commit([(first, new.upgrade(truncate=0))])
+    one.commit([(first, new.fetched([3]))])
+    # Looked at in between: the caller has not been told yet.
+    assert second.block(3) == new.data[3]
+    with pytest.raises(StorageConflict):
+        two.commit([(second, old.fetched([4]))])
+    assert second.changed()
+    assert second.head == new.head
+    assert held(first) == held(second) == [3]
+    two.commit([(second, new.fetched([4]))])
+    assert second.block(4) == new.data[4]
+    one.close()
+    two.close()
+
+
+def test_clear_by_another_process_is_seen_by_reads(tmp_path: Path) -> None:
+    log = RemoteLog(some_blocks(1, 8, size=9000))
+    one, two = DiskStorage(tmp_path), DiskStorage(tmp_path)
+    first, second = (store.create_core(record(ours=False)) for store in (one, two))
+    one.commit([(first, log.upgrade()), (first, log.fetched(range(8)))])
+    assert second.block(3) == log.data[3]
+    one.commit([(first, Commit(runs=[Run(2, 5, False)]))])
+    assert second.block(3) is None
+    assert second.block(5) == log.data[5]
+    assert second.blocks(1, 4) is None
+    one.close()
+    two.close()
+
+
+class ClearingIO(FileIO):
+    """Lets another process clear the block between our look at its bit and our reading of it."""
+
+    def __init__(self) -> None:
+        self.before_read: list[object] = []
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        while self.before_read:
+            call = self.before_read.pop()
+            assert callable(call)
+            call()
+        return super().pread(fd, length, offset)
+
+
+def test_block_cleared_while_it_is_read_is_not_returned_as_zeros(tmp_path: Path) -> None:
+    log = RemoteLog(some_blocks(1, 8, size=9000))
+    io = ClearingIO()
+    one, two = DiskStorage(tmp_path, io=io), DiskStorage(tmp_path)
+    first = one.create_core(record(ours=False))
+    one.commit([(first, log.upgrade()), (first, log.fetched(range(8)))])
+    second = two.open_core(NAME)
+    assert second is not None
+    clear = Commit(runs=[Run(0, 8, False)])
+    io.before_read.append(lambda: two.commit([(second, clear)]))
+    assert first.block(3) is None
+    one.commit([(first, log.fetched(range(8)))])
+    assert second.changed()
+    io.before_read.append(lambda: two.commit([(second, clear)]))
+    assert first.blocks(2, 6) is None
+    one.close()
+    two.close()
+
+
+def test_core_removed_by_another_process(tmp_path: Path) -> None:
+    one, two = DiskStorage(tmp_path), DiskStorage(tmp_path)
+    first = one.create_core(record(ours=False))
+    append_to(one, first, some_blocks(1, 3))
+    second = two.open_core(NAME)
+    assert second is not None
+    assert second.block(0) is not None
+    one.remove_core(NAME)
+    assert not data_file(tmp_path).exists()
+    with pytest.raises(StorageConflict, match="removed"):
+        append_to(two, second, some_blocks(1, 3))
+    assert second.block(0) is None
+    again = one.create_core(record(ours=False))
+    append_to(one, again, some_blocks(2, 3))
+    reopened = two.open_core(NAME)
+    assert reopened is not None
+    assert reopened is not second
+    assert reopened.block(0) == some_blocks(2, 3)[0]
+    one.close()
+    two.close()
+
+
+def test_heir_of_a_dead_signer_syncs_what_it_left(tmp_path: Path) -> None:
+    io = FaultyIO()
+    heir = DiskStorage(tmp_path, io=io)
+    child = """
+import os, sys
+from pathlib import Path
+from corestore.storage import DiskStorage
+from tests.support.storage import append_to, record, some_blocks
+storage = DiskStorage(sys.argv[1])
+append_to(storage, storage.create_core(record()), some_blocks(1, 3))
+os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", child, str(tmp_path)], check=False).returncode == 9
+    core = heir.open_core(NAME)
+    assert core is not None
+    assert core.published == EMPTY_HEAD
+    core.lock_signing()
+    before = io.calls["fdatasync"]
+    sync(heir)
+    assert io.calls["fdatasync"] == before + 2, "the data file, then the log"
+    assert core.published.length == 3
+    heir.close()
+
+
+# -- giving space back -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [200, 5000, 65536])
+def test_clearing_gives_space_back(tmp_path: Path, size: int) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    count = 2_000_000 // size
+    blocks = some_blocks(1, count, size=size)
+    append_to(storage, core, blocks)
+    sync(storage)
+    before = allocated(data_file(tmp_path))
+    # In small steps, so that pages shared by neighbouring runs must be found.
+    for start in range(0, count // 2, max(count // 40, 1)):
+        end = min(start + max(count // 40, 1), count // 2)
+        storage.commit([(core, Commit(runs=[Run(start, end, False)]))])
+    half = allocated(data_file(tmp_path))
+    if half == before:
+        pytest.skip("this file system does not punch holes")
+    assert half <= sum(map(len, blocks[count // 2 :])) + 8192
+    assert core.blocks(count // 2, count) == blocks[count // 2 :]
+    storage.commit([(core, Commit(runs=[Run(0, count, False)]))])
+    assert allocated(data_file(tmp_path)) == 0
+    assert storage.database.one("SELECT count(*) FROM pending_clear") == 0
+    storage.close()
+
+
+def test_cut_and_truncation_give_space_back(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 10, size=100_000))
+    storage.cut(core, 0)
+    assert allocated(data_file(tmp_path)) == 0
+    append_to(storage, core, some_blocks(2, 10, size=100_000))
+    shorter = RemoteLog(some_blocks(2, 10, size=100_000)[:1], fork=1)
+    storage.commit([(core, Commit(truncate=1, head=shorter.head))])
+    assert allocated(data_file(tmp_path)) <= 150_000 + 8192
+    assert core.block(0) == shorter.data[0]
+    storage.close()
+
+
+class NoHoles(FileIO):
+    def punch(self, fd: int, start: int, end: int) -> bool:
+        return False
+
+
+def test_file_system_without_holes_clears_too(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path, io=NoHoles())
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 10, size=10_000))
+    storage.commit([(core, Commit(runs=[Run(0, 5, False)]))])
+    assert held(core) == [5, 6, 7, 8, 9]
+    storage.close()
+
+
+def test_log_is_flushed_between_a_clear_and_its_hole(tmp_path: Path) -> None:
+    class Order(FileIO):
+        calls: list[str] = []  # noqa: RUF012
+
+        def fdatasync(self, fd: int) -> None:
+            self.calls.append("fdatasync")
+            super().fdatasync(fd)
+
+        def punch(self, fd: int, start: int, end: int) -> bool:
+            self.calls.append("punch")
+            return super().punch(fd, start, end)
+
+    io = Order()
+    storage = DiskStorage(tmp_path, io=io)
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 10, size=10_000))
+    io.calls.clear()
+    storage.commit([(core, Commit(runs=[Run(0, 5, False)]))])
+    assert io.calls == ["fdatasync", "punch"]
+    storage.close()
+
+
+def test_hole_left_by_a_dead_process_is_punched_at_open(tmp_path: Path) -> None:
+    io = FaultyIO()
+    storage = DiskStorage(tmp_path, io=io)
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 10, size=10_000))
+    sync(storage)
+    before = allocated(data_file(tmp_path))
+    io.fail("punch")
+    with pytest.raises(StorageError, match="freeing space"):
+        storage.commit([(core, Commit(runs=[Run(0, 5, False)]))])
+    storage.close()
+    assert allocated(data_file(tmp_path)) == before
+    storage = DiskStorage(tmp_path)
+    assert allocated(data_file(tmp_path)) < before
+    again = storage.open_core(NAME)
+    assert again is not None
+    assert held(again) == [5, 6, 7, 8, 9]
+    assert again.blocks(5, 10) == some_blocks(1, 10, size=10_000)[5:]
+    storage.close()
+
+
+def test_hole_left_pending_is_punched_before_new_bytes_come_there(tmp_path: Path) -> None:
+    """Another process died, or is slow, between a clear and its hole."""
+    log = RemoteLog(some_blocks(1, 8, size=10_000))
+    io = FaultyIO()
+    dying, storage = DiskStorage(tmp_path, io=io), DiskStorage(tmp_path)
+    core = dying.create_core(record(ours=False))
+    dying.commit([(core, log.upgrade()), (core, log.fetched(range(8)))])
+    io.fail("punch")
+    with pytest.raises(StorageError):
+        dying.commit([(core, Commit(runs=[Run(0, 8, False)]))])
+    other = storage.open_core(NAME)
+    assert other is not None
+    storage.commit([(other, log.fetched([1, 2]))])
+    assert storage.database.one("SELECT count(*) FROM pending_clear") == 0
+    storage.punch_pending()
+    assert other.blocks(1, 3) == log.data[1:3]
+    dying.close()
+    storage.close()
+
+
+# -- full and failing disks --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_full_disk_commits_nothing_and_the_store_works_on(tmp_path: Path, code: int) -> None:
+    io = FaultyIO()
+    storage = DiskStorage(tmp_path, io=io)
+    one, two = storage.create_core(record(1)), storage.create_core(record(2))
+    append_to(storage, one, some_blocks(1, 3))
+    io.fail("pwritev", after=1, code=code)
+    both = [(one, append(one.head, some_blocks(2, 3))), (two, append(two.head, some_blocks(3, 3)))]
+    with pytest.raises(OSError, match=r".") as caught:
+        storage.commit(both)
+    assert caught.value.errno == code
+    assert (one.head.length, two.head.length) == (3, 0)
+    storage.commit(both)
+    sync(storage)
+    assert one.blocks(0, 6) == some_blocks(1, 3) + some_blocks(2, 3)
+    storage.close()
+
+
+def test_full_disk_under_the_database_commits_nothing_and_the_store_works_on(
+    tmp_path: Path,
+) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 3))
+    pages = storage.database.one("PRAGMA page_count")
+    storage.database.one(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(OSError, match=r"store\.db") as caught:
+        append_to(storage, core, some_blocks(2, 1000, size=10))
+    assert caught.value.errno == errno.ENOSPC
+    assert core.head.length == 3
+    assert held(core) == [0, 1, 2]
+    storage.database.one("PRAGMA max_page_count = 1000000")
+    append_to(storage, core, some_blocks(2, 1000, size=10))
+    storage.close()
+    storage = DiskStorage(tmp_path)
+    again = storage.open_core(NAME)
+    assert again is not None
+    assert again.blocks(0, 1003) == some_blocks(1, 3) + some_blocks(2, 1000, size=10)
+    storage.close()
+
+
+@pytest.mark.parametrize("step", ["flush", "flush_log"])
+def test_failed_sync_is_final(tmp_path: Path, step: str) -> None:
+    io = FaultyIO()
+    storage = DiskStorage(tmp_path, io=io)
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 3))
+    io.fail("fdatasync", after=step == "flush_log")
+    with pytest.raises(StorageError, match=r"syncing .* failed"):
+        sync(storage)
+    assert core.published == EMPTY_HEAD
+    for call in (
+        lambda: append_to(storage, core, some_blocks(2, 3)),
+        lambda: sync(storage),
+        lambda: storage.create_core(record(4)),
+        lambda: storage.set_user_data("a", b""),
+        storage.checkpoint,
+    ):
+        with pytest.raises(StorageError, match="must be opened again"):
+            call()
+    assert core.block(1) == some_blocks(1, 3)[1], "reading goes on"
+    storage.close()
+    storage = DiskStorage(tmp_path)
+    again = storage.open_core(NAME)
+    assert again is not None
+    assert again.published.length == 3, "the next open recovered and synced it"
+    storage.close()
+
+
+def test_log_that_was_replaced_is_not_acknowledged(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 3))
+    log = tmp_path / "store.db-wal"
+    log.rename(tmp_path / "moved")
+    log.write_bytes(b"")
+    with pytest.raises(StorageError, match="replaced"):
+        sync(storage)
+    log.unlink()
+    (tmp_path / "moved").rename(log)
+    storage.close()
+
+
+def test_missing_data_file_is_corruption_and_not_an_end(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path)
+    append_to(storage, storage.create_core(record()), some_blocks(1, 3))
+    storage.close()
+    data_file(tmp_path).rename(tmp_path / "away")
+    storage = DiskStorage(tmp_path)
+    core = storage.open_core(NAME)
+    assert core is not None
+    with pytest.raises(StorageCorrupt, match="missing"):
+        core.block(0)
+    data_file(tmp_path).write_bytes(b"short")
+    with pytest.raises(StorageCorrupt, match="ends before"):
+        core.block(2)
+    append_to(storage, core, some_blocks(2, 3))
+    storage.close()
+
+
+# -- descriptors -------------------------------------------------------------------------------
+
+
+def test_few_descriptors_serve_many_files(tmp_path: Path) -> None:
+    io = FaultyIO()
+    files = DataFiles(tmp_path, Health(), io, limit=4)
+    names = [record(number).key.discovery_key for number in range(10)]
+    for number, name in enumerate(names):
+        files.write(number, name, [(0, [b"%d" % number])])
+    assert io.calls["fdatasync"] == 6, "each was synced before it was closed"
+    assert [files.read(number, name, 0, 1) for number, name in enumerate(names)] == [
+        b"%d" % number for number in range(10)
+    ]
+    assert io.calls["fdatasync"] == 10
+    files.close()
+
+
+def test_descriptor_is_not_closed_under_its_sync(tmp_path: Path) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    class Slow(FileIO):
+        def fdatasync(self, fd: int) -> None:
+            entered.set()
+            assert release.wait(10)
+            super().fdatasync(fd)
+
+    files = DataFiles(tmp_path, Health(), Slow(), limit=1)
+    names = [record(number).key.discovery_key for number in range(3)]
+    files.write(0, names[0], [(0, [b"x"])])
+    begun = files.begin_flush([0])
+    thread = threading.Thread(target=files.flush, args=[begun])
+    thread.start()
+    assert entered.wait(10)
+    files.write(1, names[1], [(0, [b"y"])])
+    files.forget(0)
+    os.fstat(begun[0].fd)
+    release.set()
+    thread.join()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(begun[0].fd)
+    files.close()
+
+
+# -- checkpoints -------------------------------------------------------------------------------
+
+
+def test_log_starts_over_beside_commits(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            while not stop.is_set():
+                if storage.checkpoint_due():
+                    storage.checkpoint()
+                stop.wait(0.002)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    blocks = some_blocks(1, 200, size=20)
+    total = 0
+    for _ in range(700):
+        append_to(storage, core, blocks)
+        total += 200
+    stop.set()
+    thread.join()
+    assert not failures
+    assert (tmp_path / "store.db-wal").stat().st_size < 48 << 20
+    assert core.blocks(total - 200, total) == blocks
+    storage.close()
+    assert not (tmp_path / "store.db-wal").exists()
+    assert storage.database is not None
+
+
+def test_stored_block_without_its_leaf_is_refused(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record(ours=False))
+    log = RemoteLog(some_blocks(1, 4))
+    storage.commit([(core, log.upgrade())])
+    wrong = Commit(
+        blocks=[StoredBlock(0, 0, b"too short")], nodes=[log.nodes[0]], runs=[Run(0, 1, True)]
+    )
+    with pytest.raises(ValueError, match="its leaf says"):
+        storage.commit([(core, wrong)])
+    assert held(core) == []
+    storage.close()
