@@ -7,6 +7,7 @@ CorestoreError
     ├── UnsupportedFormat(version)    a drive of a newer format than this program reads
     ├── DriveExists(name, key)        the store has a drive of this name
     ├── NoSuchDrive(name)             the store has no drive of this name
+    ├── FuseUnavailable               this machine cannot mount; the message says what to install
     └── RestoreMismatch(path)         a restored file is not what the snapshot names
 ```
 
@@ -58,6 +59,13 @@ class NoSuchDrive(HyperfsError):
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no drive called {name} in this store")
         self.name = name
+
+
+class FuseUnavailable(HyperfsError):
+    """Raised by a mount where the kernel, the helper or the binding is missing.
+
+    The message is one sentence that says what to install or allow.
+    """
 
 
 class RestoreMismatch(HyperfsError):

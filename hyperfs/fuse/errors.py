@@ -1,0 +1,41 @@
+"""From what the layers below raise to the errno that a system call reports: the one table."""
+
+from __future__ import annotations
+
+import errno
+import logging
+
+import trio
+
+from corestore import (
+    BlockNotAvailable,
+    DecodeError,
+    NotWritable,
+    StorageCorrupt,
+    VerificationError,
+)
+
+_log = logging.getLogger("hyperfs.fuse")
+
+
+def errno_of(error: BaseException, request: str) -> int:
+    """The errno for *error*, raised while serving *request*; logged where that says too little.
+
+    An unknown error is a bug: it is logged with its traceback, and EIO.
+    """
+    match error:
+        case BaseExceptionGroup() if len(error.exceptions) == 1:
+            return errno_of(error.exceptions[0], request)
+        case OSError():
+            return error.errno or errno.EIO
+        case NotWritable():
+            return errno.EROFS
+        case BlockNotAvailable() | trio.TooSlowError():
+            _log.warning("%s gave up: %s", request, str(error) or "no peer sent the data in time")
+            return errno.ETIMEDOUT
+        case VerificationError() | StorageCorrupt() | DecodeError():
+            _log.error("%s failed: %s", request, error)
+            return errno.EIO
+        case _:
+            _log.error("%s failed, which is a bug", request, exc_info=error)
+            return errno.EIO

@@ -1,0 +1,300 @@
+"""pyfuse3's requests as calls of `FileSystem`, and its answers as pyfuse3's. Nothing else.
+
+An exception that is no `FUSEError` would end the whole mount; `_answered` lets none out.
+"""
+
+from __future__ import annotations
+
+import errno
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, StatvfsData
+
+from hyperfs.fuse.errors import errno_of
+from hyperfs.vfs.attributes import LONG_TIMEOUT, Attributes, SetAttributes
+from hyperfs.vfs.rules import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    from pyfuse3 import (
+        FileHandleT,
+        FileNameT,
+        FlagT,
+        InodeT,
+        ModeT,
+        ReaddirToken,
+        RequestContext,
+        SetattrFields,
+        XAttrNameT,
+    )
+
+    from hyperfs.vfs.filesystem import FileSystem
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _answered(
+    handler: Callable[Concatenate[Operations, P], Awaitable[R]],
+) -> Callable[Concatenate[Operations, P], Coroutine[None, None, R]]:
+    """Whatever *handler* raises becomes an errno."""
+    name = handler.__name__
+
+    @wraps(handler)
+    async def answered(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
+        except Exception as error:  # the edge: a bug must not take the mount down
+            raise FUSEError(errno_of(error, f"{name}{args[:2]}")) from None
+
+    return answered
+
+
+def _shown(attributes: Attributes) -> EntryAttributes:
+    entry = EntryAttributes()
+    (
+        entry.st_ino,
+        entry.st_mode,
+        entry.st_nlink,
+        entry.st_uid,
+        entry.st_gid,
+        entry.st_rdev,
+        entry.st_size,
+        entry.st_blocks,
+        entry.st_atime_ns,
+        entry.st_mtime_ns,
+        entry.st_ctime_ns,
+        timeout,
+        entry.generation,
+    ) = attributes
+    entry.entry_timeout = entry.attr_timeout = timeout
+    return entry
+
+
+def _missing() -> EntryAttributes:
+    entry = EntryAttributes()
+    entry.st_ino = 0
+    entry.entry_timeout = LONG_TIMEOUT
+    return entry
+
+
+_MISSING: Final = _missing()
+
+
+def _who(context: RequestContext) -> Credentials:
+    return Credentials(context.uid, context.gid, partial(pyfuse3.get_sup_groups, context.pid))
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers of one mount."""
+
+    supports_dot_lookup = False
+
+    def __init__(self, fs: FileSystem, *, xattrs: bool) -> None:
+        super().__init__()
+        self._fs = fs
+        self._xattrs = xattrs
+
+    # -- names -----------------------------------------------------------------------------------
+
+    @_answered
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        attributes = await self._fs.lookup(parent_inode, name, _who(ctx))
+        return _shown(attributes) if attributes.ino else _MISSING
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        self._fs.forget(inode_list)
+
+    @_answered
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _shown(await self._fs.mknod(parent_inode, name, mode, rdev, _who(ctx)))
+
+    @_answered
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _shown(await self._fs.mkdir(parent_inode, name, mode, _who(ctx)))
+
+    @_answered
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._fs.unlink(parent_inode, name, _who(ctx))
+
+    @_answered
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._fs.rmdir(parent_inode, name, _who(ctx))
+
+    @_answered
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _shown(await self._fs.symlink(parent_inode, name, target, _who(ctx)))
+
+    @_answered
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        await self._fs.rename(
+            parent_inode_old, name_old, parent_inode_new, name_new, flags, _who(ctx)
+        )
+
+    @_answered
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _shown(await self._fs.link(inode, new_parent_inode, new_name, _who(ctx)))
+
+    # -- attributes --------------------------------------------------------------------------------
+
+    @_answered
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return _shown(await self._fs.getattr(inode))
+
+    @_answered
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        changes = SetAttributes(
+            mode=attr.st_mode & 0o7777 if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return _shown(await self._fs.setattr(inode, changes, _who(ctx), fh))
+
+    @_answered
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        return await self._fs.access(inode, mode, _who(ctx))
+
+    @_answered
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        return pyfuse3.FileNameT(await self._fs.readlink(inode))
+
+    @_answered
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        found = self._fs.statfs()
+        shown = StatvfsData()
+        shown.f_bsize = shown.f_frsize = found.block_size
+        shown.f_blocks = found.blocks
+        shown.f_bfree = found.free_blocks
+        shown.f_bavail = found.available_blocks
+        shown.f_files = found.files
+        shown.f_ffree = shown.f_favail = found.free_files
+        shown.f_namemax = found.name_max
+        return shown
+
+    # -- files -------------------------------------------------------------------------------------
+
+    @_answered
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> tuple[FileInfo, EntryAttributes]:
+        handle, attributes = await self._fs.create(parent_inode, name, mode, flags, _who(ctx))
+        return FileInfo(fh=pyfuse3.FileHandleT(handle)), _shown(attributes)
+
+    @_answered
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        return FileInfo(fh=pyfuse3.FileHandleT(await self._fs.open(inode, flags, _who(ctx))))
+
+    @_answered
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return await self._fs.read(fh, off, size)
+
+    @_answered
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        return await self._fs.write(fh, off, buf)
+
+    @_answered
+    async def flush(self, fh: FileHandleT) -> None:
+        await self._fs.flush(fh)
+
+    @_answered
+    async def release(self, fh: FileHandleT) -> None:
+        await self._fs.release(fh)
+
+    @_answered
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._fs.fsync(fh, data_only=datasync)
+
+    # -- directories -----------------------------------------------------------------------------
+
+    @_answered
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return pyfuse3.FileHandleT(await self._fs.opendir(inode, _who(ctx)))
+
+    @_answered
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        fs = self._fs
+        count = 0
+        # Between the listing and the answer nothing may be awaited, or it could be out of date.
+        for entry in await fs.readdir(fh, start_id):
+            name = pyfuse3.FileNameT(entry.name)
+            if not pyfuse3.readdir_reply(token, name, _shown(entry.attributes), entry.position):
+                break
+            fs.remember(fh, entry)
+            count += 1
+        fs.passed_on(fh, count)
+
+    @_answered
+    async def releasedir(self, fh: FileHandleT) -> None:
+        await self._fs.releasedir(fh)
+
+    @_answered
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._fs.fsyncdir(fh, data_only=datasync)
+
+    # -- extended attributes: what answers ENOSYS once is never asked again ------------------------
+
+    def _check_xattrs(self) -> None:
+        if not self._xattrs:
+            raise FUSEError(errno.ENOSYS)
+
+    @_answered
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        self._check_xattrs()
+        return await self._fs.getxattr(inode, name, _who(ctx))
+
+    @_answered
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        self._check_xattrs()
+        return [pyfuse3.XAttrNameT(name) for name in await self._fs.listxattr(inode)]
+
+    @_answered
+    async def setxattr(
+        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
+    ) -> None:
+        self._check_xattrs()
+        await self._fs.setxattr(inode, name, value, _who(ctx))
+
+    @_answered
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        self._check_xattrs()
+        await self._fs.removexattr(inode, name, _who(ctx))

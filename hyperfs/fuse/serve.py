@@ -1,0 +1,226 @@
+"""Mount a drive, serve it, take it off again."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from hyperfs.fuse import mountpoint
+from hyperfs.records import ROOT_ID
+from hyperfs.vfs.attributes import Presentation
+from hyperfs.vfs.filesystem import FileSystem
+from hyperfs.vfs.options import MountOptions
+
+if TYPE_CHECKING:
+    from hyperfs.drive import Drive
+    from hyperfs.fuse.invalidate import Notifier
+    from hyperfs.fuse.session import Session
+
+_log = logging.getLogger(__name__)
+
+# How long the first answer of a new mount may take.
+_READY_SECONDS: Final = 30.0
+# How long a mount that nobody uses may take to write back mapped pages and go.
+_UNMOUNT_SECONDS: Final = 30.0
+
+_serving: str | None = None
+
+
+class Mounted:
+    """A mount that answers. `connection` is its number under `mountpoint.CONNECTIONS`."""
+
+    def __init__(self, directory: str, connection: int | None, session: Session) -> None:
+        self.directory = directory
+        self.connection = connection
+        self._session = session
+        self._send, self._receive = trio.open_memory_channel[bytes](math.inf)
+
+    async def wait_unmounted(self) -> None:
+        """Return when it is no longer served, whoever unmounted it."""
+        await self._session.wait_ended()
+
+    def changed_outside(self, path: bytes) -> None:
+        """This process changed *path* in the drive beside the mount: the kernel is told soon.
+
+        Never waits.
+        """
+        self._send.send_nowait(path)
+
+    async def _tell_kernel(self, fs: FileSystem) -> None:
+        async for path in self._receive:
+            directory = ROOT_ID
+            for name in filter(None, path.split(b"/")):
+                await fs.changed_outside(directory, name)
+                entry = await fs.drive.lookup(directory, name)
+                if entry is None:
+                    break
+                directory = entry.id
+
+
+async def mount(
+    drive: Drive,
+    directory: str | os.PathLike[str],
+    *,
+    options: MountOptions | None = None,
+    task_status: trio.TaskStatus[Mounted] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Mount *drive* on an empty directory and serve it until it is unmounted, or cancelled.
+
+    Reports a `Mounted` once the mount answers. Cancelling takes the mount off, after everything
+    written to it is durable; programs that still use it get errors from then on.
+
+    Raises:
+      FuseUnavailable: this machine cannot mount; the message says what to install.
+      FileNotFoundError, NotADirectoryError: *directory*.
+      OSError: ENOTEMPTY; EBUSY, mounted already, or this process serves a mount; EINVAL, it has
+        to do with the drive's own store; ENOTCONN, a dead mount cannot be taken off; EPERM.
+    """
+    global _serving
+    options = _allowed(options or MountOptions(), drive)
+    await trio.to_thread.run_sync(mountpoint.check_available)
+    if _serving is not None:
+        raise OSError(errno.EBUSY, f"this process serves the mount on {_serving} already")
+    _serving = os.fspath(directory)
+    try:
+        store = None if drive.store_path is None else os.fspath(drive.store_path)
+        prepare = partial(mountpoint.prepare, os.fspath(directory), store=store)
+        point = await trio.to_thread.run_sync(prepare)
+        await _serve(drive, point, options, task_status)
+    finally:
+        _serving = None
+
+
+def _allowed(options: MountOptions, drive: Drive) -> MountOptions:
+    """What a drive of somebody else may be: nothing in it can harm who reads it."""
+    if drive.writable:
+        return options
+    return replace(
+        options,
+        read_only=True,
+        dev=False,
+        suid=False,
+        uid=os.getuid() if options.uid is None else options.uid,
+        gid=os.getgid() if options.gid is None else options.gid,
+    )
+
+
+async def _serve(
+    drive: Drive,
+    point: str,
+    options: MountOptions,
+    task_status: trio.TaskStatus[Mounted],
+) -> None:
+    # Only now: drives work, and say what to install, where pyfuse3 is not.
+    from hyperfs.fuse.invalidate import Notifier
+    from hyperfs.fuse.session import Session
+
+    notifier = Notifier()
+    fs = FileSystem(
+        drive,
+        presentation=Presentation(options.uid, options.gid, options.umask),
+        read_only=options.read_only,
+        check_permissions=not options.kernel_checks,
+        devices=options.dev,
+        disk=drive.store_path,
+        invalidations=notifier,
+    )
+    try:
+        session = Session(fs, point, options)
+    except RuntimeError as error:
+        raise OSError(
+            errno.EPERM, f"mounting failed ({error}); see the lines above", point
+        ) from None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.run)
+        try:
+            connection = await _first_answer(point)
+            notifier.start()
+            mounted = Mounted(point, connection, session)
+            nursery.start_soon(mounted._tell_kernel, fs)
+            if not drive.writable:
+                nursery.start_soon(fs.follow_changes)
+            task_status.started(mounted)
+            await session.wait_ended()
+        finally:
+            with trio.CancelScope(shield=True):
+                await _take_off(fs, session, notifier, point)
+        nursery.cancel_scope.cancel()
+
+
+async def _first_answer(point: str) -> int | None:
+    """Return when the mount answers; the number of its connection."""
+
+    def ask() -> int | None:
+        os.statvfs(point)
+        return mountpoint.connection_of(point)
+
+    with trio.fail_after(_READY_SECONDS):
+        return await trio.to_thread.run_sync(ask, abandon_on_cancel=True)
+
+
+async def _take_off(fs: FileSystem, session: Session, notifier: Notifier, point: str) -> None:
+    """End the session so that nothing written is lost.
+
+    A mount that nobody uses is unmounted while it is still served: so the kernel writes back what
+    programs changed through mappings. For one in use it is asked to, then the mount is detached.
+    """
+    quiet = await notifier.stop()
+    with trio.move_on_after(_UNMOUNT_SECONDS):
+        if not await _unmounted(point, session):
+            await _detach(point)
+    await _sync(fs)
+    connection = await trio.to_thread.run_sync(mountpoint.connection_of, point)
+    session.end()
+    with trio.move_on_after(_UNMOUNT_SECONDS):
+        await session.wait_ended()
+    # Requests answered between the last sync and the end.
+    await _sync(fs)
+    if not quiet:
+        if connection is not None:
+            mountpoint.abort(connection)
+        if not await notifier.stop():
+            _log.error("%s: an invalidation does not end; the mount goes with the process", point)
+            return
+    session.close(unmount=connection is not None)
+
+
+async def _unmounted(point: str, session: Session) -> bool:
+    """Unmount; False if it is in use."""
+    if session.ended:
+        return True
+    unmount = partial(mountpoint.unmount, point, lazy=False)
+    reason = await trio.to_thread.run_sync(unmount, abandon_on_cancel=True)
+    if reason is not None:
+        _log.info("%s is in use: %s", point, reason)
+        return False
+    # The kernel's goodbye ends the session.
+    await session.wait_ended()
+    return True
+
+
+async def _detach(point: str) -> None:
+    """Take the mount out of the tree of files; who has it open, has it still."""
+    try:
+        await trio.to_thread.run_sync(mountpoint.write_back, point, abandon_on_cancel=True)
+    except OSError as error:
+        _log.warning("%s: mapped files could not be written back: %s", point, error)
+    unmount = partial(mountpoint.unmount, point, lazy=True)
+    reason = await trio.to_thread.run_sync(unmount, abandon_on_cancel=True)
+    if reason is not None:
+        _log.warning("%s cannot be detached: %s", point, reason)
+
+
+async def _sync(fs: FileSystem) -> None:
+    if fs.read_only:
+        return
+    try:
+        await fs.drive.sync()
+    except Exception:  # whatever it is, the mount must still be taken off
+        _log.exception("what was written last could not be made durable")

@@ -1,0 +1,89 @@
+"""Operations on open directories."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from hyperfs.records import ROOT_ID
+from hyperfs.vfs.files import FileOperations
+from hyperfs.vfs.handles import DirectoryHandle
+from hyperfs.vfs.rules import READ
+from hyperfs.writer import SHARED
+
+if TYPE_CHECKING:
+    from hyperfs.vfs.attributes import Attributes
+    from hyperfs.vfs.rules import Credentials
+
+
+class Listed(NamedTuple):
+    """One entry of a listing; `position` is where to go on after it."""
+
+    name: bytes
+    attributes: Attributes
+    position: int
+
+
+class DirectoryOperations(FileOperations):
+    """See the module. A listing shows each name once, as it is when it is told."""
+
+    async def opendir(self, ino: int, who: Credentials) -> int:
+        """Open a directory for listing: its handle. Raises ENOTDIR, EACCES, ESTALE."""
+        self.check(await self.directory_of(ino), who, READ)
+        return self.handles.directories.add(DirectoryHandle(ino))
+
+    async def readdir(self, number: int, position: int) -> list[Listed]:
+        """Some entries from *position* on (0 is the start), `.` and `..` first; none at the end.
+
+        Call `remember` for each entry that was passed on. How many come follows from how many were
+        passed on last time: what is not is looked up again, for by then it may have changed.
+        """
+        handle = self.handles.directories[number]
+        listed: list[Listed] = []
+        if position < 2:
+            listed = await self._dots(handle.ino, position)
+        after = handle.name_before(position)
+        found = await self.drive.list(handle.ino, after, handle.expected + 8)
+        next_position = max(position, 2) + 1
+        for name, entry in found:
+            listed.append(Listed(name, self.attributes(entry), next_position))
+            next_position += 1
+        return listed
+
+    async def _dots(self, ino: int, position: int) -> list[Listed]:
+        listed = []
+        if position < 1:
+            own = self.attributes(await self.entry_of(ino))
+            listed.append(Listed(b".", own, 1))
+        location = self.inodes.peek(ino)
+        parent = location[0] if isinstance(location, tuple) and ino != ROOT_ID else ino
+        above = parent if parent in self.inodes else ino
+        listed.append(Listed(b"..", self.attributes(await self.entry_of(above)), 2))
+        return listed
+
+    def remember(self, number: int, listed: Listed) -> None:
+        """The entry of a listing was passed on: it counts as known, except for `.` and `..`."""
+        if listed.position <= 2:
+            return
+        handle = self.handles.directories[number]
+        handle.tell(listed.position, listed.name)
+        attributes = listed.attributes
+        inode = self.inodes.find(attributes.ino)
+        if inode is None or inode.location is not SHARED:
+            # Of a file with several names this is not the place; `entry_of` will see.
+            inode = self.inodes.known(attributes.ino, (handle.ino, listed.name))
+        inode.lookups += 1
+
+    def passed_on(self, number: int, count: int) -> None:
+        """Of the last `readdir`, *count* entries fitted."""
+        self.handles.directories[number].expected = max(count, DirectoryHandle.FIRST_ANSWER)
+
+    async def releasedir(self, number: int) -> None:
+        """Close a listing."""
+        self.handles.directories.pop(number)
+
+    async def fsyncdir(self, number: int, *, data_only: bool) -> None:
+        """Return when all changes of names made so far are durable and published."""
+        del data_only
+        self.handles.directories[number]
+        if not self.read_only:
+            await self.drive.sync()

@@ -1,0 +1,149 @@
+"""Operations on open files: create, open, read, write, flush, fsync, release."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from hyperfs.vfs import rules
+from hyperfs.vfs.handles import FileHandle
+from hyperfs.vfs.names import NameOperations
+from hyperfs.vfs.rules import READ, WRITE
+
+if TYPE_CHECKING:
+    from hyperfs.records import Entry
+    from hyperfs.vfs.attributes import Attributes
+    from hyperfs.vfs.inodes import Inode
+    from hyperfs.vfs.rules import Credentials
+
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
+
+class FileOperations(NameOperations):
+    """See the module. Handles are numbers, valid until `release`."""
+
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int, who: Credentials
+    ) -> tuple[int, Attributes]:
+        """Make a regular file and open it: its handle and its attributes, counted as known.
+
+        One that exists by now is opened, unless the flags say O_EXCL. Raises as `open` and `mknod`.
+        """
+        try:
+            entry = await self._make(parent, name, stat.S_IFREG | mode & 0o7777, who)
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+            attributes = await self.lookup(parent, name, who)
+            if not attributes.ino:
+                raise OSError(errno.ENOENT, "the file was removed again") from None
+            try:
+                handle = await self.open(attributes.ino, flags, who)
+            except BaseException:
+                self.inodes.forget(attributes.ino, 1)
+                raise
+            return handle, self.attributes(await self.entry_of(attributes.ino))
+        # Whoever makes a file may open it in any way, whatever the mode says.
+        return self._open(entry, flags, who), self.attributes(entry)
+
+    async def open(self, ino: int, flags: int, who: Credentials) -> int:
+        """Open a regular file: its handle. O_TRUNC is done here.
+
+        Raises EACCES, EROFS, EISDIR, ENXIO for what is no regular file, ESTALE.
+        """
+        async with self.changing:
+            entry = await self.entry_of(ino)
+            if not entry.is_file:
+                raise OSError(errno.EISDIR if entry.is_dir else errno.ENXIO, "no regular file")
+            how = flags & os.O_ACCMODE
+            truncate = bool(flags & os.O_TRUNC) and how != os.O_RDONLY
+            if how != os.O_RDONLY:
+                self.check_writable()
+            self.check(entry, who, _ACCESS[how])
+            number = self._open(entry, flags, who)
+            if truncate:
+                handle = self.handles.files[number]
+                handle.written = True
+                await handle.file.truncate(0)
+                self._clear_set_id(handle)
+        return number
+
+    def _open(self, entry: Entry, flags: int, who: Credentials) -> int:
+        inode = self.inode(entry.id)
+        file = self.drive.open_file(entry, inode.location)
+        inode.file = file
+        inode.opens += 1
+        inode.set_id = bool(entry.mode & _SET_ID)
+        handle = FileHandle(
+            inode,
+            file,
+            writable=flags & os.O_ACCMODE != os.O_RDONLY,
+            privileged=who.uid == 0,
+        )
+        return self.handles.files.add(handle)
+
+    async def read(self, number: int, offset: int, size: int) -> bytes:
+        """Up to *size* bytes of one instant of the file; fewer only at its end.
+
+        Waits for blocks that are not here as long as the drive's read timeout says, then raises
+        `trio.TooSlowError`.
+        """
+        return await self.handles.files[number].file.read(offset, size)
+
+    async def write(self, number: int, offset: int, data: bytes) -> int:
+        """Write all of *data*; how many bytes that is. Waits only while too much is unflushed.
+
+        Raises EFBIG, ENOSPC, and what kept earlier writes from being flushed.
+        """
+        handle = self.handles.files[number]
+        handle.written = True
+        if handle.inode.set_id:
+            self._clear_set_id(handle)
+        await handle.file.write(offset, data)
+        return len(data)
+
+    def _clear_set_id(self, handle: FileHandle) -> None:
+        """Content changed: whoever is not root loses the set-ID bits of what can be executed."""
+        if handle.privileged:
+            return
+        mode = handle.file.entry.mode
+        cleared = rules.mode_after_change(mode)
+        if cleared != mode:
+            handle.file.update(mode=cleared)
+        handle.inode.set_id = bool(cleared & _SET_ID)
+
+    async def flush(self, number: int) -> None:
+        """close(2) of one descriptor of the handle. Says what kept writes from being flushed."""
+        handle = self.handles.files[number]
+        if handle.written:
+            self.drive.check_flushed()
+
+    async def fsync(self, number: int, *, data_only: bool) -> None:
+        """Return when everything written is durable and published; others share the wait."""
+        del data_only
+        self.handles.files[number]
+        if not self.read_only:
+            await self.drive.sync()
+
+    async def release(self, number: int) -> None:
+        """Close a handle. What was written is committed soon."""
+        handle = self.handles.files.pop(number)
+        inode = handle.inode
+        inode.opens -= 1
+        if not inode.opens:
+            if inode.location is None:
+                inode.orphan = handle.file.entry
+            inode.file = None
+            self.inodes.drop_unused(inode)
+        handle.file.release()
+        if handle.written:
+            self.drive.schedule_commit()
+
+    def opened_inodes(self) -> list[Inode]:
+        """The inodes with open files."""
+        return list({handle.inode.ino: handle.inode for handle in self.handles.files}.values())
+
+
+_ACCESS = {os.O_RDONLY: READ, os.O_WRONLY: WRITE, os.O_RDWR: READ | WRITE, os.O_ACCMODE: READ}

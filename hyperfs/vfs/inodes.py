@@ -1,0 +1,189 @@
+"""The inodes somebody knows: lookup counts, where their records lie, what is open.
+
+An inode number is the id of a file. The kernel counts what it was told (`lookup`, `create`,
+accepted directory entries, ...) and gives counts back with `forget`; until then a number must lead
+to its file, under whatever name it has by now, or to nothing else. So the table holds, for each
+known number, the place of the record, never the record itself: that is the drive's, always fresh.
+
+A `find` over a million files makes the kernel know a million numbers. Inodes that are neither open
+nor without a name are therefore packed into some 60 bytes each, and unpacked when they are used.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from hyperfs.writer import SHARED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hyperfs.records import Entry
+    from hyperfs.writer import Location, OpenFile
+
+# How many unpacked inodes are kept before those at rest are packed.
+HOT_INODES: Final = 4096
+# How many access times that differ from the modification time are remembered.
+ACCESS_TIMES: Final = 65_536
+
+# A packed inode: lookup count (0 when the file is not counted but kept), directory id (0: SHARED),
+# then the name.
+_PACKED: Final = struct.Struct("<IQ")
+_MAX_COUNT: Final = (1 << 32) - 1
+
+
+class Inode:
+    """A file, directory or link that the kernel knows, or that is open.
+
+    Look it up again after an await: unless it is open, it may have been packed or dropped.
+
+    `location` is where its record lies; None when its last name is gone, and then `orphan` is the
+    last record. `file` is the open file of `opens` handles, or None; `set_id` says whether its mode
+    has set-ID bits. `lookups` is what the kernel will give back.
+    """
+
+    __slots__ = ("file", "ino", "location", "lookups", "opens", "orphan", "set_id")
+
+    def __init__(self, ino: int, location: Location) -> None:
+        self.ino = ino
+        self.location = location
+        self.lookups = 0
+        self.opens = 0
+        self.set_id = False
+        self.file: OpenFile | None = None
+        self.orphan: Entry | None = None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether a packed form says all of it."""
+        return self.location is not None and not self.opens and self.lookups <= _MAX_COUNT
+
+    @property
+    def unused(self) -> bool:
+        """Whether nobody can ask for it by its number any more."""
+        return not self.lookups and not self.opens
+
+
+class InodeTable:
+    """All known inodes by number. No method waits."""
+
+    def __init__(self, *, hot: int = HOT_INODES) -> None:
+        self._hot: dict[int, Inode] = {}
+        self._cold: dict[int, bytes] = {}
+        self._least_limit = self._limit = hot
+        self._access_times: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._hot) + len(self._cold)
+
+    def __contains__(self, ino: int) -> bool:
+        return ino in self._hot or ino in self._cold
+
+    def __iter__(self) -> Iterator[int]:
+        """The known numbers, as they are now."""
+        return iter([*self._hot, *self._cold])
+
+    def find(self, ino: int) -> Inode | None:
+        """The inode of a number that may be unknown."""
+        inode = self._hot.get(ino)
+        if inode is not None:
+            return inode
+        packed = self._cold.pop(ino, None)
+        if packed is None:
+            return None
+        inode = _unpack(ino, packed)
+        self._keep(inode)
+        return inode
+
+    def known(self, ino: int, location: Location) -> Inode:
+        """The inode of a file whose record lies at *location*; made if it was unknown.
+
+        Counts nothing: an inode that stays unused is dropped when the table is next tidied.
+        """
+        inode = self.find(ino)
+        if inode is None:
+            inode = Inode(ino, location)
+            self._keep(inode)
+        else:
+            inode.location = location
+            inode.orphan = None
+        return inode
+
+    def peek(self, ino: int) -> Location:
+        """Where the record of a known number lies, without unpacking it; None if nowhere."""
+        inode = self._hot.get(ino)
+        if inode is not None:
+            return inode.location
+        packed = self._cold.get(ino)
+        return None if packed is None else _unpack(ino, packed).location
+
+    def forget(self, ino: int, count: int) -> Inode | None:
+        """Take back *count* lookups. Returns the inode if that made it unused, and drops it.
+
+        More than were counted means a bug somewhere; it is taken as all of them.
+        """
+        inode = self.find(ino)
+        if inode is None:
+            return None
+        inode.lookups = max(0, inode.lookups - count)
+        return self.drop_unused(inode)
+
+    def drop_unused(self, inode: Inode) -> Inode | None:
+        """Drop *inode* if nobody can ask for it any more, and then return it."""
+        if not inode.unused:
+            return None
+        self._hot.pop(inode.ino, None)
+        self._access_times.pop(inode.ino, None)
+        return inode
+
+    # -- access times: kept while the inode is known, never stored ---------------------------------
+
+    def access_time(self, ino: int) -> int | None:
+        """The access time that was set, in nanoseconds, or None."""
+        return self._access_times.get(ino)
+
+    def set_access_time(self, ino: int, time_ns: int) -> None:
+        """Remember an access time; of too many the oldest are given up."""
+        times = self._access_times
+        times.pop(ino, None)
+        times[ino] = time_ns
+        if len(times) > ACCESS_TIMES:
+            del times[next(iter(times))]
+
+    # -- packing -----------------------------------------------------------------------------------
+
+    def _keep(self, inode: Inode) -> None:
+        self._hot[inode.ino] = inode
+        if len(self._hot) > self._limit:
+            self._tidy(keep=inode)
+
+    def _tidy(self, keep: Inode) -> None:
+        """Pack the older half of the inodes at rest, and drop what is unused."""
+        candidates = [i for i in self._hot.values() if i is not keep and (i.at_rest or i.unused)]
+        unpackable = len(self._hot) - len(candidates)
+        for inode in candidates[: (len(candidates) + 1) // 2]:
+            del self._hot[inode.ino]
+            if inode.unused:
+                self._access_times.pop(inode.ino, None)
+            else:
+                self._cold[inode.ino] = _pack(inode)
+        # What is open or has no name cannot be packed: the limit follows it, or each new inode
+        # would look at all of them again.
+        self._limit = max(self._least_limit, 2 * unpackable)
+
+
+def _pack(inode: Inode) -> bytes:
+    location = inode.location
+    if location is SHARED:
+        return _PACKED.pack(inode.lookups, 0)
+    assert isinstance(location, tuple)
+    directory, name = location
+    return _PACKED.pack(inode.lookups, directory) + name
+
+
+def _unpack(ino: int, packed: bytes) -> Inode:
+    lookups, directory = _PACKED.unpack_from(packed)
+    inode = Inode(ino, (directory, packed[_PACKED.size :]) if directory else SHARED)
+    inode.lookups = lookups
+    return inode

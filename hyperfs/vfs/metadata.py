@@ -1,0 +1,163 @@
+"""Operations on attributes: getattr, setattr, access, readlink, statfs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from hyperfs.vfs import rules
+from hyperfs.vfs.directories import DirectoryOperations
+from hyperfs.vfs.rules import WRITE
+
+if TYPE_CHECKING:
+    from hyperfs.records import Entry
+    from hyperfs.vfs.attributes import Attributes, SetAttributes
+    from hyperfs.vfs.rules import Credentials
+    from hyperfs.writer import Attributes as AttributeChanges
+
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+# utimensat(2) with UTIME_NOW arrives as a time: one this close to now is taken for it.
+_NOW_NS: Final = 2_000_000_000
+
+
+class StatFs(NamedTuple):
+    """As statvfs(3): sizes in units of `block_size` bytes."""
+
+    block_size: int
+    blocks: int
+    free_blocks: int
+    available_blocks: int
+    files: int
+    free_files: int
+    name_max: int
+
+
+class AttributeOperations(DirectoryOperations):
+    """See the module."""
+
+    async def getattr(self, ino: int) -> Attributes:
+        """The attributes of a known inode. Raises ESTALE."""
+        return self.attributes(await self.entry_of(ino))
+
+    async def setattr(
+        self, ino: int, changes: SetAttributes, who: Credentials, number: int | None = None
+    ) -> Attributes:
+        """Change attributes, as chmod, chown, utimensat and truncate do; what they are then.
+
+        *number* is the handle that ftruncate(2) was called on. All of *changes* are made, or none.
+
+        Raises EROFS, EPERM, EACCES, EISDIR, EINVAL, EFBIG, ESTALE.
+        """
+        self.check_writable()
+        async with self.changing:
+            entry = await self.entry_of(ino)
+            if self._checks and who.uid != 0:
+                self._check_setattr(entry, changes, who, number)
+            if changes.size is not None:
+                self._check_resizable(entry, changes.size)
+            now = self.now_ns()
+            update = _update(entry, changes, who, now)
+            if changes.size is not None:
+                await self._resize(entry, changes.size)
+                update.setdefault("mtime_ns", now)
+                entry = await self.entry_of(ino)
+            entry = self.stage(entry, **update)
+            if changes.atime_ns is not None:
+                self.inodes.set_access_time(ino, changes.atime_ns)
+            inode = self.inode(ino)
+            inode.set_id = bool(entry.mode & _SET_ID)
+            if not inode.opens:
+                self.drive.schedule_commit()
+        return self.attributes(entry)
+
+    def _check_setattr(
+        self, entry: Entry, changes: SetAttributes, who: Credentials, number: int | None
+    ) -> None:
+        shown = self.attributes(entry)
+        if changes.mode is not None:
+            rules.check_chmod(shown.uid, who)
+        if changes.uid is not None or changes.gid is not None:
+            rules.check_chown(shown.uid, shown.gid, who, new_uid=changes.uid, new_gid=changes.gid)
+        writing = number is not None and self.handles.files[number].writable
+        if changes.size is not None and not writing:
+            self.check(entry, who, WRITE)
+        times = [t for t in (changes.atime_ns, changes.mtime_ns) if t is not None]
+        if times and changes.size is None:
+            now = self.now_ns()
+            to_now = len(times) == 2 and all(abs(t - now) < _NOW_NS for t in times)
+            rules.check_utime(shown.mode, shown.uid, shown.gid, who, to_now=to_now)
+
+    @staticmethod
+    def _check_resizable(entry: Entry, size: int) -> None:
+        if not entry.is_file:
+            raise OSError(errno.EISDIR if entry.is_dir else errno.EINVAL, "no regular file")
+        if size < 0:
+            raise OSError(errno.EINVAL, "a negative size")
+
+    async def _resize(self, entry: Entry, size: int) -> None:
+        file = self.drive.open_file(entry, self.inode(entry.id).location)
+        try:
+            await file.truncate(size)
+        finally:
+            file.release()
+
+    async def access(self, ino: int, mask: int, who: Credentials) -> bool:
+        """Whether *who* may read, write, execute (search) the file, as access(2) asks."""
+        entry = await self.entry_of(ino)
+        if mask & WRITE and self.read_only and not _is_special(entry.mode):
+            raise OSError(errno.EROFS, "read-only file system")
+        shown = self.attributes(entry)
+        return rules.permits(shown.mode, shown.uid, shown.gid, who, mask & 7)
+
+    async def readlink(self, ino: int) -> bytes:
+        """The target of a symbolic link. Raises EINVAL for anything else."""
+        target = (await self.entry_of(ino)).target
+        if target is None:
+            raise OSError(errno.EINVAL, "no symbolic link")
+        return target
+
+    def statfs(self) -> StatFs:
+        """The disk that holds the store: what is free there is what can still be written.
+
+        Costs one system call, whatever the drive's size.
+        """
+        if self._disk is None:
+            return StatFs(4096, 1 << 28, 1 << 27, 1 << 27, 1 << 24, 1 << 23, rules.NAME_MAX)
+        disk = os.statvfs(self._disk)
+        return StatFs(
+            disk.f_frsize,
+            disk.f_blocks,
+            disk.f_bfree,
+            disk.f_bavail,
+            disk.f_files,
+            disk.f_ffree,
+            rules.NAME_MAX,
+        )
+
+
+def _is_special(mode: int) -> bool:
+    """Whether writing to it changes nothing in the file system."""
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def _update(entry: Entry, changes: SetAttributes, who: Credentials, now: int) -> AttributeChanges:
+    """What setattr makes of a record, its size apart."""
+    mode = entry.mode
+    update: AttributeChanges = {"ctime_ns": now}
+    if changes.uid is not None and changes.uid != entry.uid:
+        update["uid"] = changes.uid
+    if changes.gid is not None and changes.gid != entry.gid:
+        update["gid"] = changes.gid
+    asked = (changes.mode, changes.size, changes.atime_ns, changes.mtime_ns)
+    named = changes.uid is not None or changes.gid is not None
+    if named or all(a is None for a in asked) or (changes.size is not None and who.uid != 0):
+        mode = rules.mode_after_change(mode)
+    if changes.mode is not None:
+        mode = rules.mode_after_chmod(mode, changes.mode, update.get("gid", entry.gid), who)
+    if mode != entry.mode:
+        update["mode"] = mode
+    if changes.mtime_ns is not None:
+        update["mtime_ns"] = changes.mtime_ns
+    return update

@@ -1,0 +1,70 @@
+"""Operations on extended attributes. A drive keeps those of the namespace `user.`."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from hyperfs.vfs import rules
+from hyperfs.vfs.metadata import AttributeOperations
+from hyperfs.vfs.rules import READ, WRITE
+
+if TYPE_CHECKING:
+    from hyperfs.vfs.rules import Credentials
+
+
+class XattrOperations(AttributeOperations):
+    """See the module. The flags for creation and replacement are the adapter's to keep."""
+
+    async def getxattr(self, ino: int, name: bytes, who: Credentials) -> bytes:
+        """The value of an attribute. Raises ENODATA, EOPNOTSUPP for other namespaces, EACCES."""
+        if not rules.is_user_xattr(name):
+            # The kernel asks for `security.capability` before each write: the answer is quick.
+            self._refuse(name)
+        entry = await self.entry_of(ino)
+        self.check(entry, who, READ)
+        value = entry.xattrs.get(name)
+        if value is None:
+            raise OSError(errno.ENODATA, "no such attribute")
+        return value
+
+    async def listxattr(self, ino: int) -> list[bytes]:
+        """The names of the attributes."""
+        return sorted(filter(rules.is_user_xattr, (await self.entry_of(ino)).xattrs))
+
+    async def setxattr(self, ino: int, name: bytes, value: bytes, who: Credentials) -> None:
+        """Set an attribute.
+
+        Raises EOPNOTSUPP for other namespaces, EPERM for what is neither file nor directory,
+        E2BIG, ENOSPC for more than a file can have, EROFS, EACCES.
+        """
+        self.check_writable()
+        async with self.changing:
+            entry = await self.entry_of(ino)
+            others = [item for item in entry.xattrs.items() if item[0] != name]
+            rules.check_xattr(name, value, others)
+            if not (entry.is_file or entry.is_dir):
+                raise OSError(errno.EPERM, "only files and directories have attributes")
+            self.check(entry, who, WRITE)
+            self.stage(entry, xattrs={**dict(others), name: value}, ctime_ns=self.now_ns())
+        self.drive.schedule_commit()
+
+    async def removexattr(self, ino: int, name: bytes, who: Credentials) -> None:
+        """Remove an attribute. Raises ENODATA, and as `setxattr`."""
+        self.check_writable()
+        if not rules.is_user_xattr(name):
+            self._refuse(name)
+        async with self.changing:
+            entry = await self.entry_of(ino)
+            self.check(entry, who, WRITE)
+            if name not in entry.xattrs:
+                raise OSError(errno.ENODATA, "no such attribute")
+            others = {n: v for n, v in entry.xattrs.items() if n != name}
+            self.stage(entry, xattrs=others, ctime_ns=self.now_ns())
+        self.drive.schedule_commit()
+
+    @staticmethod
+    def _refuse(name: bytes) -> None:
+        if name.startswith((b"security.", b"trusted.")):
+            raise OSError(errno.ENODATA, "no such attribute")
+        raise OSError(errno.EOPNOTSUPP, "only attributes user.* are kept")
