@@ -18,6 +18,8 @@ import trio
 from corestore import tree
 from corestore.commit import Commit, Run
 from corestore.errors import BlockNotAvailable, NotWritable, SnapshotNotAvailable
+from corestore.keys import KeyPair
+from corestore.link import Link
 from corestore.replication.machine import Outcome
 from corestore.staging import Staged
 from corestore.tree.seek import seek
@@ -465,6 +467,15 @@ class Hypercore:
         """Subscribe to what happens to this core from now on: use it in `with`."""
         self._check_open()
         return self._state.events.subscribe()
+
+    async def replicate(
+        self, stream: trio.abc.Stream, *, initiator: bool, key_pair: KeyPair | None = None
+    ) -> None:
+        """As `Corestore.replicate`, for this core alone."""
+        self._check_open()
+        key_pair = key_pair or KeyPair.generate()
+        link = Link(self._driver, stream, initiator=initiator, key_pair=key_pair, only=self._state)
+        await link.run()
 
     @contextmanager
     def finding_peers(self) -> Iterator[None]:

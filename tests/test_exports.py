@@ -10,8 +10,8 @@ PUBLIC = """
 MAX_BLOCK_BYTES Appended BlockNotAvailable Blocks CoreEvent CoreNotFound CoreOpened CoreStatistics
 Corestore CorestoreError DecodeError DialInfo DiscoveryKey Downloaded ForkConflict Head Hypercore
 InvalidCapability InvalidChecksum InvalidProof InvalidSignature Key KeyPair LimitExceeded
-LocalProtocolError Manifest Missed Namespace Node NotWritable PeerAdded PeerInfo PeerRemoved Position
-Prologue ProtocolError Published Reader RemoteProtocolError Signer SnapshotNotAvailable
+LocalProtocolError Manifest Missed Namespace Node NotWritable PeerAdded PeerInfo PeerRemoved
+Position Prologue ProtocolError Published Reader RemoteProtocolError Signer SnapshotNotAvailable
 StorageConflict StorageCorrupt StorageError StorageLocked StoreStatistics Subscription Swarm
 SyncPolicy Transaction Truncated VerificationError Writer derive_manifest hash_leaves manifest_key
 open open_swarm

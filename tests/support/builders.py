@@ -9,7 +9,10 @@ import trio
 import trio.testing
 
 import corestore
+from corestore.replication import messages
 from corestore.storage.memory import MemoryStorage
+from corestore.wire.mux import Mux
+from corestore.wire.secretstream import HandshakeDone, SecureStream
 
 
 async def fill(core, count, *, size=100, start=0):
@@ -106,3 +109,54 @@ async def open_with(storage, *, sync="group"):
         corestore.store.Corestore(storage, corestore.SyncPolicy(sync), None)
     ) as store:
         yield store
+
+
+class RawPeer:
+    """A peer without a machine: what it says is up to the test. Initiator of the handshake."""
+
+    def __init__(self, stream) -> None:
+        self.stream = stream
+        self.secure = SecureStream(True, corestore.KeyPair.generate())
+        self.mux = Mux()
+        self.handshake_hash = None
+        self.events = []
+
+    async def flush(self):
+        for frame in self.mux.data_to_send():
+            self.secure.send(frame)
+        await self.stream.send_all(b"".join(self.secure.data_to_send()))
+
+    async def receive(self):
+        """Read once; False at the end of the stream."""
+        data = await self.stream.receive_some()
+        for event in self.secure.receive_data(data):
+            if isinstance(event, HandshakeDone):
+                self.handshake_hash = event.handshake_hash
+            else:
+                self.events += self.mux.receive(event.plain)
+        return bool(data)
+
+    async def shake_hands(self):
+        await self.flush()
+        while self.handshake_hash is None:
+            await self.receive()
+        await self.flush()
+
+    async def wait_for(self, kind):
+        """The next event of this kind; what comes before it is dropped. None at the end."""
+        while True:
+            while self.events:
+                event = self.events.pop(0)
+                if isinstance(event, kind):
+                    return event
+            if not await self.receive():
+                return None
+
+    def open(self, core, *, key=None):
+        """Open the channel of a core, proving knowledge of *key* (the right one by default)."""
+        proof = messages.capability(key or core.key, self.handshake_hash, initiator=True)
+        handshake = messages.encode_handshake(messages.OpenHandshake(proof))
+        return self.mux.open(messages.PROTOCOL, core.discovery_key, handshake, messages.ALIASES)
+
+    def send(self, channel, message):
+        channel.send(*messages.encode(message))
