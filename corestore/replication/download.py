@@ -223,6 +223,9 @@ class Downloads:
             if not flights:
                 del self.in_flight[flight.block]
                 self._late.pop(flight.block, None)
+            elif all(other.late for other in flights):
+                self._late[flight.block] = None
+                self.all_hungry()
 
     def _release(self, blocks: Iterable[int]) -> None:
         free = sorted(index for index in blocks if not self.claimed(index))
@@ -446,8 +449,10 @@ class Downloads:
         return best, known
 
     def _ask_late(self) -> None:
-        fork = self._shared.head.fork
+        fork, length = self._shared.head.fork, self._shared.head.length
         for index in list(self._late):
+            if index >= length:
+                continue  # was asked together with an upgrade, which has to come first
             flights = self.in_flight[index]
             asked = [flight.peer for flight in flights]
             best: Peer | None = None

@@ -220,7 +220,7 @@ class Replicator:
         return ticket
 
     def want_range(
-        self, start: int, end: int | None = None, *, blocks: Sequence[int] | None = None
+        self, start: int = 0, end: int | None = None, *, blocks: Sequence[int] | None = None
     ) -> Ticket:
         """Fetch blocks `start..end` in order, or those listed in *blocks* (then start and end do
         not matter). Settles DONE once all are committed; with `end=None` it follows the log and
@@ -310,6 +310,7 @@ class Replicator:
             # The nodes it relies on are not here: answers came in another order than requests.
             peer.broken_promises += 1
             peer.trusted_order = False
+            peer.promises.clear()
             self._downloads.failed(flight)
             return
         learned = manifest if batch.head is not None and self._shared.manifest is None else None

@@ -176,6 +176,7 @@ class Site:
         self.links: dict[PeerId, Link] = {}
         self.settled: dict[Ticket, Settle] = {}
         self.dropped: list[tuple[PeerId, CorestoreError]] = []
+        self.dropped_sites: list[Site] = []
         self.received: list[Message] = []
         self.sent: list[Message] = []
         self.commit_delay = commit_delay
@@ -220,6 +221,7 @@ class Site:
                     case Drop(peer, reason):
                         self.dropped.append((peer, reason))
                         if peer in self.links:
+                            self.dropped_sites.append(self.links[peer].target)
                             self.network.disconnect(self.links[peer])
                     case WakeAt(time):
                         self.network.call(time - now, self._tick)
