@@ -66,12 +66,12 @@ class ChunkTable(Protocol):
 
 
 class MemoryChunkTable:
-    """A `ChunkTable` in memory, of a fixed size: a new chunk takes the place of an old one.
+    """A `ChunkTable` in memory, of a fixed size: a new chunk takes the place of another.
 
     *key*, up to 64 bytes, should be a secret of the drive. *chunks* is how many it holds.
     """
 
-    __slots__ = ("_blocks", "_count", "_fingerprints", "_key", "_lengths", "_next", "_offsets")
+    __slots__ = ("_blocks", "_count", "_fingerprints", "_key", "_lengths", "_offsets")
 
     def __init__(self, key: bytes, chunks: int = TABLE_CHUNKS) -> None:
         self._key = key
@@ -82,7 +82,6 @@ class MemoryChunkTable:
         self._offsets = array("I", bytes(4 * places))
         # A length of 0 marks a place that is free.
         self._lengths = array("I", bytes(4 * places))
-        self._next = 0
 
     def fingerprint(self, data: bytes | memoryview) -> bytes:
         """8 bytes of keyed BLAKE2b: 60 us for 64 KiB."""
@@ -100,8 +99,7 @@ class MemoryChunkTable:
         number = int.from_bytes(fingerprint, "little")
         place = self._place(number)
         if place is None:
-            self._next = (self._next + 1) % _WAYS
-            place = number % self._count * _WAYS + self._next
+            place = number % self._count * _WAYS + number // self._count % _WAYS
         self._fingerprints[place] = number
         self._blocks[place] = block
         self._offsets[place] = offset

@@ -136,12 +136,19 @@ def directory_range(directory: int, after: bytes = b"") -> tuple[bytes, bytes]:
     """Start and end key of the names of a directory that follow *after*."""
     prefix = directory.to_bytes(ID_BYTES, "big")
     start = prefix + after + b"\0" if after else prefix + b"\1"
-    return start, (directory + 1).to_bytes(ID_BYTES, "big") if directory < MAX_ID else b"\xff" * 7
+    return start, _after_id(directory)
 
 
 def group_range(file: int, first_window: int = 0) -> tuple[bytes, bytes]:
     """Start and end key of a file's groups from *first_window* on."""
     return group_key(file, first_window), file.to_bytes(ID_BYTES, "big") + b"\2"
+
+
+def _after_id(id_: int) -> bytes:
+    """A key above all that begin with the id, and not above those of the next one."""
+    if id_ < MAX_ID:
+        return (id_ + 1).to_bytes(ID_BYTES, "big")
+    return b"\xff" * (ID_BYTES + MAX_NAME_BYTES + 1)
 
 
 def key_id(key: bytes) -> int:
