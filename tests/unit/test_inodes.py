@@ -1,0 +1,111 @@
+"""The inode table against a dictionary of what must be known."""
+
+from __future__ import annotations
+
+import random
+
+from hyperfs.vfs import inodes
+from hyperfs.vfs.inodes import InodeTable
+from hyperfs.writer import SHARED
+from tests.support.fakedrive import file_entry
+
+
+def test_known_inode_is_found_until_its_last_lookup_is_forgotten():
+    table = InodeTable()
+    for _ in range(3):
+        table.known(7, (1, b"name")).lookups += 1
+    assert table.forget(7, 2) is None
+    assert table.find(7).lookups == 1
+    gone = table.forget(7, 1)
+    assert gone is not None
+    assert gone.ino == 7
+    assert table.find(7) is None
+    assert 7 not in table
+
+
+def test_open_inode_outlives_its_lookups():
+    table = InodeTable()
+    inode = table.known(7, (1, b"name"))
+    inode.lookups, inode.opens = 1, 1
+    assert table.forget(7, 1) is None
+    assert table.find(7) is inode
+    inode.opens = 0
+    assert table.drop_unused(inode) is inode
+    assert 7 not in table
+
+
+def test_forgetting_the_unknown_is_harmless():
+    assert InodeTable().forget(99, 5) is None
+
+
+def test_packed_inodes_come_back_as_they_were():
+    table = InodeTable(hot=10)
+    for ino in range(2, 1000):
+        location = SHARED if ino % 7 == 0 else (ino // 10 + 1, b"name \xff %d" % ino)
+        table.known(ino, location).lookups = ino
+    assert len(table) == 998
+    assert len(table._hot) <= 20
+    for ino in range(2, 1000):
+        assert ino in table
+        expected = SHARED if ino % 7 == 0 else (ino // 10 + 1, b"name \xff %d" % ino)
+        assert table.peek(ino) == expected
+        found = table.find(ino)
+        assert (found.location, found.lookups) == (expected, ino)
+
+
+def test_what_is_open_or_has_no_name_is_never_packed():
+    table = InodeTable(hot=4)
+    opened = table.known(2, (1, b"open"))
+    opened.opens = opened.lookups = 1
+    orphan = table.known(3, (1, b"orphan"))
+    orphan.location, orphan.orphan, orphan.lookups = None, file_entry(3), 1
+    for ino in range(10, 100):
+        table.known(ino, (1, b"%d" % ino)).lookups = 1
+    assert table.find(2) is opened
+    assert table.find(3) is orphan
+
+
+def test_unpackable_inodes_do_not_make_every_new_one_slow():
+    table = InodeTable(hot=4)
+    for ino in range(2, 2000):
+        inode = table.known(ino, (1, b"%d" % ino))
+        inode.opens = inode.lookups = 1
+    assert table._limit >= 1998
+
+
+def test_access_times_are_bounded_and_go_with_the_inode(monkeypatch):
+    monkeypatch.setattr(inodes, "ACCESS_TIMES", 3)
+    table = InodeTable()
+    for ino in range(2, 7):
+        table.known(ino, (1, b"x")).lookups = 1
+        table.set_access_time(ino, ino * 100)
+    assert [table.access_time(ino) for ino in range(2, 7)] == [None, None, 400, 500, 600]
+    table.forget(6, 1)
+    assert table.access_time(6) is None
+
+
+def test_a_name_that_returns_ends_being_an_orphan():
+    table = InodeTable()
+    inode = table.known(5, (1, b"a"))
+    inode.lookups = 1
+    inode.location, inode.orphan = None, file_entry(5)
+    again = table.known(5, (2, b"b"))
+    assert again is inode
+    assert (again.location, again.orphan) == ((2, b"b"), None)
+
+
+def test_counts_agree_with_a_model_over_random_operations():
+    rng = random.Random(5)
+    table, model = InodeTable(hot=8), {}
+    for _ in range(5000):
+        ino = rng.randrange(2, 60)
+        if rng.random() < 0.6:
+            table.known(ino, (1, b"%d" % ino)).lookups += 1
+            model[ino] = model.get(ino, 0) + 1
+        elif ino in model:
+            count = rng.randint(1, model[ino])
+            table.forget(ino, count)
+            model[ino] -= count
+            if not model[ino]:
+                del model[ino]
+    assert {ino: table.find(ino).lookups for ino in table} == model
