@@ -1,0 +1,101 @@
+"""Drives: file systems over signed logs, written in one place and read anywhere by their key.
+
+```python
+async with (
+    corestore.open("~/photos.store") as store,
+    hyperfs.open(store, name="photos", create=True) as drive,
+):
+    await drive.write("/2026/beach.jpg", jpeg)
+    async for found in drive.walk("/2026"):
+        print(found.path, found.entry.size)
+```
+
+A drive is opened by name (one of this store's) or by key (anybody's). `mount` shows it as a
+directory; it is the only part that needs FUSE, and loads it when called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from hyperfs.batch import Batch
+from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
+from hyperfs.drive import Drive
+from hyperfs.errors import (
+    DriveExists,
+    FuseUnavailable,
+    HyperfsError,
+    NoSuchDrive,
+    NotADrive,
+    RestoreMismatch,
+    UnsupportedFormat,
+)
+from hyperfs.opening import create, open, remove_drive, rename_drive
+from hyperfs.records import Entry
+from hyperfs.registry import DriveInfo, drives
+from hyperfs.vfs.options import MountOptions
+from hyperfs.walk import PathEntry
+from hyperfs.writer import OpenFile
+
+if TYPE_CHECKING:
+    import os
+
+    from hyperfs.fuse.serve import Mounted
+
+__all__ = [
+    "Batch",
+    "Changed",
+    "Drive",
+    "DriveExists",
+    "DriveInfo",
+    "DriveStatistics",
+    "Entry",
+    "EntryChange",
+    "FuseUnavailable",
+    "HyperfsError",
+    "MountOptions",
+    "NoSuchDrive",
+    "NotADrive",
+    "OpenFile",
+    "PathChange",
+    "PathEntry",
+    "RestoreMismatch",
+    "UnsupportedFormat",
+    "create",
+    "drives",
+    "mount",
+    "open",
+    "recover_mount_point",
+    "remove_drive",
+    "rename_drive",
+]
+
+
+async def mount(
+    drive: Drive,
+    directory: str | os.PathLike[str],
+    *,
+    options: MountOptions | None = None,
+    task_status: trio.TaskStatus[Mounted] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Mount *drive* on an empty directory and serve it until it is unmounted, or cancelled.
+
+    `mounted = await nursery.start(hyperfs.mount, drive, "/mnt/photos")` returns once the mount
+    answers. A process serves one mount. See `hyperfs.fuse.serve.mount` for what it raises.
+    """
+    from hyperfs.fuse import serve
+
+    await serve.mount(drive, directory, options=options, task_status=task_status)
+
+
+def recover_mount_point(directory: str | os.PathLike[str]) -> int:
+    """Take the mounts of processes that are gone off *directory*; how many there were.
+
+    Raises:
+      OSError: ENOTCONN, if one cannot be taken off.
+    """
+    from hyperfs.fuse import mountpoint
+
+    return mountpoint.recover(directory)

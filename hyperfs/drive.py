@@ -1,100 +1,307 @@
 """`Drive`: files and directories over a metadata core and a content core.
 
-The id-level methods are what an inode layer builds on: a directory is named by its id, an entry by
-(directory id, name), a file's bytes by its `OpenFile`. Methods that are not `async` never wait and
-are atomic; the others wait only for blocks that are not local (and `commit`, `sync` for the disk).
+The methods by path are for programs; the id-level ones are what an inode layer builds on: there a
+directory is named by its id, an entry by (directory id, name), a file's bytes by its `OpenFile`.
+Methods that are not `async` never wait and are atomic; the others wait only for blocks that are not
+local (`commit` and `sync`: for the disk).
 
 Changes are *staged* in memory, seen at once by everything in this process, and committed together
-as one version.
+as one version. Only one process writes a drive: the first change takes the right to, and keeps it
+until the store is closed.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
-from hyperfs.writer import OpenFile
+import trio
+
+from hyperfs import paths, versions, walk
+from hyperfs.batch import Batch
+from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
+from hyperfs.follow import Changes
+from hyperfs.index.root import find_root
+from hyperfs.index.tree import Index
+from hyperfs.live import LiveTree
+from hyperfs.records import ROOT_ID
+from hyperfs.view import View
+from hyperfs.walk import PathEntry
+from hyperfs.writer import SHARED, OpenFile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterable, AsyncIterator, Iterator
+    from pathlib import Path
 
     from corestore import DiscoveryKey, Hypercore, Key
+    from hyperfs.committer import Committer
+    from hyperfs.follow import Follower
     from hyperfs.records import Entry
     from hyperfs.writer import Location
 
-ROOT_ID: Final = 1
+__all__ = [
+    "ROOT_ID",
+    "SHARED",
+    "Changed",
+    "Changes",
+    "Drive",
+    "DriveStatistics",
+    "EntryChange",
+    "PathChange",
+    "PathEntry",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class DriveStatistics:
-    """What a drive holds and has in flight.
-
-    `files` and `byte_length` (sum of the files' sizes) come from the root plus what is staged;
-    `staged` counts changed names not yet committed, `dirty_bytes` file content not yet appended.
-    """
-
-    version: int
-    files: int
-    byte_length: int
-    staged: int
-    dirty_bytes: int
-    content_byte_length: int
-
-
-@dataclass(frozen=True, slots=True)
-class EntryChange:
-    """One changed name. `directory` and `name` are None for a file with several names, which is
-    then known by `new.id` (or `old.id`)."""
-
-    directory: int | None
-    name: bytes | None
-    old: Entry | None
-    new: Entry | None
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """What became visible with *version*. When not `complete`, more changed than was worth
-    listing (or the subscriber fell behind): treat everything as changed."""
-
-    version: int
-    changes: tuple[EntryChange, ...]
-    complete: bool = True
+_LIST_LIMIT: Final = 256
 
 
 class Drive:
-    """See the module. Made by `hyperfs.open`, `Drive.checkout`; open while it exists."""
+    """See the module. Made by `hyperfs.open` and `Drive.checkout`; open while its store is.
 
-    key: Key
-    metadata: Hypercore
-    content: Hypercore
-    writable: bool
+    `name` is its local name, if it has one, `store_path` the folder of its store, None for one in
+    memory. `content` is None until a version is known.
+    """
+
+    def __init__(
+        self,
+        metadata: Hypercore,
+        tree: LiveTree,
+        *,
+        name: str | None = None,
+        store_path: Path | None = None,
+        committer: Committer | None = None,
+        follower: Follower | None = None,
+    ) -> None:
+        self.name: Final = name
+        self.store_path: Final = store_path
+        self.metadata: Final = metadata
+        self._tree: Final = tree
+        self._committer = committer
+        self._follower = follower
+
+    def __repr__(self) -> str:
+        return f"<Drive {self.key} version={self.version}>"
+
+    # -- what it is --------------------------------------------------------------------------
+
+    @property
+    def key(self) -> Key:
+        """Names the drive, lets one read it, verifies everything in it."""
+        return self.metadata.key
 
     @property
     def discovery_key(self) -> DiscoveryKey:
-        raise NotImplementedError
+        """Names the drive to strangers: the topic to join. Both cores travel over one stream."""
+        return self.metadata.discovery_key
+
+    @property
+    def content(self) -> Hypercore | None:
+        """The core with the files' bytes; None before the first version is known."""
+        blocks = self._tree.content_blocks
+        return None if blocks is None else blocks.core
+
+    @property
+    def writable(self) -> bool:
+        """Whether it can be changed here. Another process may be doing so: see `claim`."""
+        return self._tree.writable
 
     @property
     def version(self) -> int:
-        """The length of the metadata core that look-ups show; 0 before a first root is known."""
-        raise NotImplementedError
+        """The length of the metadata core that look-ups show; 0 before a first version is known."""
+        view = self._tree.view
+        return 0 if view is None else view.version
 
     @property
     def generation(self) -> int:
         """The fork of the metadata core."""
-        raise NotImplementedError
+        return self.metadata.fork
+
+    def previous(self) -> int:
+        """The version before this one; 0 if this is the first."""
+        index = self._view.index.root.previous
+        return 0 if index is None else index + 1
+
+    @property
+    def time_ns(self) -> int:
+        """When this version was committed, by the writer's clock."""
+        return self._view.index.root.time_ns
 
     def statistics(self) -> DriveStatistics:
-        """A snapshot of counters; costs nothing."""
-        raise NotImplementedError
+        """Counters of this moment; costs nothing."""
+        view, tree = self._tree.view, self._tree
+        root = None if view is None else view.index.root
+        content = self.content
+        return DriveStatistics(
+            version=self.version,
+            files=0 if root is None else root.files,
+            byte_length=0 if root is None else root.bytes,
+            staged=len(tree.staging),
+            dirty_bytes=tree.dirty_bytes,
+            content_byte_length=0 if content is None else content.byte_length,
+        )
+
+    # -- versions ----------------------------------------------------------------------------
 
     async def ready(self) -> None:
-        """Return once a first root is known, waiting for a peer if there is none in the store.
+        """Return once a version is known, waiting for a peer if there is none in the store.
 
-        The caller sets the deadline. Raises NotADrive, UnsupportedFormat.
+        Deadlines are the caller's. Raises NotADrive, UnsupportedFormat.
         """
-        raise NotImplementedError
+        if self._follower is not None:
+            await self._follower.wait_ready()
+
+    async def update(self) -> bool:
+        """Ask the peers for a newer version; whether there is one, which is shown by then.
+
+        Waits for peers as `Hypercore.update` does.
+        """
+        before = self.version
+        if self._follower is not None and not self.metadata.writable:
+            await self.metadata.update()
+            await self._follower.wait_caught_up()
+        return self.version > before
+
+    async def checkout(self, version: int) -> Drive:
+        """The drive as it was at *version* (or the last one before), read-only.
+
+        Raises:
+          ValueError: there is no such version.
+          trio.TooSlowError, DecodeError: it cannot be read.
+        """
+        await self.ready()
+        tree, newest = self._tree, self._view.version
+        if not 0 < version <= newest:
+            raise ValueError(f"there is no version {version}; the newest is {newest}")
+        blocks, cache = tree.metadata_blocks, self._view.index.cache
+        root = await blocks.complete(lambda: find_root(version, blocks, cache, length=newest))
+        if root is None:
+            raise ValueError(f"version {version} is before the first")
+        past = LiveTree(blocks, writable=False)
+        past.view = View(await blocks.complete(lambda: Index(root, blocks, cache)))
+        if tree.content_blocks is not None:
+            past.set_content(tree.content_blocks)
+        return Drive(self.metadata, past, name=self.name, store_path=self.store_path)
+
+    def diff(self, other: Drive, path: str | bytes = "/") -> AsyncIterator[PathChange]:
+        """What changed from *other*, another version of this drive, to this one, by path.
+
+        What is staged does not count. Raises ValueError for another drive.
+        """
+        if other.key != self.key:
+            raise ValueError("only versions of one drive can be compared")
+        return versions.diff(other._view, self._view, self._tree.metadata_blocks, paths.split(path))
+
+    @contextmanager
+    def watch_changes(self) -> Iterator[Changes]:
+        """Subscribe to what others change, each told after look-ups show it:
+        `with drive.watch_changes() as changes: async for change in changes`."""
+        changes = Changes()
+        follower = self._follower
+        if follower is not None:
+            follower.subscribers.add(changes)
+        try:
+            yield changes
+        finally:
+            if follower is not None:
+                follower.subscribers.discard(changes)
+            changes.close()
+
+    # -- reading by path ---------------------------------------------------------------------
+
+    async def entry(self, path: str | bytes) -> Entry:
+        """What a path names; symbolic links are not followed.
+
+        Raises FileNotFoundError, NotADirectoryError; TooSlowError and DecodeError as all reads do.
+        """
+        entry, _ = await walk.resolve(self._tree, paths.split(path))
+        return entry
+
+    async def read(self, path: str | bytes, offset: int = 0, length: int | None = None) -> bytes:
+        """The bytes of a file, all or a range; fewer than *length* only at its end.
+
+        Raises FileNotFoundError, NotADirectoryError, IsADirectoryError, OSError (EINVAL: neither
+        file nor directory).
+        """
+        return await walk.read(self._tree, paths.split(path), offset, length)
+
+    def scandir(self, path: str | bytes = "/") -> AsyncIterator[PathEntry]:
+        """The entries of a directory, in name order, each with its path.
+
+        Not one instant: what changes meanwhile may be shown or not.
+        """
+        return walk.scan(self._tree, paths.split(path))
+
+    def walk(self, path: str | bytes = "/") -> AsyncIterator[PathEntry]:
+        """Everything below a directory, each directory before what is in it."""
+        return walk.walk(self._tree, paths.split(path))
+
+    async def download(self, path: str | bytes = "/") -> None:
+        """Fetch everything below a path, and return when it is here. Cancel to stop; what came
+        stays."""
+        assert self._tree.content_blocks is not None
+        await walk.download(self._tree, paths.split(path), self._tree.content_blocks)
+
+    # -- changing by path --------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator[Batch]:
+        """Changes that become one version together, or none if the block raises."""
+        batch = Batch(self._tree)
+        try:
+            yield batch
+        except BaseException:
+            batch.discard()
+            raise
+        batch.apply()
+        await self.commit()
+
+    async def write(
+        self,
+        path: str | bytes,
+        data: bytes | bytearray | memoryview | AsyncIterable[bytes],
+        *,
+        mode: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> None:
+        """Make *data* the whole content of a file, as one version. See `Batch.write`."""
+        async with self.batch() as batch:
+            await batch.write(path, data, mode=mode, mtime_ns=mtime_ns)
+
+    async def mkdir(
+        self,
+        path: str | bytes,
+        *,
+        mode: int = 0o755,
+        mtime_ns: int | None = None,
+        exist_ok: bool = False,
+        parents: bool = False,
+    ) -> None:
+        """Make a directory. See `Batch.mkdir`."""
+        async with self.batch() as batch:
+            await batch.mkdir(
+                path, mode=mode, mtime_ns=mtime_ns, exist_ok=exist_ok, parents=parents
+            )
+
+    async def symlink(
+        self,
+        path: str | bytes,
+        target: str | bytes,
+        *,
+        mtime_ns: int | None = None,
+        replace: bool = False,
+    ) -> None:
+        """Make a symbolic link. See `Batch.symlink`."""
+        async with self.batch() as batch:
+            await batch.symlink(path, target, mtime_ns=mtime_ns, replace=replace)
+
+    async def remove(self, path: str | bytes, *, recursive: bool = False) -> None:
+        """Remove a file, a link or a directory. See `Batch.remove`."""
+        async with self.batch() as batch:
+            await batch.remove(path, recursive=recursive)
+
+    async def rename(self, old: str | bytes, new: str | bytes) -> None:
+        """As rename(2). See `Batch.rename`."""
+        async with self.batch() as batch:
+            await batch.rename(old, new)
 
     # -- look-ups by id ----------------------------------------------------------------------
 
@@ -104,88 +311,131 @@ class Drive:
         Does not suspend when the index blocks are local. An open file's entry is live: size and
         times of unflushed writes are included.
 
-        Raises DecodeError (damaged record), TooSlowError (no peer within the drive's
-        `read_timeout`).
+        Raises DecodeError (damaged record), TooSlowError (no peer within the drive's patience).
         """
-        raise NotImplementedError
+        found = await self.resolve(directory, name)
+        return None if found is None else found[0]
+
+    async def resolve(self, directory: int, name: bytes) -> tuple[Entry, Location] | None:
+        """The same, and where the record lies: for `open_file`."""
+        tree = self._tree
+        while True:
+            view = tree.view
+            found = await tree.metadata_blocks.complete(lambda: tree.resolve(directory, name))
+            # A version that came while blocks were fetched may say otherwise.
+            if view is tree.view:
+                return found
 
     async def list(
-        self, directory: int, after: bytes = b"", limit: int = 256
+        self, directory: int, after: bytes = b"", limit: int = _LIST_LIMIT
     ) -> list[tuple[bytes, Entry]]:
         """Up to *limit* entries of a directory whose names sort after *after*, in name order.
 
-        An empty list means the end. Entries are as in `lookup`. One listing spread over several
-        calls is not one instant: each call shows the state at its time. Names that cannot be decoded are
-        left out.
+        Fewer than *limit* mean the end. Entries are as in `lookup`. One listing spread over several
+        calls is not one instant: each call shows the state at its time. Names and records that
+        cannot be decoded are left out.
         """
-        raise NotImplementedError
+        tree = self._tree
+        return await tree.metadata_blocks.complete(lambda: tree.page(directory, after, limit))
 
     async def shared(self, id: int) -> Entry | None:
-        """The record of a file with several names."""
-        raise NotImplementedError
+        """The record of a file with several names, or of the root directory (`ROOT_ID`)."""
+        tree = self._tree
+        return await tree.metadata_blocks.complete(lambda: tree.shared(id))
 
-    # -- changes by id: staged, atomic, never waiting ---------------------------------------
+    # -- changes by id: staged, atomic, never waiting ----------------------------------------
 
     def new_id(self) -> int:
-        """A file id never used in this drive. Raises NotWritable."""
-        raise NotImplementedError
+        """A file id never used in this drive. Raises NotWritable, StorageLocked."""
+        return self._tree.new_id()
 
     def put(self, directory: int, name: bytes, entry: Entry) -> None:
         """Stage a name. If the file is open its size and content stay the open file's; the
-        other attributes become *entry*'s. Raises NotWritable, ValueError (name)."""
-        raise NotImplementedError
+        other attributes become *entry*'s, and its `location` this name.
+
+        Raises NotWritable, StorageLocked, ValueError (a name or an entry no reader would take).
+        """
+        self._tree.put(directory, name, entry)
 
     def put_link(self, directory: int, name: bytes, id: int) -> None:
         """Stage a name of a file with several names (see `put_shared`)."""
-        raise NotImplementedError
+        self._tree.put_link(directory, name, id)
 
     def delete(self, directory: int, name: bytes) -> None:
-        """Stage the removal of a name; whoever moves a file puts its new name right after, with
-        no await between, and sets the open file's `location`."""
-        raise NotImplementedError
+        """Stage the removal of a name. An open file whose record lay there has `location` None
+        until a `put` gives it another name, which a rename does with no await between."""
+        self._tree.delete(directory, name)
 
     def put_shared(self, entry: Entry) -> None:
-        """Stage the record of a file with several names, under its id. As `put` if it is open."""
-        raise NotImplementedError
+        """Stage the record of a file with several names (or of the root directory), under its id.
+        As `put` if it is open."""
+        self._tree.put_shared(entry)
 
     def delete_shared(self, id: int) -> None:
         """Stage the removal of a shared record: its last name goes, or becomes a plain `put`."""
-        raise NotImplementedError
+        self._tree.delete_shared(id)
 
     def forget_content(self, entry: Entry) -> None:
         """Say that *entry*'s last name is gone, so that group records of its extents are removed
         too. Harmless for open files: they keep reading what they had."""
-        raise NotImplementedError
+        self._tree.forget_content(entry)
 
     def open_file(self, entry: Entry, location: Location) -> OpenFile:
         """The open file of an entry: one object per file id while anybody holds it. Acquires it;
-        the caller releases. *location* is used when it was not open yet. Reading needs no secret key."""
-        raise NotImplementedError
+        the caller releases. *location* (from `resolve`) is used when it was not open yet: then the
+        record lying there now is taken, should *entry* be older. Reading needs no secret key.
+        """
+        return self._tree.open_file(entry, location)
 
     def opened(self, id: int) -> OpenFile | None:
         """The open file of an id if there is one (not acquired)."""
-        raise NotImplementedError
+        return self._tree.files.get(id)
 
-    # -- committing -------------------------------------------------------------------------
+    # -- committing --------------------------------------------------------------------------
+
+    async def claim(self) -> None:
+        """Take the right to write now, rather than with the first change.
+
+        Raises NotWritable, StorageLocked (another process has it; with its pid when known).
+        """
+        await trio.lowlevel.checkpoint()
+        self._tree.check_writable()
 
     async def commit(self, *, force: bool = True) -> int:
         """Make one version of everything staged, dirty content of open files included.
 
-        Returns the version that holds everything staged before the call (which a commit already
-        in flight does not). With *force* false only what age would have committed. Raises OSError
-        (ENOSPC: what was staged stays staged), StorageError. Cancelling the wait does not undo.
+        Returns the version shown then, which holds everything staged before the call. With *force*
+        false only what age would have committed. Cancelling the wait does not undo.
+
+        Raises:
+          OSError: ENOSPC, EIO; what was staged stays staged, and is tried again later.
+          StorageError: the store has to be opened again.
         """
-        raise NotImplementedError
+        if self._committer is not None:
+            await self._committer.commit(force=force)
+        return self.version
 
     async def sync(self) -> None:
-        """Commit, and return when that is durable and published: what fsync awaits."""
-        raise NotImplementedError
+        """Commit, and return when that is durable and published: what fsync awaits.
+
+        Raises as `commit`.
+        """
+        if self._committer is not None:
+            await self._committer.sync()
 
     def schedule_commit(self) -> None:
         """Commit soon (10 ms), in the background: what the last close of a written file calls."""
-        raise NotImplementedError
+        if self._committer is not None:
+            self._committer.schedule()
 
-    @contextmanager
-    def watch_changes(self) -> Iterator[AsyncIterator[Changed]]:
-        """Subscribe to remote changes of a drive opened by key, each told after look-ups show it."""
-        raise NotImplementedError
+    def check_flushed(self) -> None:
+        """Raise what kept the last commit or flush from being stored, if it failed (ENOSPC)."""
+        if self._committer is not None:
+            self._committer.check()
+
+    @property
+    def _view(self) -> View:
+        view = self._tree.view
+        if view is None:
+            raise ValueError("no version of this drive is known yet: wait for `ready`")
+        return view

@@ -85,9 +85,7 @@ class Staging:
             return self.staged.records.scan_over(below, start, end, limit)
         records = committing.records
 
-        def lower(
-            start: bytes, end: bytes | None, limit: int
-        ) -> list[tuple[bytes, StagedRecord]]:
+        def lower(start: bytes, end: bytes | None, limit: int) -> list[tuple[bytes, StagedRecord]]:
             return records.scan_over(below, start, end, limit)
 
         return self.staged.records.scan_over(lower, start, end, limit)

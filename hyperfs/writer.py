@@ -1,16 +1,36 @@
-"""`OpenFile`: the live state of a file that somebody holds open, and its unflushed writes."""
+"""`OpenFile`: the live state of a file that somebody holds open, and its unflushed writes.
+
+A file's bytes lie in up to three layers: the content that is appended (a `ContentMap`), a frozen
+delta that a commit is just appending, and the delta that collects writes. A read takes one instant
+of all three before it waits for anything, so it never mixes two states of the file.
+"""
 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, TypedDict
+import errno
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Protocol, TypedDict
+
+from hyperfs.content import ContentMap
+from hyperfs.dirty import DirtyRanges
+from hyperfs.index.node import BlocksMissing
+from hyperfs.reader import ReadAhead
+from hyperfs.records import pack_entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from typing_extensions import Unpack
 
+    from hyperfs.blocks import CoreBlocks
+    from hyperfs.extents import Extent, Hole
+    from hyperfs.reader import ContentReader
     from hyperfs.records import Entry
+
+# Offsets above are refused by the record format, too; this leaves room for window arithmetic.
+MAX_SIZE: Final = 1 << 62
 
 
 class Shared(enum.Enum):
@@ -37,57 +57,380 @@ class Attributes(TypedDict, total=False):
     xattrs: Mapping[bytes, bytes]
 
 
+class Delta:
+    """Writes to a file since some state of it: what lies at `cut` and after it in that state reads
+    as zeros, then `ranges` are laid over it, and the file is `size` bytes long."""
+
+    __slots__ = ("cut", "ranges", "size")
+
+    def __init__(self, size: int) -> None:
+        self.cut = MAX_SIZE
+        self.ranges = DirtyRanges()
+        self.size = size
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        self.ranges.write(offset, data)
+        self.size = max(self.size, offset + len(data))
+
+    def truncate(self, size: int) -> None:
+        self.cut = min(self.cut, size)
+        self.ranges.truncate(size)
+        self.size = size
+
+    def stack(self, newer: Delta) -> Delta:
+        """The two as one: *newer* was written on top of this one, which is changed and returned."""
+        if newer.cut < MAX_SIZE:
+            self.cut = min(self.cut, newer.cut)
+            self.ranges.truncate(newer.cut)
+        for offset, data in newer.ranges.ranges():
+            self.ranges.write(offset, data)
+        self.size = newer.size
+        return self
+
+
+def check_attributes(entry: Entry) -> None:
+    """Raise ValueError unless *entry* could be recorded; of a file, whatever its content is."""
+    if entry.is_file:
+        entry = replace(entry, size=0, inline=None, extents=(), grouped=False)
+    pack_entry(entry)
+
+
+class FileOwner(Protocol):
+    """What an open file needs of its drive."""
+
+    writable: bool
+
+    @property
+    def metadata_blocks(self) -> CoreBlocks: ...
+    @property
+    def reader(self) -> ContentReader: ...
+
+    def check_writable(self) -> None:
+        """Raises NotWritable, StorageLocked."""
+        ...
+
+    def now_ns(self) -> int:
+        """The wall clock."""
+        ...
+
+    def file_changed(self, file: OpenFile, dirty_bytes: int) -> None:
+        """*file* has something to commit; its unflushed content grew by *dirty_bytes*."""
+        ...
+
+    def file_moved(self, file: OpenFile, old: Location, new: Location) -> None: ...
+    def file_released(self, file: OpenFile) -> None: ...
+    async def wait_for_room(self) -> None:
+        """Return when the drive holds no more unflushed content than it should."""
+        ...
+
+
 class OpenFile:
     """One per file id, counted. Writes are visible at once to reads, look-ups and listings."""
 
-    location: Location
+    def __init__(
+        self, owner: FileOwner, entry: Entry, content: ContentMap, location: Location
+    ) -> None:
+        self._owner = owner
+        self._attributes = entry
+        # When it was written to last, if `_attributes` does not say so yet.
+        self._written_ns: int | None = None
+        self._location: Location = location
+        self._holders = 1
+        self._read_ahead = ReadAhead()
+        self._live: Entry | None = entry
+        # The three layers; `hyperfs.committer` moves what is in them downwards.
+        self.content = content
+        self.frozen: Delta | None = None
+        self.delta: Delta | None = None
+        # Attributes, or the place of appended content, differ from the record.
+        self.record_dirty = False
+
+    # -- what it is --------------------------------------------------------------------------
 
     @property
     def id(self) -> int:
-        raise NotImplementedError
-
-    @property
-    def entry(self) -> Entry:
-        """The live record: size, times, attributes. Its extents are those committed last."""
-        raise NotImplementedError
+        """The file's id."""
+        return self._attributes.id
 
     @property
     def size(self) -> int:
-        raise NotImplementedError
+        """Bytes in the file, unflushed writes included."""
+        top = self.delta or self.frozen
+        return self.content.size if top is None else top.size
+
+    @property
+    def entry(self) -> Entry:
+        """The live record: size, times, attributes. Its content is what was appended last."""
+        live = self._live
+        if live is None:
+            content = self.content
+            live = self._live = replace(
+                self.attributes,
+                size=self.size,
+                inline=content.inline,
+                extents=content.extents,
+                grouped=content.grouped,
+            )
+        return live
+
+    @property
+    def attributes(self) -> Entry:
+        """The live attributes; size and content in it mean nothing."""
+        if self._written_ns is not None:
+            now, self._written_ns = self._written_ns, None
+            self._attributes = replace(self._attributes, mtime_ns=now, ctime_ns=now)
+        return self._attributes
 
     @property
     def dirty(self) -> bool:
-        """Whether content or attributes wait for a commit."""
-        raise NotImplementedError
+        """Whether content or attributes wait for a commit, or are in one."""
+        return self.delta is not None or self.frozen is not None or self.record_dirty
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Unflushed content, in bytes."""
+        total = self.delta.ranges.size_bytes if self.delta is not None else 0
+        return total + (self.frozen.ranges.size_bytes if self.frozen is not None else 0)
+
+    @property
+    def held(self) -> bool:
+        """Whether anybody holds it."""
+        return self._holders > 0
+
+    @property
+    def location(self) -> Location:
+        """Where the file's record lies. `Drive.put` and `Drive.delete` keep it right; setting it
+        is for what they cannot know (`SHARED`)."""
+        return self._location
+
+    @location.setter
+    def location(self, new: Location) -> None:
+        old, self._location = self._location, new
+        if old != new:
+            self._owner.file_moved(self, old, new)
+
+    # -- holding -----------------------------------------------------------------------------
 
     def acquire(self) -> OpenFile:
         """One more holder."""
-        raise NotImplementedError
+        self._holders += 1
+        return self
 
     def release(self) -> None:
-        """One holder less. The last one leaves: dirty state is still committed (schedule it),
-        or dropped if the file has no name."""
-        raise NotImplementedError
+        """One holder less. After the last one, what is dirty is still committed, or dropped if the
+        file has no name."""
+        assert self._holders > 0, "released more often than acquired"
+        self._holders -= 1
+        if not self._holders:
+            self._owner.file_released(self)
+
+    # -- reading -----------------------------------------------------------------------------
 
     async def read(self, offset: int, length: int) -> bytes:
         """Up to *length* bytes; fewer only at the end of the file. One instant of the file.
 
-        Raises TooSlowError, DecodeError, VerificationError, StorageError.
+        Does not suspend when everything is local.
+
+        Raises:
+          trio.TooSlowError: no peer sent what is missing within the drive's patience.
+          DecodeError, VerificationError, StorageError: what is there is damaged.
         """
-        raise NotImplementedError
+        if offset < 0 or length < 0:
+            raise ValueError("offset and length are not negative")
+        while True:
+            end = min(offset + length, self.size)
+            if end <= offset:
+                return b""
+            laid = self._laid_over(offset, end)
+            if len(laid) == 1 and laid[0][0] == offset and len(laid[0][1]) == end - offset:
+                return laid[0][1]
+            content = self.content
+            try:
+                base = self._base_pieces(offset, end)
+                break
+            except BlocksMissing as missing:
+                indices = missing.indices
+            await self._owner.metadata_blocks.fetch(indices)
+        self._fetch_ahead(offset, end)
+        if content.inline is not None:
+            stored = bytes(content.inline[offset:end])
+        else:
+            stored = await self._owner.reader.read(base)
+        if not laid and len(stored) == end - offset:
+            return stored
+        data = bytearray(stored.ljust(end - offset, b"\0"))
+        for at, piece in laid:
+            data[at - offset : at - offset + len(piece)] = piece
+        return bytes(data)
+
+    def _base_pieces(self, offset: int, end: int) -> list[Extent | Hole]:
+        """The appended content of a range, up to where it is cut off."""
+        stop = min(end, self.content.size)
+        for delta in (self.frozen, self.delta):
+            if delta is not None:
+                stop = min(stop, delta.cut)
+        if stop <= offset or self.content.inline is not None:
+            return []
+        return self.content.pieces(offset, stop)
+
+    def _laid_over(self, offset: int, end: int) -> list[tuple[int, bytes]]:
+        """Copies of what the deltas lay over the appended content, in the order of laying."""
+        laid: list[tuple[int, bytes]] = []
+        frozen, delta = self.frozen, self.delta
+        if frozen is not None:
+            stop = end if delta is None else min(end, delta.cut)
+            laid += frozen.ranges.overlapping(offset, stop)
+        if delta is not None:
+            laid += delta.ranges.overlapping(offset, end)
+        return laid
+
+    def _fetch_ahead(self, offset: int, end: int) -> None:
+        ahead = self._read_ahead.advance(offset, end - offset)
+        if ahead is None or self._owner.writable:
+            return
+        start, stop = ahead[0], min(ahead[1], self.content.size)
+        if start >= stop or self.content.inline is not None:
+            return
+        try:
+            pieces = self.content.pieces(start, stop)
+        except BlocksMissing as missing:
+            self._owner.metadata_blocks.core.hint(missing.indices)
+            return
+        self._owner.reader.hint(pieces)
+
+    # -- writing -----------------------------------------------------------------------------
 
     async def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Lay bytes over the file, sets mtime and ctime. Applied before the first await: a cancelled
-        write has written. Waits only while the drive holds too much dirty content.
+        """Lay bytes over the file; sets mtime and ctime.
 
-        Raises NotWritable, OSError EFBIG (beyond 2**62).
+        Applied before the first await: a cancelled write has written. Waits only while the drive
+        holds too much unflushed content.
+
+        Raises:
+          NotWritable, StorageLocked: this process may not write the drive.
+          OSError: EFBIG; ENOSPC and others, when what was written before cannot be flushed.
         """
-        raise NotImplementedError
+        if offset < 0:
+            raise ValueError("an offset is not negative")
+        if offset + len(data) > MAX_SIZE:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        if not len(data):
+            return
+        delta = self._writable_delta()
+        before = delta.ranges.size_bytes
+        delta.write(offset, data)
+        self._changed(delta.ranges.size_bytes - before)
+        await self._owner.wait_for_room()
 
     async def truncate(self, size: int) -> None:
-        """Cut or extend (with a hole) to *size*; sets mtime and ctime."""
-        raise NotImplementedError
+        """Cut, or extend with a hole, to *size*; sets mtime and ctime. Does not wait.
+
+        Raises NotWritable, OSError (EFBIG).
+        """
+        if size < 0:
+            raise ValueError("a size is not negative")
+        if size > MAX_SIZE:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        delta = self._writable_delta()
+        before = delta.ranges.size_bytes
+        delta.truncate(size)
+        self._changed(delta.ranges.size_bytes - before)
 
     def update(self, **changes: Unpack[Attributes]) -> None:
-        """Change attributes; staged like a `Drive.put`. ctime_ns is as given, not set here."""
-        raise NotImplementedError
+        """Change attributes; staged as by `Drive.put`. Times are as given. Raises NotWritable."""
+        self._check_writable()
+        attributes = replace(self.attributes, **changes)
+        check_attributes(attributes)
+        self._attributes = attributes
+        self.mark_record_dirty()
+
+    def adopt_attributes(self, entry: Entry) -> None:
+        """Take *entry*'s attributes, but not its size and content."""
+        self._attributes = entry
+        self._written_ns = None
+        self.mark_record_dirty()
+
+    def mark_record_dirty(self) -> None:
+        """Have the record written with the next commit."""
+        self._live = None
+        self.record_dirty = True
+        self._owner.file_changed(self, 0)
+
+    def refresh(self, entry: Entry, content: ContentMap) -> None:
+        """Show another version of the file: what the owner of a drive of somebody else does."""
+        self._attributes = self._live = entry
+        self._written_ns = None
+        self.content = content
+
+    # -- committing: what `hyperfs.committer` does with the layers -----------------------------
+
+    def freeze(self) -> Delta | None:
+        """The delta is being appended from now on; writes go to a new one."""
+        assert self.frozen is None
+        self.frozen, self.delta = self.delta, None
+        return self.frozen
+
+    def install(self, base: ContentMap, delta: Delta | None, content: ContentMap) -> int:
+        """*delta* over *base* is appended, and is *content*. Returns by how much unflushed
+        content grew beyond losing *delta*."""
+        self._live = None
+        if delta is not None and self.frozen is delta:
+            self.frozen = None
+        if self.content is not base:
+            # Replaced meanwhile: what was appended belongs to a version that is already past.
+            return 0
+        if content.inline is None or self.delta is None:
+            self.content = content
+            return 0
+        newer, before = self.delta, self.delta.ranges.size_bytes
+        self.delta = Delta(content.size)
+        self.delta.write(0, content.inline)
+        self.delta.stack(newer)
+        self.content = ContentMap(self.id, content.size)
+        return self.delta.ranges.size_bytes - before
+
+    def thaw(self, delta: Delta | None) -> int:
+        """*delta* was not appended: it is unflushed again, under what was written since. Returns by
+        how much unflushed content grew."""
+        if delta is None:
+            return 0
+        if self.frozen is not delta:
+            return -delta.ranges.size_bytes
+        self.frozen = None
+        if self.delta is None:
+            self.delta = delta
+            return 0
+        before = delta.ranges.size_bytes + self.delta.ranges.size_bytes
+        self.delta = delta.stack(self.delta)
+        return self.delta.ranges.size_bytes - before
+
+    def replace_content(self, other: OpenFile) -> int:
+        """Take over the content of *other*, a file nobody else knows. Returns by how much
+        unflushed content shrank by what was dropped."""
+        dropped = self.delta.ranges.size_bytes if self.delta is not None else 0
+        self.content = replace(other.content, id=self.id)
+        self.frozen, self.delta = None, other.delta
+        other.delta = None
+        self._live = None
+        return dropped
+
+    def _check_writable(self) -> None:
+        self._owner.check_writable()
+
+    def _writable_delta(self) -> Delta:
+        self._check_writable()
+        delta = self.delta
+        if delta is None:
+            delta = self.delta = Delta(self.size)
+            inline = self.content.inline
+            if inline is not None and self.frozen is None:
+                # Inline content has no extents to lay something over: it is written again.
+                delta.write(0, inline)
+                self.content = ContentMap(self.id, self.content.size)
+                self._owner.file_changed(self, len(inline))
+        return delta
+
+    def _changed(self, dirty_bytes: int) -> None:
+        self._written_ns = self._owner.now_ns()
+        self._live = None
+        self._owner.file_changed(self, dirty_bytes)

@@ -1,0 +1,114 @@
+"""Blocks of a drive's cores: what is local at once, what is missing from peers, within patience.
+
+Pure code that walks an index or a file's extents runs on local blocks and says what it lacks
+(`BlocksMissing`); `CoreBlocks.complete` fetches that and runs it again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from corestore import BlockNotAvailable
+from hyperfs.index.node import BlocksMissing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from corestore import Hypercore
+
+T = TypeVar("T")
+
+
+class Patience:
+    """How long a drive waits for a missing block, and what it has learnt about waiting.
+
+    *seconds* None waits for ever: deadlines are the caller's. Otherwise a wait ends after that many
+    seconds with TooSlowError, and from then on at once, until anything arrives from a peer or the
+    set of peers changes: one silent peer must not cost every reader the whole wait again and again.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._cores: list[Hypercore] = []
+        self._silence: object = None
+
+    def watch(self, core: Hypercore) -> None:
+        """Count what arrives for *core* as a sign of life."""
+        self._cores.append(core)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing has changed since a wait ended in vain."""
+        if self._silence is None:
+            return False
+        if self._silence == self._signs():
+            return True
+        self._silence = None
+        return False
+
+    def give_up(self) -> None:
+        """A wait ended in vain."""
+        self._silence = self._signs()
+
+    def _signs(self) -> object:
+        return [(core.statistics().blocks_received, sorted(core.peers)) for core in self._cores]
+
+
+class CoreBlocks:
+    """Reads blocks of one core. The `BlockReader` of an index."""
+
+    def __init__(self, core: Hypercore, patience: Patience) -> None:
+        self.core = core
+        self._patience = patience
+        patience.watch(core)
+
+    def block(self, index: int) -> bytes:
+        """A block that is local. Raises BlocksMissing."""
+        try:
+            return self.core.get_nowait(index)
+        except BlockNotAvailable:
+            raise BlocksMissing((index,)) from None
+
+    async def fetch(self, indices: Iterable[int]) -> None:
+        """Return when all these blocks are local; they are asked for together.
+
+        Raises:
+          trio.TooSlowError: the drive's patience ended first. They stay asked for.
+        """
+        core = self.core
+        missing = [index for index in dict.fromkeys(indices) if not core.has(index)]
+        if not missing:
+            await trio.lowlevel.checkpoint()
+            return
+        patience = self._patience
+        if patience.seconds is None:
+            await self._get_all(missing)
+            return
+        if not patience.exhausted:
+            with trio.move_on_after(patience.seconds):
+                await self._get_all(missing)
+                return
+            patience.give_up()
+        core.hint(missing)
+        raise trio.TooSlowError(f"no peer sent block {missing[0]} of core {core.key}")
+
+    async def complete(self, function: Callable[[], T]) -> T:
+        """What *function* returns once the blocks it reads through this object are local.
+
+        It is called again after each BlocksMissing, so it must be repeatable. Does not suspend when
+        everything is local. Raises what *function* raises, and as `fetch`.
+        """
+        while True:
+            try:
+                return function()
+            except BlocksMissing as missing:
+                indices = missing.indices
+            await self.fetch(indices)
+
+    async def _get_all(self, missing: list[int]) -> None:
+        if len(missing) > 1:
+            self.core.hint(missing)
+        for index in missing:
+            await self.core.get(index)

@@ -1,0 +1,416 @@
+"""When staged changes become a version, and how: one commit at a time, all or nothing.
+
+A commit is one instant of the tree. It *freezes* what is staged (the layer, and the delta of every
+open file that has a name) in one step without an await; appends the content; then writes the
+records and the index nodes in one transaction with what is left of the content. Changes made
+meanwhile go to the next layer and the next delta. A record is written where the file was at the
+instant of freezing, so renames and removals during the commit end right: the next commit has them.
+
+Content over a bound is appended before the records, by a *flush*: only the records wait then.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from corestore import CorestoreError
+from hyperfs.appender import Appender, Pace
+from hyperfs.index.build import commit_steps
+from hyperfs.index.tree import Index
+from hyperfs.records import Entry, entry_key, group_range, pack_entry, shared_key
+from hyperfs.view import View
+from hyperfs.writer import SHARED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from corestore import Corestore, Hypercore, Transaction
+    from hyperfs.chunks import ChunkTable
+    from hyperfs.content import ContentMap
+    from hyperfs.index.node import NodeCache
+    from hyperfs.live import LiveTree
+    from hyperfs.staging import Layer
+    from hyperfs.writer import Delta, OpenFile
+
+logger: Final = logging.getLogger("hyperfs")
+
+# A program that closes a file mostly does something more: what follows within this time joins.
+SOON_SECONDS: Final = 0.01
+# What nobody syncs is lost by a crash up to this age.
+AGE_SECONDS: Final = 1.0
+# After a failure (a full disk) the next attempt waits, unless somebody asks for it.
+RETRY_SECONDS: Final = 1.0
+# Unflushed content of all open files together; a writer that goes beyond waits.
+MAX_DIRTY_BYTES: Final = 64 * 1024 * 1024
+# From here on content is appended without waiting for a commit, so that writers need not wait.
+FLUSH_DIRTY_BYTES: Final = 16 * 1024 * 1024
+# Files with less unflushed content wait for the commit, which packs them together.
+_FLUSH_FILE_BYTES: Final = 1024 * 1024
+
+
+@dataclass(slots=True)
+class FrozenFile:
+    """An open file at the instant a commit (or a flush) began.
+
+    `base` is its content then, `delta` what lies over it (None: only attributes changed), `result`
+    the content with the delta appended.
+    """
+
+    file: OpenFile
+    entry: Entry
+    key: bytes | None
+    base: ContentMap
+    delta: Delta | None
+    result: ContentMap
+
+    def record(self) -> bytes:
+        """The file's record."""
+        result = self.result
+        return pack_entry(
+            replace(
+                self.entry,
+                size=result.size,
+                inline=result.inline,
+                extents=result.extents,
+                grouped=result.grouped,
+            )
+        )
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """Somebody waits until the layer of this number is committed."""
+
+    number: int
+    error: BaseException | None = None
+    done: bool = False
+
+
+class Committer:
+    """Commits one drive's tree. `run` must be running for anything to be committed."""
+
+    def __init__(
+        self,
+        store: Corestore,
+        metadata: Hypercore,
+        content: Hypercore,
+        tree: LiveTree,
+        cache: NodeCache,
+        table: ChunkTable,
+    ) -> None:
+        self._store = store
+        self._metadata = metadata
+        self._content = content
+        self._tree = tree
+        self._cache = cache
+        self._table = table
+        self._first_change = math.inf
+        self._soon = False
+        self._urgent = False
+        self._not_before = -math.inf
+        self._waiters: list[_Waiter] = []
+        self._room_error: BaseException | None = None
+        self._error: BaseException | None = None
+        self._done = trio.lowlevel.ParkingLot()
+        self._wake = trio.Event()
+        tree.on_change = self._changed
+        tree.room = self.wait_for_room
+
+    # -- asking ------------------------------------------------------------------------------
+
+    async def commit(self, *, force: bool = True) -> None:
+        """Return when everything staged before the call is in a version; see `Drive.commit`."""
+        await trio.lowlevel.checkpoint()
+        staging = self._tree.staging
+        if staging.staged:
+            if not force and trio.current_time() < self._first_change + AGE_SECONDS:
+                return
+            waiter = _Waiter(staging.staged.number)
+        elif staging.committing is not None:
+            waiter = _Waiter(staging.committing.number)
+        else:
+            return
+        self._waiters.append(waiter)
+        self._urgent = True
+        self._wake.set()
+        try:
+            while not waiter.done:
+                await self._done.park()
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+        if waiter.error is not None:
+            raise waiter.error
+
+    async def sync(self) -> None:
+        """Commit, and return when that is durable and published."""
+        await self.commit()
+        await self._store.sync()
+
+    def check(self) -> None:
+        """Raise what the last attempt to store something raised, unless a later one succeeded."""
+        if self._error is not None:
+            raise self._error
+
+    def schedule(self) -> None:
+        """Commit what is staged soon, in the background."""
+        if self._tree.staging.staged and not self._soon:
+            self._soon = True
+            self._wake.set()
+
+    async def wait_for_room(self) -> None:
+        """Return when there is less unflushed content than `MAX_DIRTY_BYTES`.
+
+        Raises what the last flush raised, if it failed.
+        """
+        while self._tree.dirty_bytes > MAX_DIRTY_BYTES:
+            error, self._room_error = self._room_error, None
+            if error is not None:
+                raise error
+            await self._done.park()
+
+    def _changed(self) -> None:
+        if self._first_change == math.inf:
+            self._first_change = trio.current_time()
+            self._wake.set()
+        elif self._tree.dirty_bytes >= FLUSH_DIRTY_BYTES:
+            self._wake.set()
+
+    # -- when --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Commit and flush whenever it is due, until cancelled. One under way is finished."""
+        while True:
+            await self._wait_due()
+            with trio.CancelScope(shield=True):
+                await self._step()
+
+    def _due(self) -> float:
+        if self._urgent and self._waiters:
+            return -math.inf
+        tree = self._tree
+        if tree.dirty_bytes >= FLUSH_DIRTY_BYTES:
+            return self._not_before
+        if not tree.staging.staged:
+            return math.inf
+        delay = SOON_SECONDS if self._soon else AGE_SECONDS
+        return max(self._first_change + delay, self._not_before)
+
+    async def _wait_due(self) -> None:
+        while True:
+            due = self._due()
+            if due <= trio.current_time():
+                await trio.lowlevel.checkpoint()
+                return
+            self._wake = trio.Event()
+            with trio.move_on_at(due):
+                await self._wake.wait()
+
+    async def _step(self) -> None:
+        tree = self._tree
+        waiting = self._urgent and self._waiters
+        aged = trio.current_time() >= self._first_change + AGE_SECONDS
+        if not waiting and not aged and tree.dirty_bytes >= FLUSH_DIRTY_BYTES:
+            # A commit does not take files without a name.
+            large = [
+                file
+                for file in tree.dirty_files.values()
+                if file.delta is not None
+                and (file.location is None or file.dirty_bytes >= _FLUSH_FILE_BYTES)
+            ]
+            if sum(file.dirty_bytes for file in large) >= FLUSH_DIRTY_BYTES // 2:
+                await self._flush(large)
+                return
+        await self._commit()
+
+    # -- how ---------------------------------------------------------------------------------
+
+    def _freeze(self, file: OpenFile) -> FrozenFile:
+        delta = file.freeze()
+        location = file.location
+        key: bytes | None = None
+        if location is SHARED:
+            key = shared_key(file.id)
+        elif isinstance(location, tuple):
+            key = entry_key(*location)
+        return FrozenFile(file, file.attributes, key, file.content, delta, file.content)
+
+    async def _flush(self, files: list[OpenFile]) -> None:
+        """Append the content of *files*; their records wait for a commit."""
+        frozen = [self._freeze(file) for file in files]
+        try:
+            appender = self._appender()
+            for each in frozen:
+                assert each.delta is not None
+                each.result = await appender.append(each.base, each.delta)
+            await appender.flush()
+        except (OSError, CorestoreError) as error:
+            self._thaw(frozen)
+            self._failed(error, 0)
+            return
+        for each in frozen:
+            each.file.record_dirty = True
+            self._install(each, each.result)
+        self._room_error = self._error = None
+        self._done.unpark_all()
+
+    async def _commit(self) -> None:
+        tree = self._tree
+        layer = tree.staging.freeze()
+        self._first_change = math.inf
+        self._soon = self._urgent = False
+        frozen: dict[int, FrozenFile] = {}
+        for file in list(tree.dirty_files.values()):
+            if file.location is not None:
+                frozen[file.id] = self._freeze(file)
+                file.record_dirty = False
+        try:
+            view = await self._write(layer, frozen)
+        except (OSError, CorestoreError) as error:
+            tree.staging.failed()
+            for each in frozen.values():
+                each.file.record_dirty = True
+            self._thaw(frozen.values())
+            self._failed(error, layer.number)
+            return
+        # No await from here on: the version, the layers and the files change together.
+        tree.staging.committed()
+        if view is not None:
+            tree.view = view
+        for each in frozen.values():
+            self._install(each, each.result if view is None else each.result.recorded(view))
+        for waiter in self._waiters:
+            if waiter.number <= layer.number:
+                waiter.done = True
+        self._waiters = [waiter for waiter in self._waiters if not waiter.done]
+        self._urgent = bool(self._waiters)
+        self._room_error = self._error = None
+        self._not_before = -math.inf
+        self._done.unpark_all()
+
+    async def _write(self, layer: Layer, frozen: dict[int, FrozenFile]) -> View | None:
+        """Append content and records; returns the new version, None if nothing had changed."""
+        appender = self._appender()
+        for each in frozen.values():
+            if each.delta is not None:
+                each.result = await appender.append(each.base, each.delta)
+        changes, files, size = await self._changes(layer, frozen)
+        if not changes:
+            await appender.flush()
+            return None
+        tree = self._tree
+        previous = tree.view
+        next_id = tree.next_id
+        async with self._store.transaction(self._metadata, self._content) as transaction:
+            blocks = appender.take()
+            if blocks:
+                appender.check_start(await transaction.append(self._content, *blocks))
+            nodes = await self._build(transaction, previous, changes, next_id, files, size)
+            await transaction.append(self._metadata, *nodes)
+            version = transaction.length(self._metadata)
+        appender.appended()
+        return View(Index(version - 1, tree.metadata_blocks, self._cache))
+
+    async def _build(
+        self,
+        transaction: Transaction,
+        previous: View | None,
+        changes: dict[bytes, bytes | None],
+        next_id: int,
+        files: int,
+        size: int,
+    ) -> list[bytes]:
+        root = None if previous is None else previous.index.root
+        steps = commit_steps(
+            None if previous is None else previous.index,
+            changes,
+            first_block=transaction.length(self._metadata),
+            time_ns=self._tree.now_ns(),
+            content_length=transaction.length(self._content),
+            next_id=next_id,
+            files=max(0, files + (0 if root is None else root.files)),
+            bytes=max(0, size + (0 if root is None else root.bytes)),
+        )
+        pace = Pace()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                nodes: list[bytes] = done.value
+                return nodes
+            await pace.keep()
+
+    async def _changes(
+        self, layer: Layer, frozen: dict[int, FrozenFile]
+    ) -> tuple[dict[bytes, bytes | None], int, int]:
+        """What changes in the index, and by how much the counts of names and bytes grow."""
+        pace = Pace()
+        changes: dict[bytes, bytes | None] = {}
+        files = size = 0
+        view = self._tree.view
+        records = layer.records.changes()
+        for each in frozen.values():
+            if each.key is not None and each.key not in records:
+                records[each.key] = each.entry
+        for key, record in records.items():
+            old = None if view is None else view.find(key)
+            if isinstance(old, Entry):
+                files -= 1
+                size -= old.size
+            if isinstance(record, Entry):
+                opened = frozen.get(record.id)
+                changes[key] = pack_entry(record) if opened is None else opened.record()
+                files += 1
+                size += record.size if opened is None else opened.result.size
+            else:
+                changes[key] = None if record is None else pack_entry(record)
+            if changes[key] is None and old is None:
+                # Made and removed within one commit.
+                del changes[key]
+            await pace.keep()
+        for each in frozen.values():
+            changes.update(each.result.group_changes())
+            await pace.keep()
+        if view is not None:
+            for id in layer.forgotten:
+                start, end = group_range(id)
+                for key, _ in view.index.scan(start, end, 1 << 40):
+                    changes.setdefault(key, None)
+                await pace.keep()
+        return changes, files, size
+
+    def _appender(self) -> Appender:
+        return Appender(self._store, self._content, self._tree.reader, self._table)
+
+    def _install(self, each: FrozenFile, content: ContentMap) -> None:
+        """The frozen state of a file is appended: its content is *content* now."""
+        file, tree = each.file, self._tree
+        if each.delta is not None:
+            tree.dirty_bytes -= each.delta.ranges.size_bytes
+        tree.dirty_bytes += file.install(each.base, each.delta, content)
+        if not file.dirty:
+            tree.dirty_files.pop(file.id, None)
+        tree.drop_if_idle(file)
+
+    def _thaw(self, frozen: Iterable[FrozenFile]) -> None:
+        """Nothing was appended: the frozen deltas lie under what was written since."""
+        for each in frozen:
+            self._tree.dirty_bytes += each.file.thaw(each.delta)
+            self._tree.dirty_files[each.file.id] = each.file
+
+    def _failed(self, error: BaseException, number: int) -> None:
+        logger.warning("what is written cannot be stored: %s", error)
+        self._first_change = min(self._first_change, trio.current_time())
+        self._not_before = trio.current_time() + RETRY_SECONDS
+        self._room_error = self._error = error
+        for waiter in self._waiters:
+            if waiter.number <= number:
+                waiter.error, waiter.done = error, True
+        self._waiters = [waiter for waiter in self._waiters if not waiter.done]
+        self._urgent = bool(self._waiters)
+        self._done.unpark_all()

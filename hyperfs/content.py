@@ -1,0 +1,172 @@
+"""Where a file's bytes are: inline, a few extents, or extents grouped in windows; as one value.
+
+A `ContentMap` never changes. Laying new extents over it, or cutting it, makes another one that
+shares what stayed the same. For a grouped file it holds only the windows that changed since they
+were recorded; the others are looked up in the `View` they are recorded in.
+
+Nothing here waits: windows that are not local raise `BlocksMissing`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from hyperfs import extents as ex
+from hyperfs.extents import MAX_ENTRY_EXTENTS, WINDOW_BYTES
+from hyperfs.records import group_key, pack_group
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from hyperfs.extents import Extent, Hole
+    from hyperfs.records import Entry
+    from hyperfs.view import View
+
+_ALL: Final = 1 << 62
+_NO_WINDOWS: Final[Mapping[int, tuple[Extent, ...]]] = MappingProxyType({})
+# How many group records are looked for at a time when a file shrinks.
+_GONE_PAGE: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ContentMap:
+    """The content of one file, *size* bytes; what nothing covers is a hole.
+
+    At most one of `inline`, `extents` and `grouped` says something. `windows` are those that
+    differ from the ones recorded in `view`, of which only numbers below `kept` count.
+    """
+
+    id: int
+    size: int = 0
+    inline: bytes | None = None
+    extents: tuple[Extent, ...] = ()
+    grouped: bool = False
+    windows: Mapping[int, tuple[Extent, ...]] = field(default_factory=lambda: _NO_WINDOWS)
+    view: View | None = None
+    kept: int = _ALL
+
+    @classmethod
+    def of_entry(cls, entry: Entry, view: View) -> ContentMap:
+        """The content that *entry*, as recorded in *view*, has."""
+        return cls(
+            entry.id,
+            entry.size,
+            entry.inline,
+            entry.extents,
+            entry.grouped,
+            view=view if entry.grouped else None,
+        )
+
+    # -- looking -----------------------------------------------------------------------------
+
+    def window(self, number: int) -> tuple[Extent, ...]:
+        """The extents of one window of a grouped file.
+
+        Raises:
+          BlocksMissing, DecodeError: of its record.
+        """
+        changed = self.windows.get(number)
+        if changed is not None:
+            return changed
+        if self.view is None or number >= self.kept:
+            return ()
+        return self.view.group(self.id, number)
+
+    def pieces(self, start: int, end: int) -> list[Extent | Hole]:
+        """The file offsets *start* to *end* (not beyond the size), without a gap. Not for inline.
+
+        Raises:
+          BlocksMissing: all the windows' records that are not local, as far as can be told.
+          DecodeError: of a window's record.
+        """
+        if not self.grouped:
+            return ex.pieces(self.extents, start, end)
+        numbers = ex.windows(start, end)
+        if len(numbers) == 1:
+            return ex.pieces(self.window(numbers[0]), start, end)
+        out: list[Extent | Hole] = []
+        for number in numbers:
+            low, high = number * WINDOW_BYTES, (number + 1) * WINDOW_BYTES
+            out += ex.pieces(self.window(number), max(start, low), min(end, high))
+        return out
+
+    def boundary_before(self, offset: int) -> int:
+        """Where the extent that *offset* lies in, or that ends there, begins; *offset* itself
+        where there is none. In a grouped file not beyond its window.
+
+        Raises:
+          BlocksMissing, DecodeError: of a window's record.
+        """
+        if offset <= 0:
+            return offset
+        extents = self.window((offset - 1) // WINDOW_BYTES) if self.grouped else self.extents
+        for extent in extents:
+            if extent.offset < offset <= extent.end:
+                return extent.offset
+        return offset
+
+    # -- changing ----------------------------------------------------------------------------
+
+    def write(self, cut: int, new: Sequence[Extent], size: int) -> ContentMap:
+        """Drop everything at *cut* and after it, lay *new* over the rest, make the size *size*.
+
+        Raises:
+          BlocksMissing, DecodeError: of the record of a window that changes in part.
+        """
+        if not self.grouped or cut <= 0:
+            changed = ex.overlay(
+                ex.truncate(self.extents, cut) if cut < self.size else self.extents, new
+            )
+            # Records of windows, from a time when it was grouped, have to go.
+            view = self.view
+            if len(changed) <= MAX_ENTRY_EXTENTS:
+                return ContentMap(self.id, size, None, changed, view=view, kept=0)
+            return ContentMap(
+                self.id, size, grouped=True, windows=ex.split_windows(changed), view=view, kept=0
+            )
+        windows = dict(self.windows)
+        kept_windows = self.kept
+        if cut < self.size:
+            number, rest = divmod(cut, WINDOW_BYTES)
+            if rest:
+                windows[number] = ex.truncate(self.window(number), cut)
+                number += 1
+            windows = {n: extents for n, extents in windows.items() if n < number}
+            kept_windows = min(kept_windows, number)
+        base = replace(self, windows=windows, kept=kept_windows)
+        for number, extents in ex.split_windows(new).items():
+            windows[number] = ex.overlay(base.window(number), extents)
+        return replace(base, size=size)
+
+    def with_inline(self, data: bytes) -> ContentMap:
+        """*data* as the whole content, to be kept in the record itself."""
+        return replace(self, size=len(data), inline=data, extents=(), grouped=False)
+
+    # -- recording ---------------------------------------------------------------------------
+
+    def group_changes(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """The group records to write (or, None, to remove) for this content to be recorded.
+
+        Raises:
+          BlocksMissing, DecodeError: of the index nodes where records have to go.
+        """
+        if self.view is not None and self.kept < _ALL:
+            first = self.kept
+            while True:
+                gone = self.view.group_windows(self.id, first, _GONE_PAGE)
+                for number in gone:
+                    if number not in self.windows:
+                        yield group_key(self.id, number), None
+                if len(gone) < _GONE_PAGE:
+                    break
+                first = gone[-1] + 1
+        for number, extents in self.windows.items():
+            yield group_key(self.id, number), pack_group(extents) if extents else None
+
+    def recorded(self, view: View) -> ContentMap:
+        """The same content, once *view* has its records."""
+        if not self.grouped:
+            return self if self.view is None else replace(self, view=None)
+        return replace(self, windows=_NO_WINDOWS, view=view, kept=_ALL)

@@ -1,0 +1,336 @@
+"""Keeps up with a drive that somebody else writes: new roots, what they changed, who is told.
+
+A new length is followed in this order: its root block and overlay are fetched, what changed since
+the version before is found (if anybody wants to know), then, in one step, look-ups show the new
+version and open files their new content; then subscribers are told. Until then the old version is
+shown.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from corestore import DecodeError
+from hyperfs.changes import Changed, EntryChange
+from hyperfs.content import ContentMap
+from hyperfs.errors import HyperfsError
+from hyperfs.index.diff import Diff
+from hyperfs.index.node import BlocksMissing
+from hyperfs.index.root import check_header, decode_root
+from hyperfs.index.tree import Index
+from hyperfs.records import (
+    ID_BYTES,
+    Entry,
+    Link,
+    entry_key,
+    is_name,
+    key_id,
+    shared_key,
+    unpack_record,
+)
+from hyperfs.view import View
+from hyperfs.writer import SHARED
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from corestore import Hypercore
+    from hyperfs.blocks import CoreBlocks
+    from hyperfs.index.node import NodeCache
+    from hyperfs.live import LiveTree
+    from hyperfs.writer import OpenFile
+
+logger: Final = logging.getLogger("hyperfs")
+
+# More changed names in one step than this are not listed: everything is to be taken as changed.
+MAX_LISTED: Final = 4096
+MAX_QUEUED: Final = 64
+# How far back a store without peers looks for a version it can show.
+_SEARCH_BLOCKS: Final = 65536
+_PREFETCH_BLOCKS: Final = 64
+# A root that does not come in this time may be one whose only holder went away: try the newest.
+_RETARGET_SECONDS: Final = 2.0
+
+
+class Changes:
+    """A subscription to `Changed`, as an async iterator; made by `Drive.watch_changes`."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Changed] = deque()
+        self._arrived = trio.Event()
+        self._closed = False
+
+    def __aiter__(self) -> Changes:
+        return self
+
+    async def __anext__(self) -> Changed:
+        await trio.lowlevel.checkpoint()
+        while not self._queue:
+            if self._closed:
+                raise StopAsyncIteration
+            await self._arrived.wait()
+        change = self._queue.popleft()
+        if not self._queue and not self._closed:
+            self._arrived = trio.Event()
+        return change
+
+    def put(self, change: Changed) -> None:
+        """Queue a change; a subscriber that does not keep up is told that everything changed."""
+        if len(self._queue) >= MAX_QUEUED:
+            self._queue.clear()
+            change = Changed(change.version, (), complete=False)
+        self._queue.append(change)
+        self._arrived.set()
+
+    def close(self) -> None:
+        """End the iteration."""
+        self._closed = True
+        self._arrived.set()
+
+
+class Follower:
+    """Follows one metadata core and moves a tree along. `run` must be running.
+
+    *blocks* must wait without a limit: nothing waits for the follower but `wait_ready`.
+    *open_content* is called once, when the metadata core's manifest is known, before the first
+    version is shown.
+    """
+
+    def __init__(
+        self,
+        metadata: Hypercore,
+        blocks: CoreBlocks,
+        tree: LiveTree,
+        cache: NodeCache,
+        open_content: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._metadata = metadata
+        self._blocks = blocks
+        self._tree = tree
+        self._cache = cache
+        self._open_content = open_content
+        self._moved = trio.lowlevel.ParkingLot()
+        self._error: BaseException | None = None
+        self._seen = 0
+        self._ended = False
+        self.subscribers: set[Changes] = set()
+
+    # -- waiting -----------------------------------------------------------------------------
+
+    async def wait_ready(self) -> None:
+        """Return once a version is shown. Raises NotADrive, UnsupportedFormat, DecodeError."""
+        await trio.lowlevel.checkpoint()
+        while self._tree.view is None:
+            if self._error is not None:
+                raise self._error
+            await self._moved.park()
+
+    async def wait_caught_up(self) -> None:
+        """Return once everything known of the log has been looked at."""
+        await trio.lowlevel.checkpoint()
+        while self._seen < self._metadata.length and not self._ended:
+            await self._moved.park()
+
+    # -- following ---------------------------------------------------------------------------
+
+    async def show_cached(self) -> None:
+        """Show the newest version that is in the store, if there is one. Needs no peer.
+
+        Raises NotADrive, UnsupportedFormat.
+        """
+        metadata = self._metadata
+        if metadata.length < 2 or metadata.manifest is None or not metadata.has(0):
+            return
+        check_header(metadata.get_nowait(0))
+        await self._open_content()
+        self.show_newest()
+
+    def show_newest(self) -> None:
+        """Show the newest version that is in the store and, of a drive of ours, that relies on no
+        more content than there is. Others are told nothing."""
+        metadata, tree = self._metadata, self._tree
+        limit = metadata.length
+        if metadata.writable and tree.content_blocks is not None:
+            limit = tree.content_blocks.core.length
+        for index in range(metadata.length - 1, max(0, metadata.length - _SEARCH_BLOCKS), -1):
+            if tree.view is not None and tree.view.version > index:
+                return
+            view = self._local_view(index)
+            if view is None or (metadata.writable and view.index.root.content_length > limit):
+                continue
+            tree.view = view
+            if index == metadata.length - 1:
+                self._seen = metadata.length
+            self._moved.unpark_all()
+            return
+
+    async def prefetch(self) -> None:
+        """Fetch the inner nodes of the version shown, and of later ones, until cancelled: with
+        them a look-up takes one block."""
+        if self._metadata.writable:
+            return
+        tree, done = self._tree, None
+        while True:
+            view = tree.view
+            if view is None or view is done:
+                await self._moved.park()
+                continue
+            try:
+                missing = view.index.inner_blocks(_PREFETCH_BLOCKS)
+            except DecodeError:
+                missing = []
+            if missing:
+                await self._blocks.fetch(missing)
+            else:
+                done = view
+
+    async def run(self) -> None:
+        """Follow until cancelled, or `stop`ped."""
+        try:
+            while not self._ended:
+                await self._metadata.wait_length(max(self._seen + 1, 2))
+                if self._is_ended():
+                    return
+                length = self._metadata.length
+                try:
+                    with trio.move_on_after(_RETARGET_SECONDS):
+                        await self._follow(length)
+                        self._seen = length
+                        self._error = None
+                except (DecodeError, HyperfsError) as error:
+                    # The version shown stays; a later one may be readable again.
+                    logger.warning("version %d of drive %s: %s", length, self._metadata.key, error)
+                    self._error = error
+                    self._seen = length
+                self._moved.unpark_all()
+        finally:
+            self._ended = True
+            self._moved.unpark_all()
+
+    def _is_ended(self) -> bool:
+        return self._ended
+
+    def stop(self) -> None:
+        """The drive is written here from now on."""
+        self._ended = True
+        self._moved.unpark_all()
+
+    async def _follow(self, length: int) -> None:
+        tree, old = self._tree, self._tree.view
+        if old is None:
+            await self._blocks.fetch((0,))
+            check_header(self._metadata.get_nowait(0))
+            await self._open_content()
+        index = await self._blocks.complete(lambda: Index(length - 1, self._blocks, self._cache))
+        await self._blocks.complete(index.older)
+        view = View(index)
+        changed: Changed | None = None
+        if old is not None and (self.subscribers or tree.files):
+            changed = await self._compare(old, view)
+        if self._is_ended():
+            return
+        # No await from here on: look-ups, open files and subscribers change together.
+        tree.view = view
+        self._moved.unpark_all()
+        if changed is None:
+            return
+        _move_files(tree, changed, view)
+        for subscriber in self.subscribers:
+            subscriber.put(changed)
+
+    async def _compare(self, old: View, new: View) -> Changed:
+        changes: list[EntryChange] = []
+        steps = Diff(old.index, new.index)
+        try:
+            while True:
+                found = await self._blocks.complete(lambda: next(steps, None))
+                if found is None:
+                    return Changed(new.version, tuple(changes))
+                change = await self._entry_change(old, new, *found)
+                if change is not None:
+                    changes.append(change)
+                if len(changes) > MAX_LISTED:
+                    break
+        except DecodeError as error:
+            logger.warning("changes up to version %d are not all readable: %s", new.version, error)
+        return Changed(new.version, (), complete=False)
+
+    async def _entry_change(
+        self, old: View, new: View, key: bytes, before: bytes | None, after: bytes | None
+    ) -> EntryChange | None:
+        """What a changed key means; None for what another change tells (groups of extents)."""
+        name = key[ID_BYTES:]
+        if key == shared_key(key_id(key)):
+            directory = named = None
+        elif is_name(name):
+            directory, named = key_id(key), name
+        else:
+            return None
+        was = await self._blocks.complete(lambda: _entry(old, before))
+        now = await self._blocks.complete(lambda: _entry(new, after))
+        if was is None and now is None:
+            return None
+        return EntryChange(directory, named, was, now)
+
+    def _local_view(self, index: int) -> View | None:
+        if not self._metadata.has(index):
+            return None
+        try:
+            if decode_root(self._blocks.block(index), index) is None:
+                return None
+            found = Index(index, self._blocks, self._cache)
+            found.older()
+        except (BlocksMissing, DecodeError):
+            return None
+        return View(found)
+
+
+def _entry(view: View, value: bytes | None) -> Entry | None:
+    """The entry that a record leads to; None for none, for groups, and for what is damaged."""
+    if value is None:
+        return None
+    try:
+        record = unpack_record(value)
+        if isinstance(record, Link):
+            record = view.find(shared_key(record.id)) or ()
+    except DecodeError:
+        return None
+    return record if isinstance(record, Entry) else None
+
+
+def _move_files(tree: LiveTree, changed: Changed, view: View) -> None:
+    """Let open files show the new version. One that was removed keeps its last content."""
+    if not changed.complete:
+        for file in list(tree.files.values()):
+            _look_again(file, view)
+        return
+    for change in changed.changes:
+        old, new = change.old, change.new
+        if old is not None and old.id in tree.files and (new is None or new.id != old.id):
+            tree.files[old.id].location = None
+    for change in changed.changes:
+        new = change.new
+        if new is None or new.id not in tree.files:
+            continue
+        file = tree.files[new.id]
+        if change.directory is not None and change.name is not None:
+            file.location = SHARED if new.nlink > 1 else (change.directory, change.name)
+        file.refresh(new, ContentMap.of_entry(new, view))
+
+
+def _look_again(file: OpenFile, view: View) -> None:
+    location = file.location
+    if location is None:
+        return
+    key = shared_key(file.id) if location is SHARED else entry_key(*location)
+    try:
+        entry = view.find(key)
+    except (BlocksMissing, DecodeError):
+        # It goes on showing the version it had, which is a version all the same.
+        return
+    if isinstance(entry, Entry) and entry.id == file.id:
+        file.refresh(entry, ContentMap.of_entry(entry, view))

@@ -1,0 +1,350 @@
+"""The live tree of a drive: open files over staged changes over a version of the index.
+
+Nothing here waits. What is not local raises `BlocksMissing`; everything that changes something is
+atomic, so an inode layer needs no locks as long as it awaits nothing between two calls.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from corestore import DecodeError, NotWritable
+from hyperfs.content import ContentMap
+from hyperfs.index.node import BlocksMissing
+from hyperfs.reader import ContentReader
+from hyperfs.records import (
+    ID_BYTES,
+    MAX_ID,
+    ROOT_ID,
+    Entry,
+    Link,
+    check_name,
+    directory_range,
+    entry_key,
+    key_id,
+    shared_key,
+)
+from hyperfs.staging import Staging
+from hyperfs.writer import SHARED, OpenFile, check_attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from hyperfs.blocks import CoreBlocks
+    from hyperfs.staging import Layer, StagedRecord
+    from hyperfs.view import View
+    from hyperfs.writer import Location
+
+
+class LiveTree:
+    """See the module. Also what open files know of their drive (`writer.FileOwner`).
+
+    *writable* says whether changes may be staged. `on_change` is called after every change, and
+    `room` by writers that have added content: both are the committer's.
+    """
+
+    def __init__(self, metadata_blocks: CoreBlocks, *, writable: bool) -> None:
+        self.metadata_blocks = metadata_blocks
+        self.view: View | None = None
+        self.writable = writable
+        self.staging = Staging(self._changed)
+        self.files: dict[int, OpenFile] = {}
+        # Open files that a commit has to look at.
+        self.dirty_files: dict[int, OpenFile] = {}
+        self.dirty_bytes = 0
+        self.on_change: Callable[[], None] | None = None
+        self.room: Callable[[], Awaitable[None]] | None = None
+        # Takes the right to write and moves the view to the newest version, or raises.
+        self.before_first_change: Callable[[], None] | None = None
+        self.content_blocks: CoreBlocks | None = None
+        self._reader: ContentReader | None = None
+        self._at: dict[tuple[int, bytes], OpenFile] = {}
+        self._next_id = ROOT_ID + 1
+
+    # -- what open files ask ------------------------------------------------------------------
+
+    @property
+    def reader(self) -> ContentReader:
+        """What reads the content core, which is known when a version is."""
+        assert self._reader is not None, "the drive has no version yet"
+        return self._reader
+
+    def set_content(self, blocks: CoreBlocks) -> None:
+        """The content core is known now."""
+        self.content_blocks = blocks
+        self._reader = ContentReader(blocks)
+
+    def now_ns(self) -> int:
+        """The wall clock, for times of files and commits."""
+        return time.time_ns()
+
+    def file_changed(self, file: OpenFile, dirty_bytes: int) -> None:
+        """See `FileOwner`."""
+        self.dirty_bytes += dirty_bytes
+        self.dirty_files[file.id] = file
+        if not self.staging.staged.touched or dirty_bytes:
+            self.staging.touch()
+
+    def file_moved(self, file: OpenFile, old: Location, new: Location) -> None:
+        """See `FileOwner`."""
+        if isinstance(old, tuple) and self._at.get(old) is file:
+            del self._at[old]
+        if isinstance(new, tuple):
+            displaced = self._at.get(new)
+            self._at[new] = file
+            if displaced is not None and displaced is not file:
+                displaced.location = None
+        if file.dirty:
+            self.staging.touch()
+
+    def file_released(self, file: OpenFile) -> None:
+        """See `FileOwner`."""
+        self.drop_if_idle(file)
+
+    def drop_if_idle(self, file: OpenFile) -> None:
+        """Forget an open file that nobody holds and that has nothing to commit."""
+        if file.held:
+            return
+        if file.location is None and file.frozen is None:
+            # Nobody can ever read it again.
+            self.dirty_bytes -= file.dirty_bytes
+            file.delta = None
+            file.record_dirty = False
+        if not file.dirty and self.files.get(file.id) is file:
+            del self.files[file.id]
+            self.dirty_files.pop(file.id, None)
+            if isinstance(file.location, tuple) and self._at.get(file.location) is file:
+                del self._at[file.location]
+
+    async def wait_for_room(self) -> None:
+        """See `FileOwner`."""
+        if self.room is not None:
+            await self.room()
+
+    # -- looking ------------------------------------------------------------------------------
+
+    def find(self, key: bytes) -> StagedRecord | None:
+        """The record of a key as of now. Raises BlocksMissing, DecodeError."""
+        if key in self.staging:
+            return self.staging[key]
+        return None if self.view is None else self.view.find(key)
+
+    def lookup(self, directory: int, name: bytes) -> Entry | None:
+        """The live entry of a name. Raises BlocksMissing, DecodeError."""
+        return self._live(self.find(entry_key(directory, name)))
+
+    def resolve(self, directory: int, name: bytes) -> tuple[Entry, Location] | None:
+        """The same, and where the record lies. Raises BlocksMissing, DecodeError."""
+        record = self.find(entry_key(directory, name))
+        entry = self._live(record)
+        if entry is None:
+            return None
+        return entry, SHARED if isinstance(record, Link) else (directory, name)
+
+    def shared(self, id: int) -> Entry | None:
+        """The live record of a file with several names. Raises BlocksMissing, DecodeError."""
+        record = self.find(shared_key(id))
+        return self._live(record) if isinstance(record, Entry) else None
+
+    def page(self, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Entry]]:
+        """Up to *limit* live entries after *after*; fewer only at the end.
+
+        Raises BlocksMissing, DecodeError (of index blocks; a damaged record is left out).
+        """
+        start, end = directory_range(directory, after)
+        out: list[tuple[bytes, Entry]] = []
+        while True:
+            wanted = limit - len(out)
+            page = self.staging.scan_over(self._scan_view, start, end, wanted)
+            for key, record in page:
+                try:
+                    entry = self._live(record)
+                except DecodeError:
+                    continue
+                if entry is not None:
+                    out.append((key[ID_BYTES:], entry))
+            if len(page) < wanted or len(out) == limit:
+                return out
+            start = page[-1][0] + b"\0"
+
+    def _scan_view(
+        self, start: bytes, end: bytes | None, limit: int
+    ) -> list[tuple[bytes, StagedRecord]]:
+        return [] if self.view is None else self.view.scan(start, end, limit)
+
+    def _live(self, record: StagedRecord | None) -> Entry | None:
+        if record is None:
+            return None
+        if isinstance(record, Link):
+            file = self.files.get(record.id)
+            if file is not None and file.location is SHARED:
+                return file.entry
+            return self.shared(record.id)
+        file = self.files.get(record.id)
+        return record if file is None else file.entry
+
+    # -- changing -----------------------------------------------------------------------------
+
+    def new_id(self) -> int:
+        """See `Drive.new_id`."""
+        self.check_writable()
+        if self.view is not None:
+            self._next_id = max(self._next_id, self.view.index.root.next_id)
+        id = self._next_id
+        if id > MAX_ID:
+            raise NotWritable("the drive has used up its 2**48 file ids")
+        self._next_id += 1
+        return id
+
+    @property
+    def next_id(self) -> int:
+        """The first id that was not handed out."""
+        stored = 0 if self.view is None else self.view.index.root.next_id
+        return max(self._next_id, stored)
+
+    def put(self, directory: int, name: bytes, entry: Entry) -> None:
+        """See `Drive.put`."""
+        self.check_writable()
+        check_name(name)
+        check_attributes(entry)
+        file = self.files.get(entry.id)
+        self._displace((directory, name), file)
+        if file is not None:
+            file.adopt_attributes(entry)
+            file.location = (directory, name)
+        self.staging.put(entry_key(directory, name), entry)
+
+    def put_link(self, directory: int, name: bytes, id: int) -> None:
+        """See `Drive.put_link`."""
+        self.check_writable()
+        check_name(name)
+        at, file = (directory, name), self.files.get(id)
+        self._displace(at, file)
+        if file is not None and file.location == at:
+            file.location = SHARED
+        self.staging.put(entry_key(directory, name), Link(id))
+
+    def delete(self, directory: int, name: bytes) -> None:
+        """See `Drive.delete`."""
+        self.check_writable()
+        check_name(name)
+        self._displace((directory, name), None)
+        self.staging.delete(entry_key(directory, name))
+
+    def put_shared(self, entry: Entry) -> None:
+        """See `Drive.put_shared`."""
+        self.check_writable()
+        check_attributes(entry)
+        file = self.files.get(entry.id)
+        if file is not None:
+            file.adopt_attributes(entry)
+            file.location = SHARED
+        self.staging.put(shared_key(entry.id), entry)
+
+    def delete_shared(self, id: int) -> None:
+        """See `Drive.delete_shared`."""
+        self.check_writable()
+        file = self.files.get(id)
+        if file is not None and file.location is SHARED:
+            file.location = None
+        self.staging.delete(shared_key(id))
+
+    def forget_content(self, entry: Entry) -> None:
+        """See `Drive.forget_content`."""
+        self.check_writable()
+        file = self.files.get(entry.id)
+        if entry.grouped or (file is not None and file.content.grouped):
+            self.staging.forget_groups(entry.id)
+
+    def absorb(self, layer: Layer) -> None:
+        """Stage everything a batch has collected, in one step; open files move along."""
+        self.check_writable()
+        for at, file in list(self._at.items()):
+            key = entry_key(*at)
+            if key in layer.records:
+                record = layer.records[key]
+                if not isinstance(record, Entry) or record.id != file.id:
+                    file.location = None
+        if self.files:
+            for key, record in layer.records.changes().items():
+                opened = self.files.get(record.id) if isinstance(record, Entry) else None
+                if opened is not None:
+                    opened.location = _location(key)
+                    opened.mark_record_dirty()
+        self.staging.absorb(layer)
+
+    def adopt_content(self, key: bytes, content: OpenFile) -> None:
+        """The record staged under *key* gets the content of *content*, a detached file, and its own
+        attributes even if the file is open."""
+        entry = self.staging[key]
+        assert isinstance(entry, Entry)
+        file = self.open_file(entry, _location(key))
+        if file is not content:
+            self.dirty_bytes -= file.replace_content(content)
+            content.release()
+        file.adopt_attributes(entry)
+        file.release()
+        if file is content:
+            file.release()
+
+    def _displace(self, location: tuple[int, bytes], by: OpenFile | None) -> None:
+        file = self._at.get(location)
+        if file is not None and file is not by:
+            file.location = None
+
+    def check_writable(self) -> None:
+        """Raises NotWritable if this tree may not be changed, StorageLocked if another process
+        changes it."""
+        if not self.writable:
+            raise NotWritable("this drive, or this version of it, can only be read here")
+        if self.before_first_change is not None:
+            self.before_first_change()
+            self.before_first_change = None
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
+
+    def scan(self, start: bytes, end: bytes | None, limit: int) -> list[tuple[bytes, StagedRecord]]:
+        """Records as of now, without open files' state; see `Overlay.scan_over`."""
+        return self.staging.scan_over(self._scan_view, start, end, limit)
+
+    # -- open files ---------------------------------------------------------------------------
+
+    def open_file(self, entry: Entry, location: Location) -> OpenFile:
+        """See `Drive.open_file`."""
+        file = self.files.get(entry.id)
+        if file is not None:
+            return file.acquire()
+        assert self.view is not None
+        entry = self._newest(entry, location)
+        content = ContentMap.of_entry(entry, self.view)
+        file = OpenFile(self, entry, content, location)
+        self.files[entry.id] = file
+        if isinstance(location, tuple):
+            self._at[location] = file
+        return file
+
+    def open_detached(self, entry: Entry) -> OpenFile:
+        """A new file without a name, which a batch fills."""
+        file = OpenFile(self, entry, ContentMap(entry.id), None)
+        self.files[entry.id] = file
+        return file
+
+    def _newest(self, entry: Entry, location: Location) -> Entry:
+        """*entry* as it is recorded now: what a caller kept may be older than the last commit."""
+        if location is None:
+            return entry
+        key = shared_key(entry.id) if location is SHARED else entry_key(*location)
+        try:
+            found = self.find(key)
+        except BlocksMissing:
+            # Somebody else's drive: its records do not change under our own writes.
+            return entry
+        return found if isinstance(found, Entry) and found.id == entry.id else entry
+
+
+def _location(key: bytes) -> Location:
+    name = key[ID_BYTES:]
+    return SHARED if name == b"\0" else (key_id(key), name)

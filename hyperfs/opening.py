@@ -1,0 +1,286 @@
+"""Making, opening and removing drives: two cores of a store, and what runs while one is open."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from corestore import CorestoreError, Key, StorageLocked, derive_manifest
+from hyperfs import registry
+from hyperfs.blocks import CoreBlocks, Patience
+from hyperfs.chunks import MemoryChunkTable
+from hyperfs.committer import Committer
+from hyperfs.drive import Drive
+from hyperfs.errors import NotADrive
+from hyperfs.follow import Follower
+from hyperfs.index.build import build_commit
+from hyperfs.index.node import NodeCache
+from hyperfs.index.root import header_block
+from hyperfs.live import LiveTree
+from hyperfs.records import ROOT_ID, Entry, pack_entry, shared_key
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from corestore import Corestore, Hypercore, KeyPair
+
+logger: Final = logging.getLogger("hyperfs")
+
+METADATA_NAME: Final = "db"
+# Tells the content core's namespace from the metadata core's: constant 0 of the name "hyperdrive".
+# Format: hyperdrive 13; hyperfs/FORMAT.md, "The two cores".
+BLOBS: Final = hashlib.blake2b(
+    hashlib.blake2b(b"hyperdrive", digest_size=32).digest() + b"\0", digest_size=32
+).digest()
+
+
+async def create(store: Corestore, name: str) -> Key:
+    """Make an empty drive called *name* and return its key; durable when this returns.
+
+    The key is new even if a drive of this name was removed before.
+
+    Raises:
+      DriveExists: the name is taken (it has the key of the drive).
+      ValueError: it is no name.
+    """
+    registry.check_free(store, name)
+    namespace = os.urandom(registry.NAMESPACE_BYTES)
+    space = store.raw_namespace(namespace)
+    key_pair = space.key_pair(METADATA_NAME)
+    async with await space.get(name=METADATA_NAME) as metadata:
+        async with await _open_content(store, metadata, key_pair) as content:
+            now = time.time_ns()
+            root = Entry(ROOT_ID, stat.S_IFDIR | 0o755, os.getuid(), os.getgid(), now, now, 0)
+            blocks = build_commit(
+                None,
+                {shared_key(ROOT_ID): pack_entry(root)},
+                first_block=1,
+                time_ns=now,
+                content_length=0,
+                next_id=ROOT_ID + 1,
+                files=1,
+                bytes=0,
+            )
+            # Header and first version in one: there is no such thing as half a drive.
+            async with store.transaction(metadata, content) as transaction:
+                await transaction.append(metadata, header_block(), *blocks)
+        registry.add(store, name, metadata.key, namespace)
+        await store.sync()
+        return metadata.key
+
+
+async def rename_drive(store: Corestore, old: str, new: str) -> None:
+    """Call the drive *old* by the name *new*; its key stays.
+
+    Raises:
+      NoSuchDrive, DriveExists, ValueError.
+    """
+    registry.rename(store, old, new)
+    await store.sync()
+
+
+async def remove_drive(store: Corestore, name: str) -> None:
+    """Delete a drive and everything in it from the store. A drive made here can never be written
+    again by anybody.
+
+    Raises:
+      NoSuchDrive: there is none of this name.
+      ValueError: it is open in this process.
+    """
+    info = registry.find_name(store, name)
+    cores = [info.key.discovery_key]
+    async with await store.get(key=info.key) as metadata:
+        if metadata.manifest is not None:
+            async with await _open_content(store, metadata, None) as content:
+                cores.append(content.discovery_key)
+    # The name first: a crash then leaves cores nobody asks for, not a name that leads nowhere.
+    registry.remove(store, name)
+    for discovery_key in cores:
+        await store.remove(discovery_key)
+    await store.sync()
+
+
+@asynccontextmanager
+async def open(
+    store: Corestore,
+    *,
+    key: Key | bytes | str | None = None,
+    name: str | None = None,
+    create: bool = False,
+    read_timeout: float | None = None,
+) -> AsyncIterator[Drive]:
+    """Open a drive by its key, or one of this store's by its name, for as long as the block runs.
+
+    A drive of this store can be changed. Leaving the block commits what is staged (and does not
+    wait until that is durable: the store does when it closes). A drive of somebody else is shown at
+    the newest version the store has, and follows what its peers tell; see `Drive.ready`.
+
+    Args:
+      create: make a drive called *name* if there is none.
+      read_timeout: how many seconds a read waits for missing blocks before TooSlowError; further
+        ones then fail at once until a peer sends something. None: for ever.
+
+    Raises:
+      NoSuchDrive: there is no drive of that name.
+      NotADrive, UnsupportedFormat: what the store has under *key* is no drive this program reads.
+      ValueError: both or neither of *key* and *name*, or a malformed one.
+    """
+    if (key is None) == (name is None):
+        raise ValueError("a drive is opened by its key or by its name")
+    if name is not None:
+        if create and all(info.name != name for info in registry.drives(store)):
+            await _create(store, name)
+        info = registry.find_name(store, name)
+        wanted = info.key
+    else:
+        assert key is not None
+        wanted = Key.parse(key)
+        found = registry.find_key(store, wanted)
+        name = None if found is None else found.name
+    opening = _Opening(store, await store.get(key=wanted), name, read_timeout)
+    failure: BaseException | None = None
+    try:
+        drive = await opening.prepare()
+        async with trio.open_nursery() as nursery:
+            opening.start(nursery)
+            try:
+                yield drive
+            except BaseException as error:
+                # Raised again outside of the nursery, so that callers see their own exception
+                # and not a group around it.
+                failure = error
+            await opening.finish(failed=failure is not None)
+            nursery.cancel_scope.cancel()
+    finally:
+        await opening.close()
+    if failure is not None:
+        raise failure
+
+
+_create = create
+
+
+class _Opening:
+    """What belongs to one open drive."""
+
+    def __init__(
+        self, store: Corestore, metadata: Hypercore, name: str | None, read_timeout: float | None
+    ) -> None:
+        self._store = store
+        self._metadata = metadata
+        self._content: Hypercore | None = None
+        self._name = name
+        self._patience = Patience(read_timeout)
+        self._cache = NodeCache()
+        self._tree = LiveTree(CoreBlocks(metadata, self._patience), writable=metadata.writable)
+        # The follower waits for as long as it takes: nobody waits for it.
+        self._follower = Follower(
+            metadata,
+            CoreBlocks(metadata, Patience(None)),
+            self._tree,
+            self._cache,
+            self._ensure_content,
+        )
+        self._committer: Committer | None = None
+
+    async def prepare(self) -> Drive:
+        """What needs no peer: cores, the newest version there is, repair."""
+        if self._metadata.writable:
+            await self._ensure_content()
+            assert self._content is not None
+            self._committer = Committer(
+                self._store,
+                self._metadata,
+                self._content,
+                self._tree,
+                self._cache,
+                MemoryChunkTable(os.urandom(32)),
+            )
+            self._tree.before_first_change = self._begin_writing
+        await self._follower.show_cached()
+        await self._repair()
+        return Drive(
+            self._metadata,
+            self._tree,
+            name=self._name,
+            store_path=None if self._store.path is None else Path(self._store.path),
+            committer=self._committer,
+            follower=self._follower,
+        )
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Run what runs while the drive is open."""
+        nursery.start_soon(self._follower.run)
+        nursery.start_soon(self._follower.prefetch)
+        if self._committer is not None:
+            nursery.start_soon(self._committer.run)
+
+    async def finish(self, *, failed: bool) -> None:
+        """Commit what is staged, even when cancelled. Raises what that raises, unless something
+        has failed already."""
+        if self._committer is None:
+            return
+        with trio.CancelScope(shield=True):
+            try:
+                await self._committer.commit()
+            except (OSError, CorestoreError) as error:
+                if not failed:
+                    raise
+                logger.error("what was written last is lost: %s", error)
+
+    async def close(self) -> None:
+        """Close the handles."""
+        with trio.CancelScope(shield=True):
+            await self._metadata.aclose()
+            if self._content is not None:
+                await self._content.aclose()
+
+    async def _ensure_content(self) -> None:
+        if self._content is None:
+            self._content = await _open_content(self._store, self._metadata, None)
+            self._tree.set_content(CoreBlocks(self._content, self._patience))
+
+    async def _repair(self) -> None:
+        """Cut what a power cut left of a commit, before peers are shown half a version.
+
+        Nothing of it was published: corestore keeps at least what was.
+        """
+        metadata, view = self._metadata, self._tree.view
+        if not metadata.writable or view is None or view.version == metadata.length:
+            return
+        try:
+            await metadata.cut_unpublished(view.version)
+        except StorageLocked:
+            # Another process writes the drive; its log is none of our business.
+            return
+        logger.warning("drive %s goes on from version %d", metadata.key, view.version)
+
+    def _begin_writing(self) -> None:
+        """Take the right to write; from now on nobody else appends."""
+        self._metadata.lock()
+        assert self._content is not None
+        self._content.lock()
+        self._follower.stop()
+        self._follower.show_newest()
+
+
+async def _open_content(
+    store: Corestore, metadata: Hypercore, key_pair: KeyPair | None
+) -> Hypercore:
+    """The content core that belongs to a metadata core.
+
+    Raises:
+      NotADrive: a core without a manifest has none.
+    """
+    if metadata.manifest is None:
+        raise NotADrive("a drive's metadata core has a manifest, this core has none")
+    manifest = derive_manifest(metadata.manifest, BLOBS, metadata.key)
+    return await store.get(manifest=manifest, key_pair=key_pair)

@@ -1,0 +1,160 @@
+"""Reading a tree by path: entries, contents, listings, walks, differences. Nothing is changed here.
+
+Paths are resolved name by name; symbolic links are not followed.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from hyperfs import paths
+from hyperfs.batch import path_error
+from hyperfs.extents import Extent
+from hyperfs.records import ROOT_ID
+from hyperfs.writer import SHARED
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from hyperfs.blocks import CoreBlocks
+    from hyperfs.live import LiveTree
+    from hyperfs.records import Entry
+    from hyperfs.writer import Location, OpenFile
+
+_PAGE: Final = 256
+# How many bytes of one file are asked for and joined at a time.
+_READ_BYTES: Final = 4 * 1024 * 1024
+# How many content blocks one step of a download asks for: 16 MiB on average.
+_DOWNLOAD_BLOCKS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PathEntry:
+    """A path (bytes, normal form) and its entry."""
+
+    path: bytes
+    entry: Entry
+
+    @property
+    def name(self) -> bytes:
+        """The last name of the path."""
+        return paths.basename(self.path)
+
+
+async def resolve(tree: LiveTree, names: Sequence[bytes]) -> tuple[Entry, Location]:
+    """The entry a path leads to, and where its record lies.
+
+    Raises:
+      FileNotFoundError, NotADirectoryError: with the path.
+    """
+    entry = await tree.metadata_blocks.complete(lambda: tree.shared(ROOT_ID))
+    location: Location = SHARED
+    if entry is None:
+        raise path_error(errno.ENOENT, ())
+    for depth, name in enumerate(names, 1):
+        if not entry.is_dir:
+            raise path_error(errno.ENOTDIR, names[: depth - 1])
+        directory = entry.id
+        found = await tree.metadata_blocks.complete(partial(tree.resolve, directory, name))
+        if found is None:
+            raise path_error(errno.ENOENT, names[:depth])
+        entry, location = found
+    return entry, location
+
+
+async def open_path(tree: LiveTree, names: Sequence[bytes]) -> OpenFile:
+    """The open file of a path; the caller releases it.
+
+    Raises:
+      FileNotFoundError, NotADirectoryError, IsADirectoryError, OSError (EINVAL: no regular file).
+    """
+    entry, location = await resolve(tree, names)
+    if not entry.is_file:
+        raise path_error(errno.EISDIR if entry.is_dir else errno.EINVAL, names)
+    return tree.open_file(entry, location)
+
+
+async def read(tree: LiveTree, names: Sequence[bytes], offset: int, length: int | None) -> bytes:
+    """A range of a file; to its end if *length* is None."""
+    file = await open_path(tree, names)
+    try:
+        end = file.size if length is None else min(file.size, offset + length)
+        if end - offset <= _READ_BYTES:
+            return await file.read(offset, max(0, end - offset))
+        parts: list[bytes] = []
+        while offset < end:
+            part = await file.read(offset, min(_READ_BYTES, end - offset))
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+        return b"".join(parts)
+    finally:
+        file.release()
+
+
+async def scan(tree: LiveTree, names: Sequence[bytes]) -> AsyncIterator[PathEntry]:
+    """The entries of a directory, in name order."""
+    directory, _ = await resolve(tree, names)
+    if not directory.is_dir:
+        raise path_error(errno.ENOTDIR, names)
+    prefix = b"/" + b"/".join(names) + (b"/" if names else b"")
+    after = b""
+    while True:
+        page = await tree.metadata_blocks.complete(partial(tree.page, directory.id, after, _PAGE))
+        for name, entry in page:
+            yield PathEntry(prefix + name, entry)
+        if len(page) < _PAGE:
+            return
+        after = page[-1][0]
+
+
+async def walk(tree: LiveTree, names: Sequence[bytes]) -> AsyncIterator[PathEntry]:
+    """Everything below a directory, each directory before what is in it, in order of names.
+
+    A directory that is reached a second time (which no writer of ours makes) is shown, not entered.
+    """
+    entered: set[int] = set()
+    stack: list[tuple[bytes, ...]] = [tuple(names)]
+    while stack:
+        at = stack.pop()
+        below: list[tuple[bytes, ...]] = []
+        async for found in scan(tree, at):
+            yield found
+            if found.entry.is_dir and found.entry.id not in entered:
+                entered.add(found.entry.id)
+                below.append((*at, found.name))
+        stack += reversed(below)
+
+
+async def download(tree: LiveTree, names: Sequence[bytes], content: CoreBlocks) -> None:
+    """Fetch all content below a path; listing it fetches the index nodes."""
+    entry, _ = await resolve(tree, names)
+    if entry.is_file:
+        await _download_file(tree, names, content)
+    if not entry.is_dir:
+        return
+    async for found in walk(tree, names):
+        if found.entry.is_file:
+            await _download_file(tree, paths.split(found.path), content)
+
+
+async def _download_file(tree: LiveTree, names: Sequence[bytes], content: CoreBlocks) -> None:
+    file = await open_path(tree, names)
+    try:
+        if file.content.inline is not None:
+            return
+        size = file.content.size
+        for start in range(0, size, 16 * _READ_BYTES):
+            end = min(size, start + 16 * _READ_BYTES)
+            pieces = await tree.metadata_blocks.complete(partial(file.content.pieces, start, end))
+            blocks = sorted({piece.block for piece in pieces if isinstance(piece, Extent)})
+            for at in range(0, len(blocks), _DOWNLOAD_BLOCKS):
+                part = [b for b in blocks[at : at + _DOWNLOAD_BLOCKS] if not content.core.has(b)]
+                if part:
+                    await content.core.download(blocks=part)
+    finally:
+        file.release()
