@@ -46,9 +46,11 @@ if TYPE_CHECKING:
 
 logger: Final = logging.getLogger("corestore")
 
-# One storage transaction takes at most this many bytes of blocks: 1 ms of the loop.
+# One storage transaction takes at most this many bytes of blocks: 1 ms of the loop. A block takes
+# as long as 16 KiB more would, whatever its size.
 COMMIT_BYTES: Final = 1 << 20
-# Verified blocks that wait for a transaction; links stop reading beyond it.
+BATCH_COST: Final = 16 << 10
+# Verified blocks that wait for a transaction, counted alike; links stop reading beyond it.
 MAX_PENDING_BYTES: Final = 8 << 20
 # Cores that nobody here has open, kept in memory because peers ask for them.
 PASSIVE_CORES: Final = 1000
@@ -523,4 +525,4 @@ class Driver:
 
 def _size(batch: CommitBatch) -> int:
     block = batch.batch.block
-    return 256 if block is None else len(block[1])
+    return BATCH_COST if block is None else BATCH_COST + len(block[1])

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -85,6 +86,14 @@ class _Channel:
 
     def drop(self, reason: CorestoreError) -> None:
         self.link.stop(reason)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A piece of work during which no other task runs: when it is to end, whom it touched."""
+
+    ends: float
+    touched: set[CoreState] = field(default_factory=set)
 
 
 class Link:
@@ -188,7 +197,6 @@ class Link:
             if trio.current_time() < channel.closed_at + OFFER_AGAIN_SECONDS:
                 return
         self._open(state)
-        self._handle_events(self._mux.events())
         self._wake.set()
 
     def _open(self, state: CoreState) -> None:
@@ -203,6 +211,12 @@ class Link:
         self._by_channel[entry.channel] = entry
         # Until the peer answers, `update` waits for it.
         state.finding += 1
+        # It may have answered, and said more, before we asked.
+        touched: set[CoreState] = set()
+        for event in self._mux.events():
+            self._handle(event, touched)
+        if touched:
+            self._driver.drain(state)
 
     def _offer_all(self) -> None:
         self._mux.cork()
@@ -288,61 +302,55 @@ class Link:
             return False
         self.bytes_received += len(data)
         self._driver.bytes_received += len(data)
-        touched: set[CoreState] = set()
-        turn_ends = perf_counter() + SLICE_SECONDS
-        self._mux.cork()
+        turn = self._begin_turn()
         for event in self._secure.receive_data(data):
             match event:
                 case MessageReceived(plain):
-                    self._handle_events(self._mux.receive(plain), touched)
+                    for received in self._mux.receive(plain):
+                        self._handle(received, turn.touched)
+                        if perf_counter() > turn.ends:
+                            self._end_turn(turn)
+                            await trio.lowlevel.checkpoint()
+                            turn = self._begin_turn()
                 case HandshakeDone(handshake_hash, remote_public_key):
                     self._handshake_hash = handshake_hash
                     self.remote_public_key = remote_public_key
                     self.established = True
                     self._offer_all()
                     self._settle()
-            if perf_counter() > turn_ends:
-                self._end_turn(touched)
-                await trio.lowlevel.checkpoint()
-                self._mux.cork()
-                turn_ends = perf_counter() + SLICE_SECONDS
-        self._end_turn(touched)
+        self._end_turn(turn)
         return True
 
-    def _end_turn(self, touched: set[CoreState]) -> None:
-        for state in touched:
+    def _begin_turn(self) -> _Turn:
+        self._mux.cork()
+        return _Turn(perf_counter() + SLICE_SECONDS)
+
+    def _end_turn(self, turn: _Turn) -> None:
+        for state in turn.touched:
             self._driver.drain(state)
-        touched.clear()
         self._mux.uncork()
         self._wake.set()
 
-    def _handle_events(self, events: list[MuxEvent], touched: set[CoreState] | None = None) -> None:
-        """Take what the mux reports to the machines, whose states are added to *touched*."""
-        while events:
-            for event in events:
-                match event:
-                    case ChannelMessage(channel, kind, body):
-                        entry = self._by_channel.get(channel)
-                        if entry is None or entry.peer is None:
-                            continue
-                        message = messages.decode(kind, body)
-                        if message is None:
-                            continue
-                        state = entry.state
-                        state.replicator.receive(entry.peer, message, trio.current_time())
-                        if touched is None:
-                            self._driver.drain(state)
-                        else:
-                            touched.add(state)
-                    case RemoteOpen():
-                        self._asked(event)
-                    case ChannelOpened(channel, handshake):
-                        if (entry := self._by_channel.get(channel)) is not None:
-                            self._opened(entry, handshake)
-                    case ChannelClosed(channel):
-                        if (entry := self._by_channel.get(channel)) is not None:
-                            self._closed(entry)
-            events = self._mux.events()
+    def _handle(self, event: MuxEvent, touched: set[CoreState]) -> None:
+        """Take what the mux reports to its machine, whose state is added to *touched*."""
+        match event:
+            case ChannelMessage(channel, kind, body):
+                entry = self._by_channel.get(channel)
+                if entry is None or entry.peer is None:
+                    return
+                message = messages.decode(kind, body)
+                if message is not None:
+                    state = entry.state
+                    state.replicator.receive(entry.peer, message, trio.current_time())
+                    touched.add(state)
+            case RemoteOpen():
+                self._asked(event)
+            case ChannelOpened(channel, handshake):
+                if (entry := self._by_channel.get(channel)) is not None:
+                    self._opened(entry, handshake)
+            case ChannelClosed(channel):
+                if (entry := self._by_channel.get(channel)) is not None:
+                    self._closed(entry)
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -402,21 +410,17 @@ class Link:
 
     def _answer_some(self, room: int) -> None:
         """Answer requests until there are no more, *room* bytes are used, or the turn is over."""
-        touched: set[CoreState] = set()
-        turn_ends = perf_counter() + SLICE_SECONDS
+        turn = self._begin_turn()
         requests = self._requests
-        self._mux.cork()
-        while requests and room > 0 and perf_counter() < turn_ends:
+        while requests and room > 0 and perf_counter() < turn.ends:
             entry, request = requests.popleft()
             if entry.peer is None or entry.channel is None:
                 continue
             state = entry.state
             answer = state.replicator.answer(entry.peer, request, block=state.block)
-            touched.add(state)
+            turn.touched.add(state)
             if answer is not None:
                 kind, body = messages.encode(answer)
                 entry.channel.send(kind, body)
                 room -= len(body)
-        for state in touched:
-            self._driver.drain(state)
-        self._mux.uncork()
+        self._end_turn(turn)
