@@ -15,7 +15,8 @@ import os
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import apsw
 
@@ -23,7 +24,7 @@ from corestore.errors import StorageCorrupt, StorageError
 from corestore.storage import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from corestore.storage.files import FileIO
@@ -37,6 +38,8 @@ _BACKPORTS: Final = {(3, 50): 7, (3, 44): 6}
 # One attempt of SQLite's to get the lock, and how long we keep trying.
 _BUSY_MS: Final = 100
 _BUSY_SECONDS: Final = 30.0
+
+T = TypeVar("T")
 
 _PAGE: Final = 4096
 # A checkpoint in the background from here on, and again after as much more.
@@ -57,6 +60,10 @@ def check_sqlite_version(text: str | None = None) -> None:
     backport = _BACKPORTS.get((version[0], version[1]))
     if version < MIN_SQLITE and (backport is None or version[2] < backport):
         raise StorageError(f"SQLite {text} can damage a store; 3.51.3 or newer is needed")
+
+
+def _run(cursor: apsw.Cursor, sql: str) -> None:
+    cursor.execute(sql).fetchall()
 
 
 class Log:
@@ -138,7 +145,7 @@ class Database:
                 "wal_autocheckpoint = 0",
                 "foreign_keys = OFF",
             ):
-                self._patiently(connection.cursor(), f"PRAGMA {pragma}")
+                self._patiently(partial(_run, connection.cursor(), f"PRAGMA {pragma}"))
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise StorageCorrupt(f"{self._path.name}: {error}") from error
         except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.IOError, apsw.PermissionsError) as e:
@@ -171,7 +178,7 @@ class Database:
 
     def _statement(self, sql: str) -> None:
         try:
-            self._patiently(self.cursor, sql)
+            self._patiently(partial(_run, self.cursor, sql))
         except apsw.BusyError as error:
             self._roll_back()
             seconds = int(_BUSY_SECONDS)
@@ -182,17 +189,15 @@ class Database:
             self._roll_back()
             self._translate(error)
 
-    def _patiently(self, cursor: apsw.Cursor, sql: str) -> None:
-        """Run *sql*, and again while SQLite is busy: beside a checkpoint that is normal."""
+    def _patiently(self, run: Callable[[], T]) -> T:
+        """Run something, and again while SQLite is busy: beside a checkpoint that is normal."""
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
             try:
-                cursor.execute(sql).fetchall()
+                return run()
             except apsw.BusyError:
                 if time.monotonic() > deadline:
                     raise
-            else:
-                return
 
     def _roll_back(self) -> None:
         if not self._connection.getautocommit():
@@ -214,6 +219,8 @@ class Database:
         """
         try:
             return self.cursor.execute(sql, values).get
+        except apsw.BusyError:
+            return self._while_busy(lambda: self.cursor.execute(sql, values).get)
         except apsw.Error as error:
             raise self._unreadable(error) from error
 
@@ -221,6 +228,15 @@ class Database:
         """All rows."""
         try:
             return list(self.cursor.execute(sql, values).fetchall())
+        except apsw.BusyError:
+            return self._while_busy(lambda: list(self.cursor.execute(sql, values).fetchall()))
+        except apsw.Error as error:
+            raise self._unreadable(error) from error
+
+    def _while_busy(self, read: Callable[[], T]) -> T:
+        """Read while another process opens the store or recovers its log: that is soon over."""
+        try:
+            return self._patiently(read)
         except apsw.Error as error:
             raise self._unreadable(error) from error
 

@@ -47,7 +47,7 @@ class DiskStorage:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, io: FileIO | None = None) -> None:
-        self._path = Path(path)
+        self._path = Path(path).absolute()  # a daemon changes its directory
         self._io = FileIO() if io is None else io
         self._health = Health()
         folder.prepare(self._path, self._io)
@@ -104,6 +104,7 @@ class DiskStorage:
             if not core.removed:
                 return core
             self._forget(core)
+        looked = self.look()
         row = cast(
             "tuple[object, ...] | None",
             self.database.one(
@@ -113,7 +114,7 @@ class DiskStorage:
         )
         if row is None:
             return None
-        core = self._cores[discovery_key] = DiskCore(self, schema.CoreRow._make(row))
+        core = self._cores[discovery_key] = DiskCore(self, schema.CoreRow._make(row), looked)
         self._after_open(core)
         return core
 

@@ -82,7 +82,8 @@ class Shelf(Protocol):
 class DiskCore:
     """A `CoreStorage` on disk. Attributes without underscore are the store's, not the caller's."""
 
-    def __init__(self, shelf: Shelf, row: schema.CoreRow) -> None:
+    def __init__(self, shelf: Shelf, row: schema.CoreRow, looked: int) -> None:
+        """*looked* is what `Shelf.look` said before *row* was read."""
         self.shelf = shelf
         self.lock: SigningLock | None = None
         # Pages as of `version`; an absent one was not read yet.
@@ -97,7 +98,7 @@ class DiskCore:
         # Other processes changed the core and `changed` has not said so yet. Until it has, what
         # the caller builds rests on these two.
         self._news = False
-        self._looked = shelf.look()
+        self._looked = looked
         self._published = EMPTY_HEAD
         self.load(row)
         self.seen_epoch = self.epoch

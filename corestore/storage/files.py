@@ -122,6 +122,8 @@ class DataFiles:
         # Directories that got a new name since their last fsync, and the counts in DataFile.syncs.
         self._lock = threading.Lock()
         self._new_names: set[Path] = set()
+        # Held during a flush: `close` waits for it.
+        self._flushing = threading.Lock()
 
     def path(self, name: DiscoveryKey) -> Path:
         """Where the data file of a core lies, whether it exists or not."""
@@ -250,15 +252,8 @@ class DataFiles:
     def flush(self, files: Sequence[DataFile]) -> None:
         """fdatasync *files* and fsync the directories of new ones. May run in a thread."""
         try:
-            for file in files:
-                file.dirty = False
-                self._io.fdatasync(file.fd)
-            with self._lock:
-                names = set(self._new_names)
-            for directory in names:
-                self._io.fsync_directory(directory)
-            with self._lock:
-                self._new_names -= names
+            with self._flushing:
+                self._flush(files)
         finally:
             with self._lock:
                 for file in files:
@@ -266,11 +261,23 @@ class DataFiles:
                     if file.forgotten and not file.syncs:
                         os.close(file.fd)
 
+    def _flush(self, files: Sequence[DataFile]) -> None:
+        for file in files:
+            file.dirty = False
+            self._io.fdatasync(file.fd)
+        with self._lock:
+            names = set(self._new_names)
+        for directory in names:
+            self._io.fsync_directory(directory)
+        with self._lock:
+            self._new_names -= names
+
     def close(self) -> None:
-        """Close all descriptors. No flush may be under way."""
-        while self._open:
-            _core, file = self._open.popitem()
-            os.close(file.fd)
+        """Close all descriptors, after a flush that is under way."""
+        with self._flushing:
+            while self._open:
+                _core, file = self._open.popitem()
+                os.close(file.fd)
 
     def _open_file(self, core: int, name: DiscoveryKey, *, create: bool) -> DataFile:
         self._make_room()
