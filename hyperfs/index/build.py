@@ -23,6 +23,7 @@ from hyperfs.index.node import (
     Inner,
     Leaf,
     common_prefix,
+    decode_node,
     encode_inner,
     encode_leaf,
     encode_overlay,
@@ -261,11 +262,21 @@ class _Builder:
             yield from self._load(tree, keys)
             content = yield from self._update(self._node(tree), b"", keys, values)
         while content.keys:
-            children = yield from self._write(content, b"")
-            if len(children.children) == 1:
-                return children.children[0]
-            content = children
+            if len(content.children) == 1:
+                return self._without_single_children(content.children[0])
+            content = yield from self._write(content, b"")
         return None
+
+    def _without_single_children(self, tree: int) -> int:
+        """The first node from *tree* down that is a leaf or has several children."""
+        while True:
+            written = tree - self._first_block
+            node = self._node(tree) if written < 0 else decode_node(self.blocks[written], tree)
+            if isinstance(node, Leaf) or len(node.children) > 1:
+                return tree
+            if written == len(self.blocks) - 1:
+                self.blocks.pop()
+            tree = node.children[0]
 
     def _load(self, tree: int, keys: list[bytes]) -> Generator[None, None, None]:
         """Have all nodes that *keys* lead to in the cache, or say together which are missing."""
