@@ -114,20 +114,21 @@ class CommitBatch:
       batch: what was proven: nodes, at most one block, at most one new head.
       manifest: the manifest to store with it, if it was not known before.
       peer: who sent it.
+      fork: of the log it belongs to. If the core is at another one by now (we truncated it, or
+        another process did), unless the batch itself leads there, it must be refused.
     """
 
     batch: VerifiedBatch
     manifest: Manifest | None
     peer: PeerId
+    fork: int
 
 
 @dataclass(frozen=True, slots=True)
 class Settle:
     """Wake whoever holds *ticket*.
 
-    `position` is (block, offset within it) for a seek. Until the block is held it is as good as the
-    sizes that peers told: fetch it, and compare with `tree.seek.byte_offset`. `error` belongs to
-    Outcome.FAILED.
+    `position` is (block, offset within it) for a seek; `error` belongs to Outcome.FAILED.
     """
 
     ticket: Ticket

@@ -47,6 +47,8 @@ PAGE_BLOCKS: Final = 1 << 21
 MAX_PAGES: Final = 4096
 # Single blocks that no peer has room for, looked at per drain.
 MAX_DEFERRED: Final = 256
+# A block that a seek needs goes before those of other readers' single wants.
+SEEK_PRIORITY: Final = 1
 # Sizes of blocks are learned; until then they are taken for large ones.
 FIRST_BLOCK_BYTES: Final = 65536.0
 _SMOOTHING: Final = 0.05
@@ -385,17 +387,35 @@ class Downloads:
     # -- positions -------------------------------------------------------------------------------
 
     def _ask_seek(self, want: SeekWant) -> None:
+        """Go on with a seek: settle it, or ask for what it stops at.
+
+        Sizes that peers merely claim (hints) lead the way. The block they lead to is fetched, which
+        makes the sizes along its path certain, and only by these a seek is settled.
+        """
         shared = self._shared
         if want.waiting:
             return
+        head, padding = shared.head, want.padding
         try:
-            found = seek(want.offset, shared.head, nodes=self.hints, padding=want.padding)
+            found = seek(want.offset, head, nodes=shared.nodes, padding=padding)
+            if isinstance(found, Position):
+                self._settle_seek(want, Outcome.DONE, (found.index, found.offset))
+                return
+            hinted = seek(want.offset, head, nodes=self.hints, padding=padding)
         except ValueError:
             self._settle_seek(want, Outcome.OUT_OF_BOUNDS, None)
             return
-        if isinstance(found, Position):
-            self._settle_seek(want, Outcome.DONE, (found.index, found.offset))
-            return
+        if isinstance(hinted, Position):
+            block = hinted.index
+            if block < head.length and not shared.view.bitfield.get(block):
+                if block not in shared.wants.blocks and not self.claimed(block):
+                    shared.wants.add_block(block, SEEK_PRIORITY, head.length, claimed=False)
+                    self.block_wanted(block)
+                return
+            # Somebody lied: forget the hints, start again from what is certain.
+            self.hints.clear()
+        else:
+            found = hinted
         best = None
         for peer in shared.peers.values():
             if peer.serves(shared.head.fork) and peer.seeks:
@@ -408,7 +428,7 @@ class Downloads:
             flight = Flight(
                 peer.take_id(), peer, shared.now, shared.head.fork, seek=want, hash=2 * index
             )
-            # The seek may have come by hints. The answer must reach a node that is certain.
+            # The answer must reach a node that is certain, which `found.node` need not be.
             levels = max(
                 missing_levels(2 * index, shared.head, shared.nodes), flat.depth(found.node)
             )

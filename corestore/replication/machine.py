@@ -25,6 +25,7 @@ from corestore.errors import (
     InvalidProof,
     ProtocolError,
     RemoteProtocolError,
+    StorageConflict,
     VerificationError,
 )
 from corestore.manifest import Manifest
@@ -114,6 +115,8 @@ class Replicator:
         self._paused_until: float | None = None
         self._wake_at: float | None = None
         self._ranges_due = False
+        # One past the last block that `stored` told of.
+        self._stored_end = 0
 
     # -- peers ---------------------------------------------------------------------------------
 
@@ -246,7 +249,8 @@ class Replicator:
 
     def want_seek(self, offset: int, *, padding: int = 0) -> Ticket:
         """Find the block at byte *offset*, `padding` bytes of every block not counted. Settles
-        DONE with `position`, or OUT_OF_BOUNDS."""
+        DONE with `position`, which is proven (the block has been fetched for that, unless nodes
+        sufficed), or OUT_OF_BOUNDS."""
         want = SeekWant(Ticket(), offset, padding)
         self._shared.wants.seeks.append(want)
         self._downloads.seek_wanted()
@@ -319,7 +323,7 @@ class Replicator:
     def _take(self, flight: Flight, batch: VerifiedBatch, manifest: Manifest | None) -> None:
         """A proof is good: have it committed, and believe it from now on."""
         shared = self._shared
-        commit = CommitBatch(batch, manifest, flight.peer.id)
+        commit = CommitBatch(batch, manifest, flight.peer.id, flight.fork)
         shared.out.append(commit)
         shared.nodes.add(batch.nodes)
         if batch.hints and flight.seek is not None:
@@ -394,7 +398,7 @@ class Replicator:
             shared.wants.held(index)
             self._uploads.blocks_added(index, index + 1)
             self._ranges_due = True
-        elif batch.head is None:
+        if shared.wants.seeks:
             self._downloads.seek_wanted()
 
     def _head_committed(self, commit: CommitBatch) -> None:
@@ -416,7 +420,11 @@ class Replicator:
 
     def refused(self, commit: CommitBatch, error: CorestoreError | OSError) -> None:
         """The commit could not be written (disk full ...). Wants of its block settle FAILED, and
-        nothing is asked for a second; later commits that build on it must be refused as well."""
+        nothing is asked for a second; later commits that build on it must be refused as well.
+
+        After a `StorageConflict` (the core has another history meanwhile) wants stay, and what they
+        still lack is asked for again.
+        """
         shared = self._shared
         shared.nodes.clear()
         shared.pending_head = shared.pending_manifest = None
@@ -427,7 +435,8 @@ class Replicator:
         block = commit.batch.block
         if block is not None:
             self._downloads.committed(block[0], len(block[1]))
-            shared.wants.fail(block[0], error)
+            if not isinstance(error, StorageConflict):
+                shared.wants.fail(block[0], error)
             shared.wants.release((block[0],), shared.head.length)
 
     def published(self, head: Head) -> None:
@@ -455,8 +464,14 @@ class Replicator:
     def stored(self, start: int, end: int) -> None:
         """Blocks became held other than through `committed`: a local append, another process.
         The view shows them already. Settles who wanted them."""
+        shared = self._shared
+        if start < self._stored_end and shared.view.writable:
+            # Cut without a fork, as only a tail that was never published may be: nodes above
+            # *start* may have changed.
+            shared.nodes.clear()
+        self._stored_end = max(end, self._stored_end)
         self._uploads.blocks_added(start, end)
-        self._shared.wants.check_all(self._shared.view.bitfield)
+        shared.wants.check_all(shared.view.bitfield)
 
     def cleared(self, start: int, end: int) -> None:
         """Blocks are no longer held (`core.clear`); peers are told."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -393,15 +394,20 @@ def test_slow_commits_do_not_ask_twice():
     assert duplicates([target]) == 0
 
 
+def starts_of(source):
+    starts = [0]
+    for index in range(source.core.head.length):
+        starts.append(starts[-1] + len(source.core.blocks[index]))
+    return starts
+
+
 def test_a_seek_finds_its_block_with_few_requests():
     network = Network()
     source = writer(network, 1000)
     target = reader(network, source, live=False)
     network.connect(source, target)
     network.run(seconds=1)
-    starts = [0]
-    for index in range(1000):
-        starts.append(starts[-1] + len(source.core.blocks[index]))
+    starts = starts_of(source)
     for index, within in ((0, 0), (1, 0), (500, 0), (999, 0), (321, 0), (77, -1)):
         before = len(target.sent)
         ticket = target.machine.want_seek(starts[index] + within)
@@ -413,7 +419,39 @@ def test_a_seek_finds_its_block_with_few_requests():
     beyond = target.machine.want_seek(starts[-1] + 1)
     target.drain()
     assert target.outcome(beyond) is Outcome.OUT_OF_BOUNDS
-    assert not target.core.blocks
+    assert len(target.core.blocks) <= 6
+
+
+class SizeLiar(Site):
+    """Moves bytes between the two lowest nodes of a path: no hash covers how they share a sum."""
+
+    def answered(self, message):
+        if isinstance(message, Data) and message.proof.hash is not None:
+            first, second, *rest = message.proof.hash.nodes
+            nodes = (first._replace(size=first.size + 9), second._replace(size=second.size - 9))
+            proof = replace(message.proof, hash=replace(message.proof.hash, nodes=(*nodes, *rest)))
+            if proof.seek is not None and len(proof.seek.nodes) > 1:
+                first, second, *rest = proof.seek.nodes
+                nodes = (first._replace(size=first.size + 9), second._replace(size=second.size - 9))
+                proof = replace(proof, seek=replace(proof.seek, nodes=(*nodes, *rest)))
+            return replace(message, proof=proof)
+        return message
+
+
+def test_a_peer_that_lies_about_sizes_does_not_lead_a_seek_astray():
+    network = Network()
+    source = writer(network, 300)
+    liar = copy_of(source, network, SizeLiar)
+    starts = starts_of(source)
+    for index in (0, 1, 2, 17, 150, 151, 299):
+        target = reader(network, source, live=False)
+        network.connect(liar, target)
+        network.run(seconds=1)
+        for offset in (starts[index], starts[index + 1] - 1):
+            ticket = target.machine.want_seek(offset)
+            target.drain()
+            network.run(lambda t=target, k=ticket: t.outcome(k) is not None, seconds=5)
+            assert target.settled[ticket].position == (index, offset - starts[index])
 
 
 def test_pages_of_a_sparse_copy_are_asked_for_once():
