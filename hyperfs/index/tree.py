@@ -149,13 +149,21 @@ class Index:
         if overlay is None:
             try:
                 overlay = OverlayBlock(self._reader.block(block))
-            except BlocksMissing:
+            except BlocksMissing as error:
                 # Whoever needs the overlay mostly needs the tree next.
-                raise BlocksMissing(filter(None, (block, self.root.tree))) from None
+                raise BlocksMissing((*error.indices, *self._tree_missing())) from None
             self._cache.put(block, overlay)
         if not isinstance(overlay, OverlayBlock):
             raise DecodeError("overlay")
         return overlay.changes
+
+    def _tree_missing(self) -> tuple[int, ...]:
+        if self.root.tree is not None:
+            try:
+                self._cache.node(self.root.tree, None, self._reader)
+            except BlocksMissing as error:
+                return error.indices
+        return ()
 
     def overlay(self) -> Overlay[bytes]:
         """All changes that lie over the tree. Not to be changed."""
