@@ -17,7 +17,17 @@ import pytest
 from corestore.commit import Commit
 from corestore.errors import StorageError
 from corestore.storage import DiskStorage
-from tests.support.crash import CONTENT, METADATA, Lost, Said, Writer, check, remote_log
+from tests.support.crash import (
+    CONTENT,
+    METADATA,
+    REMOTE,
+    Lost,
+    Said,
+    Writer,
+    block,
+    check,
+    remote_log,
+)
 from tests.support.faults import FaultyIO, UnstableIO
 from tests.support.storage import RemoteLog, append, append_to, held, record, some_blocks, sync
 
@@ -53,6 +63,34 @@ def test_killed_writer_loses_nothing_it_committed(tmp_path: Path) -> None:
                     said.hear(line)
         assert child.wait() == -signal.SIGKILL
         check(tmp_path / "store", said, log, killed=True)
+
+
+def run_together(path: Path, processes: int, commits: int) -> None:
+    """Several processes on one store, then a check of all that is in it."""
+    arguments = [sys.executable, "-m", "tests.support.crash", str(path)]
+    children = [
+        subprocess.Popen([*arguments, str(number), str(commits)], cwd=ROOT)
+        for number in range(processes)
+    ]
+    assert [child.wait() for child in children] == [0] * processes
+    log = remote_log()
+    storage = DiskStorage(path)
+    remote = storage.open_core(record(REMOTE).key.discovery_key)
+    assert remote is not None
+    assert remote.head == log.head
+    assert all(remote.block(index) == log.data[index] for index in held(remote))
+    for number in range(processes):
+        own = storage.open_core(record(10 + number).key.discovery_key)
+        assert own is not None
+        assert own.published == own.head
+        assert held(own) == list(range(own.head.length))
+        assert all(own.block(index) == block(CONTENT, index) for index in held(own))
+    assert storage.recovered() == []
+    storage.close()
+
+
+def test_processes_that_write_one_store_do_not_disturb_each_other(tmp_path: Path) -> None:
+    run_together(tmp_path / "store", processes=3, commits=100)
 
 
 # -- power cuts ----------------------------------------------------------------------------------

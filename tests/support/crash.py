@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from corestore import crypto
 from corestore.commit import Commit, Run
 from corestore.storage import DiskStorage
-from tests.support.storage import RemoteLog, append, held, record
+from tests.support.storage import RemoteLog, append, held, record, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,6 +142,35 @@ def write_until_killed(path: str, seed: int, pipe: int) -> None:
         writer.write()
 
 
+def write_beside_others(path: str, number: int, count: int) -> None:
+    """One of several processes on one store: *count* commits to a core of its own and to the remote
+    core, which the others download and clear as well, with a sync now and then."""
+    storage = DiskStorage(path)
+    source = random.Random(number)
+    log = remote_log()
+    own = storage.create_core(record(10 + number))
+    remote = storage.create_core(record(REMOTE, ours=False))
+    storage.commit([(remote, log.upgrade())])
+    for _ in range(count):
+        kind = source.random()
+        if kind < 0.3:
+            storage.commit([(own, append(own.head, [block(CONTENT, own.head.length)]))])
+        elif kind < 0.8:
+            indices = source.sample(range(REMOTE_LENGTH), source.randrange(1, 20))
+            storage.commit([(remote, log.fetched(indices))])
+        elif kind < 0.9:
+            start = source.randrange(REMOTE_LENGTH)
+            run = Run(start, start + source.randrange(40), held=False)
+            storage.commit([(remote, Commit(runs=[run]))])
+        else:
+            sync(storage)
+            storage.checkpoint()
+        index = source.randrange(REMOTE_LENGTH)
+        found = remote.block(index)
+        _require(found is None or found == log.data[index], f"read a wrong block {index}")
+    storage.close()
+
+
 class Said:
     """What a writer told before it died."""
 
@@ -218,4 +247,7 @@ def _require(condition: bool, what: str) -> None:
 if __name__ == "__main__":
     import sys
 
-    write_until_killed(sys.argv[1], int(sys.argv[2]), 1)
+    if len(sys.argv) == 3:
+        write_until_killed(sys.argv[1], int(sys.argv[2]), 1)
+    else:
+        write_beside_others(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
