@@ -9,7 +9,9 @@ const net = require('net')
 const crypto = require('crypto')
 const readline = require('readline')
 const Corestore = require('corestore')
+const Hypercore = require('hypercore')
 const Hyperdrive = require('hyperdrive')
+const { keyPair } = require('hypercore-crypto')
 const NoiseSecretStream = require('@hyperswarm/secret-stream')
 const Protomux = require('protomux')
 const c = require('compact-encoding')
@@ -29,6 +31,11 @@ const modes = {
   // Everything the store has.
   replicate(stream) {
     store.replicate(stream)
+  },
+
+  // Only the first core.
+  core(stream) {
+    cores[0].replicate(stream)
   },
 
   // Encrypted messages come back as they are.
@@ -76,14 +83,37 @@ async function describe(handle) {
   }
 }
 
+// Not core.update(): asked before a peer is there, it answers that nothing is new.
+function grown(core, length) {
+  return new Promise((resolve) => {
+    const check = () => {
+      if (core.length < length) return
+      core.off('append', check)
+      resolve()
+    }
+    core.on('append', check)
+    check()
+  })
+}
+
 const actions = {
   async store({ folder }) {
     store = new Corestore(folder)
     await store.ready()
   },
 
-  async core({ name, key, options }) {
+  async core({ name, key, encryption }) {
+    const options = encryption ? { encryption: { key: bytes(encryption) } } : {}
     const core = store.get({ ...(key ? { key: bytes(key) } : { name }), ...options })
+    await core.ready()
+    return describe(cores.push(core) - 1)
+  },
+
+  // A core outside of the store, of another kind: compat, or with a manifest of this version.
+  async hypercore({ folder, seed, version, compat }) {
+    const pair = keyPair(bytes(seed))
+    const manifest = compat ? undefined : { version, signers: [{ publicKey: pair.publicKey }] }
+    const core = new Hypercore(folder, { keyPair: pair, compat, manifest })
     await core.ready()
     return describe(cores.push(core) - 1)
   },
@@ -116,21 +146,8 @@ const actions = {
     return describe(core)
   },
 
-  async update({ core }) {
-    const grew = await cores[core].update({ wait: true })
-    return { grew, ...(await describe(core)) }
-  },
-
   async waitLength({ core, length }) {
-    await new Promise((resolve) => {
-      const check = () => {
-        if (cores[core].length < length) return
-        cores[core].off('append', check)
-        resolve()
-      }
-      cores[core].on('append', check)
-      check()
-    })
+    await grown(cores[core], length)
     return describe(core)
   },
 
@@ -165,7 +182,11 @@ const actions = {
 
   read: async ({ drive, path }) => hex(await drives[drive].get(path)),
   remove: ({ drive, path }) => drives[drive].del(path),
-  updateDrive: ({ drive }) => drives[drive].update({ wait: true }),
+
+  async waitVersion({ drive, version }) {
+    await grown(drives[drive].core, version)
+    return drives[drive].version
+  },
 
   async list({ drive, path }) {
     const names = []

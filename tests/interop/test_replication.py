@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import asynccontextmanager
-from functools import partial
-
 import pytest
 import trio
 import trio.testing
 
 import corestore
+from tests.support.interop import connected, digest, hexes, made_blocks, peers, tree_hash
 from tests.support.node import node_peer
 
 pytestmark = pytest.mark.interop
@@ -27,51 +24,6 @@ def on_every_side(test):
     return test
 
 
-@asynccontextmanager
-async def peers(folder, *, initiator=True, dial=True):
-    """(our store, a Node peer with a store, a function that connects them)."""
-    async with node_peer() as node, corestore.open(None) as store, trio.open_nursery() as nursery:
-        await node("store", folder=str(folder))
-
-        async def connect():
-            if dial:
-                port = await node("listen", initiator=not initiator)
-                stream = await trio.open_tcp_stream("127.0.0.1", port)
-            else:
-                (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-                port = listener.socket.getsockname()[1]
-                async with trio.open_nursery() as dialling, listener:
-                    dialling.start_soon(partial(node, "dial", port=port, initiator=not initiator))
-                    stream = await listener.accept()
-                    # The dialling is answered once hands are shaken.
-                    nursery.start_soon(partial(store.replicate, stream, initiator=initiator))
-                return
-            nursery.start_soon(partial(store.replicate, stream, initiator=initiator))
-
-        yield store, node, connect
-        nursery.cancel_scope.cancel()
-
-
-def made_blocks(seed, count, size):
-    """What `appendMany` of the Node peer makes."""
-    return [
-        (hashlib.sha256(f"{seed}-{i}".encode()).digest() * (size // 32 + 1))[:size]
-        for i in range(count)
-    ]
-
-
-def tree_hash(core):
-    return core._head.tree_hash().hex()
-
-
-def digest(blocks):
-    return hashlib.sha256(b"".join(blocks)).hexdigest()
-
-
-def hexes(*blocks):
-    return [block.hex() for block in blocks]
-
-
 @on_every_side
 async def test_node_downloads_our_core_and_follows_it(tmp_path, initiator, dial):
     async with peers(tmp_path, initiator=initiator, dial=dial) as (store, node, connect):
@@ -84,7 +36,7 @@ async def test_node_downloads_our_core_and_follows_it(tmp_path, initiator, dial)
         theirs = await node("core", key=core.key.hex())
         assert theirs["length"] == 0
         await connect()
-        await node("update", core=0)
+        await node("waitLength", core=0, length=len(blocks))
         info = await node("download", core=0, end=len(blocks))
         assert info["length"] == info["contiguousLength"] == len(blocks)
         assert info["byteLength"] == core.byte_length
@@ -147,7 +99,7 @@ async def test_node_gets_single_blocks_from_us_and_no_others(tmp_path):
         await store.sync()
         await node("core", key=core.key.hex())
         await connect()
-        await node("update", core=0)
+        await node("waitLength", core=0, length=500)
         for index in (499, 0, 250, 251, 3):
             assert await node("get", core=0, index=index) == blocks[index].hex()
         assert (await node("info", core=0))["contiguousLength"] == 1
@@ -168,14 +120,10 @@ async def test_we_pass_on_what_we_got_from_node(tmp_path):
 
         await reader("store", folder=str(second))
         await reader("core", key=info["key"])
-        port = await reader("listen", initiator=False)
-        stream = await trio.open_tcp_stream("127.0.0.1", port)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(store.replicate, stream, initiator=True))
-            await reader("update", core=0)
+        async with connected(store, reader):
+            await reader("waitLength", core=0, length=100)
             await reader("download", core=0, end=100)
             assert await reader("digest", core=0) == digest(made_blocks("log", 100, 500))
-            nursery.cancel_scope.cancel()
 
 
 async def test_many_cores_share_one_stream_and_unknown_ones_are_refused(tmp_path):
@@ -228,7 +176,7 @@ async def test_node_seeks_by_bytes_in_our_core(tmp_path):
         await store.sync()
         await node("core", key=core.key.hex())
         await connect()
-        await node("update", core=0)
+        await node("waitLength", core=0, length=300)
         for offset in (0, 776, 777, 100_000, 300 * 777 - 1):
             assert await node("seek", core=0, offset=offset) == list(divmod(offset, 777))
 

@@ -20,7 +20,7 @@ import trio
 
 FOLDER = Path(__file__).parent.parent / "interop"
 # No test of a peer takes longer, so a hang ends as a failure that shows what Node said.
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 30
 
 
 class NodeError(Exception):
@@ -49,7 +49,14 @@ class NodePeer:
         self._answers: dict[int, dict] = {}
         self._arrived = trio.Event()
         self._ended = False
-        self.stderr = b""
+        self._stderr = b""
+        # What it was asked and has not answered, by the number of the request.
+        self.asked: dict[int, str] = {}
+
+    @property
+    def said(self) -> str:
+        """What it wrote to stderr."""
+        return self._stderr.decode(errors="replace").strip() or "nothing"
 
     async def __call__(self, action: str, **request) -> Any:
         """Ask for one action and return its result. Requests may run side by side.
@@ -59,12 +66,14 @@ class NodePeer:
         """
         self._next_id += 1
         id_ = self._next_id
+        self.asked[id_] = action
         line = json.dumps({"id": id_, "do": action, **request}) + "\n"
         await self._process.stdin.send_all(line.encode())
         while id_ not in self._answers:
             if self._ended:
                 raise NodeError(f"node ended before it answered {action!r}")
             await self._arrived.wait()
+        del self.asked[id_]
         answer = self._answers.pop(id_)
         if "error" in answer:
             raise NodeError(f"{action}: {answer['error']}")
@@ -83,7 +92,7 @@ class NodePeer:
 
     async def _read_stderr(self) -> None:
         async for data in self._process.stderr:
-            self.stderr += data
+            self._stderr += data
 
     def _wake(self) -> None:
         self._arrived.set()
@@ -94,25 +103,54 @@ class NodePeer:
 async def node_peer(script: str = "peer.js", *, deadline: float = DEADLINE_SECONDS):
     """A Node peer for the length of a block. It is killed at the end, whatever happened.
 
-    What it wrote to stderr is added to any error of the block, and printed for pytest to show.
+    An error of the block says what Node wrote to stderr. A block that takes longer than *deadline*
+    seconds fails, and says what it waited for.
     """
     command = ["node", str(FOLDER / script)]
     environment = {**os.environ, "NODE_PATH": str(node_modules())}
+    late = ""
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(
             command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment
         )
         peer = NodePeer(process)
+        scope = trio.CancelScope()
+        task = trio.lowlevel.current_task()
+
+        async def watch() -> None:
+            nonlocal late
+            await trio.sleep(deadline)
+            late = (
+                f"not done after {deadline} seconds; the test waits at {_test_line(task)}; "
+                f"node was asked for {', '.join(peer.asked.values()) or 'nothing'}; "
+                f"node said on stderr: {peer.said}"
+            )
+            scope.cancel()
+
+        nursery.start_soon(peer._read_answers)
+        nursery.start_soon(peer._read_stderr)
+        nursery.start_soon(watch)
         try:
-            with trio.fail_after(deadline):
-                nursery.start_soon(peer._read_answers)
-                nursery.start_soon(peer._read_stderr)
-                yield peer
-        except BaseException as error:
-            error.add_note(f"node said on stderr: {peer.stderr.decode(errors='replace') or '-'}")
-            raise
+            with scope:
+                try:
+                    yield peer
+                except Exception as error:
+                    error.add_note(f"node said on stderr: {peer.said}")
+                    raise
         finally:
             process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
             nursery.cancel_scope.cancel()
+    if late:
+        raise pytest.fail.Exception(late, pytrace=False) from None
+
+
+def _test_line(task: trio.lowlevel.Task) -> str:
+    """Where in a test module a task waits."""
+    lines = [
+        f"{Path(frame.f_code.co_filename).name}:{line}"
+        for frame, line in task.iter_await_frames()
+        if Path(frame.f_code.co_filename).name.startswith("test_")
+    ]
+    return lines[-1] if lines else "a place outside of tests"
