@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from hyperfs.vfs.tree import InvalidateEntry, InvalidateInode
 from hyperfs.vfs.xattrs import XattrOperations
+from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
