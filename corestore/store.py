@@ -305,6 +305,21 @@ class Corestore(Namespace):
         """Subscribe to cores being opened from now on: use it in `with`."""
         return self._events.subscribe()
 
+    def is_secret(self, value: bytes) -> bool:
+        """Whether 32 bytes are a secret of this store, given where a key belongs: the primary key,
+        or the seed of a key pair that signs one of its cores."""
+        if value == self._storage.primary_key:
+            return True
+        public_key = KeyPair.from_seed(value).public_key
+        for discovery_key in self._storage.cores():
+            storage = self._storage.open_core(discovery_key)
+            if storage is None or storage.record.signer is None or storage.record.manifest is None:
+                continue
+            signers = Manifest.decode(storage.record.manifest).signers
+            if any(signer.public_key == public_key for signer in signers):
+                return True
+        return False
+
     def statistics(self) -> StoreStatistics:
         """Numbers about this store."""
         driver = self._driver

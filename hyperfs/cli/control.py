@@ -183,6 +183,9 @@ class _Session:
                 )
             else:
                 await self._connection.send({"result": result}, payload)
+                if header["call"] == "stop":
+                    # Only now: the stop cancels this connection too.
+                    self._stop()
 
     def _drive(self, header: Header) -> Access:
         try:
@@ -194,7 +197,6 @@ class _Session:
         return self._status(), b""
 
     async def _on_stop(self, header: Header) -> tuple[Any, bytes]:
-        self._stop()
         return None, b""
 
     async def _on_stat(self, header: Header) -> tuple[Any, bytes]:

@@ -25,6 +25,7 @@ from hyperfs.cli.options import (
     peer_option,
     timeout_option,
 )
+from hyperfs.cli.output import JsonValue
 from hyperfs.cli.processes import ProcessInfo
 from hyperfs.cli.serving import report, stoppable, visible
 from hyperfs.cli.session import Network, first_version
@@ -125,9 +126,9 @@ def _again(
     return arguments
 
 
-def _tell_started(settings: Settings, answer: dict[str, object]) -> None:
+def _tell_started(settings: Settings, answer: dict[str, JsonValue]) -> None:
     if settings.output.json:
-        settings.output.data(__import__("json").dumps(answer))
+        settings.output.record(**answer)
         return
     settings.output.say(f"{answer['url']}")
     listening = answer["listening"]

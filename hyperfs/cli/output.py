@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 # Where stderr is no terminal a line this often says how far things are.
@@ -140,7 +140,7 @@ def _bar() -> Progress:
     )
 
 
-def table(rows: list[tuple[str, ...]]) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows of text as lines with aligned columns; the last column is not padded."""
     if not rows:
         return []

@@ -82,13 +82,21 @@ async def _seed(
             trio.open_nursery() as nursery,
         ):
             for drive in drives:
-                nursery.start_soon(partial(drive.metadata.download, live=True))
-                nursery.start_soon(partial(drive.content.download, live=True))
+                nursery.start_soon(_hold, drive)
             await trio.sleep_forever()
+
+
+async def _hold(drive: Drive) -> None:
+    """Fetch everything of a drive, and go on as it grows."""
+    await drive.ready()
+    assert drive.content is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(drive.metadata.download, live=True))
+        nursery.start_soon(partial(drive.content.download, live=True))
 
 
 def _report(store: Corestore, swarm: Swarm, drives: list[Drive]) -> StatusReport:
     """The first drive's report, with the sums over all where a sum makes sense."""
     reports = [report(store, swarm, drive) for drive in drives]
-    summed = ("files", "byte_length", "content_stored", "staged", "dirty_bytes")
+    summed = ("files", "byte_length", "blocks", "blocks_stored", "staged", "dirty_bytes")
     return {**reports[0], **{name: sum(r[name] for r in reports) for name in summed}}

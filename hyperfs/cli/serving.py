@@ -89,7 +89,8 @@ def report(store: Corestore, swarm: Swarm, drive: Drive) -> control.StatusReport
         "byte_length": numbers.byte_length,
         "staged": numbers.staged,
         "dirty_bytes": numbers.dirty_bytes,
-        "content_stored": drive.content_stored(),
+        "blocks": _blocks(drive)[0],
+        "blocks_stored": _blocks(drive)[1],
         "bytes_received": traffic.bytes_received,
         "bytes_sent": traffic.bytes_sent,
         "peers": [
@@ -102,3 +103,11 @@ def report(store: Corestore, swarm: Swarm, drive: Drive) -> control.StatusReport
         ],
         "pid": os.getpid(),
     }
+
+
+def _blocks(drive: Drive) -> tuple[int, int]:
+    """How many blocks of content there are, and how many of them are here."""
+    if drive.content is None:
+        return 0, 0
+    numbers = drive.content.statistics()
+    return numbers.length, numbers.blocks_held

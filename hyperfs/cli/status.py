@@ -74,7 +74,8 @@ def _tell(output: Output, info: ProcessInfo, report: dict[str, JsonValue]) -> No
         output.data(f"  listens on {', '.join(info.listening)}")
     output.data(
         f"  version {report['version']}, {report['files']} files,"
-        f" {_size(report['byte_length'])}, {_size(report['content_stored'])} stored here"
+        f" {_size(report['byte_length'])};"
+        f" {report['blocks_stored']} of {report['blocks']} blocks of content are here"
     )
     peers = report["peers"]
     count = len(peers) if isinstance(peers, list) else 0
