@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from corestore.durability import SyncGroup, SyncPolicy
-from corestore.errors import CoreNotFound, StorageError, StorageLocked
+from corestore.errors import CoreNotFound, StorageError
 from corestore.events import PeerAdded, PeerRemoved
 from corestore.replication.machine import (
     CommitBatch,
@@ -76,10 +76,6 @@ class Port(Protocol):
         """Queue *request* to be answered when there is room to send."""
         ...
 
-    def close(self) -> None:
-        """Close this channel only; calls `Driver.remove_peer`."""
-        ...
-
     def drop(self, reason: CorestoreError) -> None:
         """Close the link: the peer broke the rules, as *reason* tells the log."""
         ...
@@ -90,6 +86,10 @@ class LinkHandle(Protocol):
 
     def open_channel(self, state: CoreState) -> None:
         """Offer the peer to talk about this core; nothing if that was done already."""
+        ...
+
+    def close_channel(self, state: CoreState) -> None:
+        """End the conversation about this core, if there is one."""
         ...
 
     def stop(self, reason: Exception) -> None:
@@ -143,6 +143,8 @@ class Driver:
         self._timer_numbers = itertools.count()
         self._timer_wanted = trio.Event()
         self._checkpoint_wanted = trio.Event()
+        # Its own, so that an application that uses up trio's threads does not stop checkpoints.
+        self._one_thread = trio.CapacityLimiter(1)
         self.closed = False
 
     # -- cores ------------------------------------------------------------------------------------
@@ -159,6 +161,7 @@ class Driver:
     def create(self, record: CoreRecord) -> CoreState:
         """The core of *record*, made known to the store if it was not."""
         stored = self.storage.create_core(record)
+        self.sync_group.committed(publish=False)
         state = self.states.get(record.key.discovery_key)
         if state is None:
             return self._load(stored)
@@ -178,11 +181,13 @@ class Driver:
         if state.handles:
             raise ValueError(f"core {state.key} is open")
         self.sync_group.check()
-        for peer in list(state.peers):
-            self._peers[peer].port.close()
+        for link in tuple(self.links):
+            link.close_channel(state)
         self._queue = deque(entry for entry in self._queue if entry[0] is not state)
+        self._queued_bytes = sum(_size(batch) for _, batch in self._queue)
         self.storage.remove_core(discovery_key)
         del self.states[discovery_key]
+        self.sync_group.committed(publish=False)
 
     def _load(self, stored: CoreStorage) -> CoreState:
         self._forget_passive()
@@ -193,8 +198,8 @@ class Driver:
             resigned = state.resign_commit()
             if resigned is not None:
                 self.commit([(state, resigned)])
-        except (StorageLocked, StorageError) as error:
-            # Another process writes it and has signed it, or nothing can be written at all. The
+        except StorageError as error:
+            # Another process writes it and will sign it, or nothing can be written at all. The
             # core is readable either way, and the next append says what is wrong.
             logger.warning("core %s stays unsigned: %s", state.key, error)
         return state
@@ -203,9 +208,9 @@ class Driver:
         """Make room for another core: forget those nobody here or elsewhere uses, oldest first."""
         if len(self.states) < PASSIVE_CORES:
             return
-        busy = {peer.state.discovery_key for peer in self._peers.values()}
+        writing = {state for state, _ in self._queue}
         for discovery_key, state in list(self.states.items()):
-            if state.handles == 0 and discovery_key not in busy:
+            if not (state.handles or state.peers or state.finding or state in writing):
                 del self.states[discovery_key]
                 if len(self.states) < PASSIVE_CORES:
                     return
@@ -249,6 +254,9 @@ class Driver:
                 else:
                     state.replicator.cleared(run.start, run.end)
             self.drain(state)
+            if commit.truncate is not None and state.publish():
+                # A truncation is durable when it is committed, and what it took is gone.
+                self._published(state)
         self.sync_group.committed(publish=True)
         if self.sync_group.policy is SyncPolicy.NONE:
             for state, _ in reversed(commits):
@@ -461,6 +469,11 @@ class Driver:
             logger.warning("what peers sent cannot be stored: %s", error)
             self._refuse(taken, error)
             return True
+        # A verified block is joined to a root; a missing node is a bug, and not the store's end.
+        except LookupError as error:
+            logger.exception("what peers sent does not fit")
+            self._refuse(taken, StorageError(str(error)))
+            return True
         for state, batches in taken.items():
             for batch in batches:
                 state.replicator.committed(batch)
@@ -478,6 +491,7 @@ class Driver:
         self._queue.clear()
         self._queued_bytes = 0
         for state, batches in taken.items():
+            state.reload()
             for batch in batches:
                 state.replicator.refused(batch, error)
             self.drain(state)
@@ -505,7 +519,7 @@ class Driver:
             await self._checkpoint_wanted.wait()
             self._checkpoint_wanted = trio.Event()
             try:
-                await trio.to_thread.run_sync(self.storage.checkpoint)
+                await trio.to_thread.run_sync(self.storage.checkpoint, limiter=self._one_thread)
             except (OSError, StorageError) as error:
                 self.sync_group.fail(error)
                 return
@@ -513,14 +527,23 @@ class Driver:
     async def _run_poll(self) -> None:
         while True:
             await trio.sleep(POLL_INTERVAL)
-            for state in list(self.states.values()):
-                if state.reload():
-                    if state.publish():
-                        state.replicator.published(state.published)
-                    self.drain(state)
-                    if state.writable:
-                        # What the process that signs has published shows after a sync of ours.
-                        self.sync_group.committed(publish=True)
+            try:
+                self._look_for_changes()
+            except (OSError, StorageError) as error:
+                self.sync_group.fail(error)
+                return
+
+    def _look_for_changes(self) -> None:
+        """Take over what other processes committed."""
+        for state in list(self.states.values()):
+            if not state.reload():
+                continue
+            if state.publish():
+                state.replicator.published(state.published)
+            self.drain(state)
+            if state.writable:
+                # What the process that signs has published shows after a sync of ours.
+                self.sync_group.committed(publish=True)
 
 
 def _size(batch: CommitBatch) -> int:

@@ -73,6 +73,8 @@ class SyncGroup:
         self._last_begin = -math.inf
         self._wake = trio.Event()
         self._done = trio.lowlevel.ParkingLot()
+        # Its own, so that an application that uses up trio's threads does not stop syncs.
+        self._one_thread = trio.CapacityLimiter(1)
 
     def check(self) -> None:
         """Raises StorageError if a sync has failed: nothing may be committed any more."""
@@ -151,9 +153,9 @@ class SyncGroup:
         try:
             ticket = storage.begin_sync()
             if ticket is not None:
-                await trio.to_thread.run_sync(storage.flush, ticket)
+                await trio.to_thread.run_sync(storage.flush, ticket, limiter=self._one_thread)
                 storage.mark_synced(ticket)
-                await trio.to_thread.run_sync(storage.flush_log, ticket)
+                await trio.to_thread.run_sync(storage.flush_log, ticket, limiter=self._one_thread)
                 storage.finish_sync(ticket)
         # Whatever went wrong, what is on disk is unknown: nobody may be told that it is safe.
         except Exception as error:

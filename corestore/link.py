@@ -79,11 +79,6 @@ class _Channel:
     def serve(self, request: RequestMessage) -> None:
         self.link._serve(self, request)
 
-    def close(self) -> None:
-        if self.channel is not None:
-            self.channel.close()
-            self.link._closed(self)
-
     def drop(self, reason: CorestoreError) -> None:
         self.link.stop(reason)
 
@@ -198,6 +193,14 @@ class Link:
                 return
         self._open(state)
         self._wake.set()
+
+    def close_channel(self, state: CoreState) -> None:
+        """End the conversation about this core, if there is one."""
+        entry = self._by_core.pop(state.discovery_key, None)
+        if entry is not None and entry.channel is not None:
+            entry.channel.close()
+            self._closed(entry)
+            self._wake.set()
 
     def _open(self, state: CoreState) -> None:
         proof = messages.capability(state.key, self._handshake_hash, initiator=self.initiator)

@@ -320,3 +320,50 @@ async def test_a_lock_ends_with_its_process(tmp_path):
     async with corestore.open(tmp_path) as store:
         core = await store.get(name="log")
         assert await core.append(b"y") == 2
+
+
+async def test_what_another_process_publishes_is_served_from_here(tmp_path):
+    async with corestore.open(tmp_path) as store, corestore.open(None) as reading:
+        core = await store.get(name="log")
+        copy = await reading.get(key=core.key)
+        async with linked(store, reading):
+            await trio.to_thread.run_sync(
+                in_another_process,
+                tmp_path,
+                """
+                log = await store.get(name="log")
+                await log.append(b"a", b"b")
+                await store.sync()
+                """,
+            )
+            with trio.fail_after(10):
+                assert await copy.get(1) == b"b"
+            assert core.published_length == 2
+
+
+async def test_a_process_that_dies_keeps_what_was_synced(tmp_path):
+    said = in_another_process(
+        tmp_path,
+        """
+        import os
+        a, b = await store.get(name="a"), await store.get(name="b")
+        async with store.transaction(a, b) as tx:
+            await tx.append(a, b"1")
+            await tx.append(b, b"1" * 100_000)
+        await store.sync()
+        async with store.transaction(a, b) as tx:
+            await tx.append(a, b"2")
+            await tx.append(b, b"2" * 100_000)
+        print("done", flush=True)
+        os._exit(0)
+        """,
+    )
+    assert said == "done\n"
+    async with corestore.open(tmp_path) as store:
+        a, b = await store.get(name="a"), await store.get(name="b")
+        # The process died, not the machine: what it wrote is all there.
+        assert a.length == b.length == 2
+        assert await b.get(1) == b"2" * 100_000
+        assert await a.append(b"3") == 3
+        await store.sync()
+        assert (a.published_length, b.published_length) == (3, 2)
