@@ -34,10 +34,16 @@ _serving: str | None = None
 
 
 class Mounted:
-    """A mount that answers. `connection` is its number under `mountpoint.CONNECTIONS`."""
+    """A mount that answers, on `directory`, showing `file_system`.
 
-    def __init__(self, directory: str, connection: int | None, session: Session) -> None:
+    `connection` is its number under `mountpoint.CONNECTIONS`.
+    """
+
+    def __init__(
+        self, directory: str, file_system: FileSystem, connection: int | None, session: Session
+    ) -> None:
         self.directory = directory
+        self.file_system = file_system
         self.connection = connection
         self._session = session
         self._send, self._receive = trio.open_memory_channel[bytes](math.inf)
@@ -53,7 +59,8 @@ class Mounted:
         """
         self._send.send_nowait(path)
 
-    async def _tell_kernel(self, fs: FileSystem) -> None:
+    async def _tell_kernel(self) -> None:
+        fs = self.file_system
         async for path in self._receive:
             directory = ROOT_ID
             for name in filter(None, path.split(b"/")):
@@ -142,8 +149,8 @@ async def _serve(
         try:
             connection = await _first_answer(point)
             notifier.start()
-            mounted = Mounted(point, connection, session)
-            nursery.start_soon(mounted._tell_kernel, fs)
+            mounted = Mounted(point, fs, connection, session)
+            nursery.start_soon(mounted._tell_kernel)
             if not drive.writable:
                 nursery.start_soon(fs.follow_changes)
             task_status.started(mounted)

@@ -71,6 +71,7 @@ class FakeDrive:
 
     def __init__(self, *, writable=True) -> None:
         self.writable = writable
+        self.store_path = None
         self.directories = {1: {}}
         self.shared_entries = {}
         self.contents = {}
