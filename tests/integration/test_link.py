@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import random
+from functools import partial
 
 import pytest
 import trio
@@ -425,3 +427,83 @@ async def test_closing_the_store_ends_its_links():
             await trio.testing.wait_all_tasks_blocked()
             assert store.statistics().links == 1
         # The nursery ends by itself: both replicate calls have returned.
+
+
+# -- all of it at random ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_copies_become_equal_whatever_happened_on_the_way(seed, autojump_clock):
+    rng = random.Random(seed)
+    async with two_stores() as (writing, reading, core), trio.open_nursery() as nursery:
+        copy = await reading.get(key=core.key)
+        nursery.start_soon(partial(copy.download, live=True))
+        model = []
+
+        async def connect():
+            async with linked(writing, reading):
+                await trio.sleep(rng.expovariate(2))
+
+        async def read():
+            while True:
+                if copy.length:
+                    with trio.move_on_after(1):
+                        await copy.get(rng.randrange(copy.length))
+                await trio.sleep(rng.random())
+
+        for _ in range(2):
+            nursery.start_soon(read)
+        for _ in range(60):
+            action = rng.random()
+            if action < 0.5:
+                new = [rng.randbytes(rng.randrange(2000)) for _ in range(rng.randrange(1, 40))]
+                await core.append(*new)
+                model += new
+            elif action < 0.6 and model:
+                length = rng.randrange(len(model) + 1)
+                await core.truncate(length)
+                del model[length:]
+            elif action < 0.7 and model:
+                start = rng.randrange(len(model))
+                await copy.clear(start, start + rng.randrange(20))
+            elif action < 0.9:
+                nursery.start_soon(connect)
+            await trio.sleep(rng.random() / 4)
+        async with linked(writing, reading):
+            await writing.sync()
+            await eventually(lambda: (copy.fork, copy.length) == (core.fork, len(model)))
+            with trio.fail_after(60):
+                await copy.download()
+        assert copy.tree_hash() == core.tree_hash()
+        assert [await copy.get(index) for index in range(len(model))] == model
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_core_removed_here_is_not_spoken_of_any_more():
+    async with two_stores(count=3) as (writing, reading, core):
+        copy = await reading.get(key=core.key)
+        async with linked(writing, reading):
+            await copy.update()
+            await core.aclose()
+            await writing.remove(core.discovery_key)
+            await eventually(lambda: copy.peers == [])
+            await writing.get(name="another")
+            assert not await copy.update()
+
+
+async def test_cores_nobody_uses_are_forgotten_beyond_a_bound(monkeypatch, nursery):
+    monkeypatch.setattr(corestore.driver, "PASSIVE_CORES", 4)
+    async with corestore.open(None) as store:
+        used = await store.get(name="used")
+        keys = []
+        for number in range(10):
+            core = await store.get(name=str(number))
+            await core.append(b"x")
+            keys.append(core.key)
+            await core.aclose()
+        assert store.statistics().cores_open == 1
+        assert len(store._driver.states) <= 4
+        for key in keys:
+            async with await store.get(key=key) as core:
+                assert await core.get(0) == b"x"
+        assert await used.append(b"y") == 1
