@@ -105,12 +105,6 @@ class MemoryChunkTable:
         self._offsets[place] = offset
         self._lengths[place] = length
 
-    def forget_from(self, length: int) -> None:
-        """Forget what lies in blocks at *length* and after it, when a tail was cut off."""
-        for place, block in enumerate(self._blocks):
-            if block >= length:
-                self._lengths[place] = 0
-
     def _place(self, number: int) -> int | None:
         """Where the fingerprint is, else a free place for it; None when all are taken."""
         first = number % self._count * _WAYS

@@ -107,19 +107,6 @@ class DirtyRanges:
             out.append((run_start, b"".join(parts)))
         return out
 
-    def read_over(self, offset: int, base: _Buffer) -> bytes:
-        """*base*, the stored bytes from *offset* on, with what is there laid over it."""
-        end = offset + len(base)
-        pieces = self.overlapping(offset, end)
-        if len(pieces) == 1 and len(pieces[0][1]) == len(base):
-            return pieces[0][1]
-        if not pieces:
-            return bytes(base)
-        data = bytearray(base)
-        for at, piece in pieces:
-            data[at - offset : at - offset + len(piece)] = piece
-        return bytes(data)
-
     def ranges(self) -> list[tuple[int, memoryview]]:
         """All of it: offset and bytes of each run without a gap, in order.
 

@@ -22,7 +22,7 @@ WINDOW_BYTES: Final = 1 << 20
 # The most extents an entry carries itself: 32 of a sequentially written file take some 250 bytes.
 MAX_ENTRY_EXTENTS: Final = 32
 # The most one window may hold. Page-aligned random writes make at most 512; a writer that
-# meets more rewrites the window's bytes as a few extents instead (`is_fragmented`).
+# meets more rewrites the window's bytes as a few extents instead.
 MAX_WINDOW_EXTENTS: Final = 1024
 MAX_FILE_BYTES: Final = (1 << 63) - 1
 # A block must fit one frame of the wire, whose length has 24 bits.
@@ -173,16 +173,6 @@ def split_windows(extents: Iterable[Extent]) -> dict[int, tuple[Extent, ...]]:
             out.setdefault(window, []).append(extent.part(at, cut))
             at = cut
     return {window: tuple(parts) for window, parts in out.items()}
-
-
-def is_fragmented(extents: Sequence[Extent]) -> bool:
-    """Whether one window's extents are too many to be stored, so that its bytes are rewritten."""
-    return len(extents) > MAX_WINDOW_EXTENTS
-
-
-def stored_bytes(extents: Iterable[Extent]) -> int:
-    """How many bytes of the file are not holes: what `st_blocks` counts."""
-    return sum(extent.length for extent in extents)
 
 
 def to_numbers(extents: Iterable[Extent]) -> list[int]:

@@ -261,6 +261,8 @@ class _Opening:
         except StorageLocked:
             # Another process writes the drive; its log is none of our business.
             return
+        # Roots of the cut tail were looked at; other blocks will take their places.
+        self._cache.forget_from(view.version)
         logger.warning("drive %s goes on from version %d", metadata.key, view.version)
 
     def _begin_writing(self) -> None:

@@ -9,7 +9,7 @@ an index.
 from __future__ import annotations
 
 from hyperfs.index.build import build_commit, commit_steps
-from hyperfs.index.diff import Change, Diff, changed_keys
+from hyperfs.index.diff import Change, Diff
 from hyperfs.index.node import BlockReader, BlocksMissing, NodeCache
 from hyperfs.index.overlay import Overlay
 from hyperfs.index.root import (
@@ -19,8 +19,6 @@ from hyperfs.index.root import (
     find_root,
     find_root_at,
     header_block,
-    is_bee_header,
-    last_root,
 )
 from hyperfs.index.tree import Index
 
@@ -35,12 +33,9 @@ __all__ = [
     "Overlay",
     "RootInfo",
     "build_commit",
-    "changed_keys",
     "check_header",
     "commit_steps",
     "find_root",
     "find_root_at",
     "header_block",
-    "is_bee_header",
-    "last_root",
 ]

@@ -14,6 +14,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from corestore import DecodeError
 from hyperfs.index.node import BlocksMissing, Inner
 from hyperfs.index.tree import check_bounds, load_all
 
@@ -30,15 +31,6 @@ _Ref = tuple[bytes, "bytes | None", int]
 
 # How many leaves of each side are asked for when one is missing.
 _AHEAD: Final = 32
-
-
-def changed_keys(old: Index, new: Index) -> list[bytes] | None:
-    """The keys that may differ, without reading any node, when both share their tree; else None.
-
-    Sorted. For two versions that follow one another these are the keys written between them. May
-    raise BlocksMissing for the older overlays.
-    """
-    return _candidates(old, new, b"", None) if old.root.tree == new.root.tree else None
 
 
 class Diff:
@@ -171,6 +163,10 @@ class Diff:
         levels = [-1 if root is None else next(nodes).level for root in roots]
         sides = [[] if root is None else [(b"", None, root)] for root in roots]
         while True:
+            for side in sides:
+                # Or a few blocks that name one another many times over would be a large tree.
+                if len({ref[2] for ref in side}) < len(side):
+                    raise DecodeError("node with one parent")
             if levels[0] == levels[1]:
                 shared = {ref[2] for ref in sides[0]} & {ref[2] for ref in sides[1]}
                 if shared:

@@ -24,7 +24,6 @@ from corestore import DecodeError
 from hyperfs.errors import NotADrive, UnsupportedFormat
 from hyperfs.index.node import (
     ROOT_KIND,
-    BlocksMissing,
     decode_changes_untrusted,
     unpack_block_untrusted,
 )
@@ -39,8 +38,6 @@ FORMAT_VERSION: Final = 1
 SKIP_BASE: Final = 4
 _MAX_COUNT: Final = (1 << 53) - 1
 _MAX_TIME: Final = (1 << 63) - 1
-# How far the walk to the last root of a torn log asks for blocks at a time.
-_WALK: Final = 32
 
 _BEE_MAGIC: Final = b"\x0a\x08hyperbee"
 _USER_DATA: Final = b"hyperfs/"
@@ -266,26 +263,6 @@ def find_root_at(time_ns: int, reader: BlockReader, cache: NodeCache, *, length:
     return info.index
 
 
-def last_root(length: int, reader: BlockReader) -> int | None:
-    """The newest root block among the first *length* blocks, found by walking back.
-
-    For a log that was cut in the middle of a commit; any other ends in its last root.
-
-    Raises:
-      BlocksMissing: the next blocks of the walk are not local.
-      DecodeError, UnsupportedFormat: of a block on the way.
-    """
-    for index in range(length - 1, 0, -1):
-        try:
-            block = reader.block(index)
-        except BlocksMissing:
-            raise BlocksMissing(range(index, max(0, index - _WALK), -1)) from None
-        root = decode_root(block, index)
-        if root is not None:
-            return index
-    return None
-
-
 # -- the header --------------------------------------------------------------------------------
 
 
@@ -314,11 +291,6 @@ def check_header(block: bytes) -> int:
     if version != FORMAT_VERSION:
         raise UnsupportedFormat(version)
     return version
-
-
-def is_bee_header(block: bytes) -> bool:
-    """Whether *block* begins a Hyperbee, be it a drive of ours or of the Node stack."""
-    return _field(block, 1) == b"hyperbee"
 
 
 def _field(message: bytes, wanted: int) -> bytes | None:

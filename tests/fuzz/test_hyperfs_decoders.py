@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from corestore import DecodeError
 from hyperfs.errors import NotADrive, UnsupportedFormat
 from hyperfs.extents import Extent
-from hyperfs.index import BlocksMissing, Diff, NodeCache, check_header, find_root, last_root
+from hyperfs.index import BlocksMissing, Diff, NodeCache, check_header, find_root
 from hyperfs.index.node import decode_node, decode_overlay
 from hyperfs.index.root import decode_root
 from hyperfs.records import (
@@ -168,7 +168,6 @@ def test_a_damaged_log_answers_or_refuses_and_ends(seed):
         except REFUSALS:
             return None
 
-    call(lambda: last_root(length, log))
     call(lambda: find_root(rng.randrange(1, length), log, cache, length=length))
     views = [
         view for root in roots if (view := call(lambda root=root: log.view(root, cache=cache)))

@@ -93,12 +93,3 @@ def test_a_full_table_forgets_chunks_and_never_grows():
 
 def test_fingerprints_depend_on_the_key():
     assert MemoryChunkTable(b"a").fingerprint(b"x") != MemoryChunkTable(b"b").fingerprint(b"x")
-
-
-def test_what_a_cut_off_tail_held_is_forgotten():
-    table = MemoryChunkTable(b"secret")
-    table.add(b"aaaaaaaa", 3, 0, 1)
-    table.add(b"bbbbbbbb", 4, 0, 1)
-    table.forget_from(4)
-    assert table.find(b"aaaaaaaa") == (3, 0, 1)
-    assert table.find(b"bbbbbbbb") is None

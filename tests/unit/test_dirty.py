@@ -116,13 +116,12 @@ def test_truncating_drops_what_lies_behind():
     assert dirty.size_bytes == 0
 
 
-def test_reading_over_stored_bytes():
+def test_a_range_without_writes_has_nothing():
     dirty = DirtyRanges()
-    assert dirty.read_over(0, b"stored") == b"stored"
     dirty.write(2, b"XX")
-    assert dirty.read_over(0, b"stored") == b"stXXed"
-    assert dirty.read_over(2, b"or") == b"XX"
+    assert dirty.overlapping(0, 2) == []
     assert dirty.overlapping(4, 9) == []
+    assert dirty.overlapping(3, 9) == [(3, b"X")]
 
 
 def test_scattered_single_bytes_count_for_what_they_take():

@@ -94,10 +94,6 @@ def test_an_extent_that_crosses_windows_is_cut_at_their_borders():
     assert list(ex.windows(5, 5)) == []
 
 
-def test_stored_bytes_leave_holes_out():
-    assert ex.stored_bytes(OLD) == 30
-
-
 def test_a_file_written_in_order_is_stored_as_zeros_and_lengths():
     extents = tuple(Extent(i * 100, 7 + i, 0, 100) for i in range(3))
     assert ex.to_numbers(extents) == [0, 7, 0, 100, 0, 0, 0, 100, 0, 0, 0, 100]
@@ -135,9 +131,3 @@ def test_extents_that_cannot_be_are_refused(numbers):
 def test_the_last_byte_a_file_can_have_is_accepted():
     numbers = [LAST - 1, 0, 0, 1]
     assert ex.from_numbers_untrusted(numbers, limit=4) == (Extent(LAST - 1, 0, 0, 1),)
-
-
-def test_too_many_extents_of_a_window_are_to_be_rewritten():
-    extents = [Extent(2 * i, i, 0, 1) for i in range(1025)]
-    assert ex.is_fragmented(extents)
-    assert not ex.is_fragmented(extents[:-1])

@@ -9,7 +9,6 @@ import pytest
 from corestore import DecodeError
 from hyperfs.errors import NotADrive, UnsupportedFormat
 from hyperfs.index import (
-    BlocksMissing,
     Index,
     NodeCache,
     Overlay,
@@ -19,8 +18,6 @@ from hyperfs.index import (
     find_root,
     find_root_at,
     header_block,
-    is_bee_header,
-    last_root,
 )
 from hyperfs.index.build import OVERLAY_BYTES, RECENT_BYTES
 from hyperfs.index.node import (
@@ -67,7 +64,6 @@ def nodes(log):
 def test_the_header_is_that_of_a_hyperbee_with_our_format():
     assert header_block() == bytes.fromhex("0a086879706572626565120b1209") + b"hyperfs/1"
     assert check_header(header_block()) == 1
-    assert is_bee_header(header_block())
 
 
 @pytest.mark.parametrize(
@@ -485,7 +481,6 @@ def test_any_version_rounds_down_to_its_root():
         expected = max((root for root in roots if root < version), default=None)
         found = find_root(version, log, NodeCache(), length=len(log.blocks))
         assert found == expected
-        assert last_root(version, log) == expected
 
 
 def test_a_version_beyond_the_log_is_an_error():
@@ -530,14 +525,6 @@ def test_an_old_version_among_many_takes_few_blocks():
         log.reads = 0
         assert find_root(version, log, NodeCache(), length=len(log.blocks)) == root
         assert log.reads <= 25
-
-
-def test_the_walk_back_asks_for_many_blocks_at_once():
-    log, _ = history(3)
-    log.away = set(range(len(log.blocks)))
-    with pytest.raises(BlocksMissing) as caught:
-        last_root(len(log.blocks), log)
-    assert len(caught.value.indices) == min(32, len(log.blocks) - 1)
 
 
 # -- missing blocks ----------------------------------------------------------------------------

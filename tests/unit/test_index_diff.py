@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from corestore import DecodeError
-from hyperfs.index import BlocksMissing, Diff, NodeCache, changed_keys
+from hyperfs.index import BlocksMissing, Diff, NodeCache
 from hyperfs.index.node import encode_inner, encode_leaf
 from hyperfs.records import entry_key, pack
 from tests.support.blocks import Log
@@ -49,21 +49,18 @@ def test_changes_carry_old_and_new_in_key_order():
     assert list(Diff(log.index, before)) == [(key, new, old) for key, old, new in expected]
 
 
-def test_versions_that_share_their_tree_are_told_apart_without_it():
+def test_versions_that_share_their_tree_do_not_compare_it():
     log = large()
     before = log.index
-    log.commit({entry_key(1, b"name-000005"): b"x", entry_key(9, b"new"): b"y"})
-    after = log.view(cache=NodeCache())
+    for step in range(3):
+        log.commit({entry_key(9, b"new"): b"%d" % step})
+    cache = NodeCache()
+    old, new = log.view(before.root.index + 1, cache=cache), log.view(cache=cache)
+    assert old.root.tree == new.root.tree
     log.reads = 0
-    assert changed_keys(before, after) == [entry_key(1, b"name-000005"), entry_key(9, b"new")]
+    # The key is in both overlays, so nothing has to be looked up either.
+    assert list(Diff(old, new)) == [(entry_key(9, b"new"), b"0", b"2")]
     assert log.reads == 0
-
-
-def test_versions_with_different_trees_have_no_quick_answer():
-    log = large()
-    before = log.index
-    log.commit(numbered(1000, value=50))
-    assert changed_keys(before, log.index) is None
 
 
 def test_the_cost_follows_the_change():
@@ -175,5 +172,20 @@ def test_leaves_outside_their_separators_are_refused():
         encode_inner(1, [b"0000002"], [2, 2], index=3),
         pack([65, [1, 0, 2, 0, 2, 0, 0, 2, 3, None, []], []]),
     ]
+    with pytest.raises(DecodeError):
+        list(Diff(empty, log.view()))
+
+
+def test_a_tree_that_names_one_node_many_times_is_refused_before_it_is_expanded():
+    log = Log()
+    log.commit({})
+    empty = log.index
+    log.blocks.append(encode_leaf([b"0000001"], [b"v"]))
+    separators = [b"1%06d" % i for i in range(200)]
+    for level in range(1, 9):
+        index = len(log.blocks)
+        log.blocks.append(encode_inner(level, separators, [index - 1] * 201, index=index))
+    top = len(log.blocks) - 1
+    log.blocks.append(pack([65, [1, 0, 2, 0, 2, 0, 0, 2, top, None, []], []]))
     with pytest.raises(DecodeError):
         list(Diff(empty, log.view()))
