@@ -79,7 +79,8 @@ async function describe(handle) {
     byteLength: core.byteLength,
     contiguousLength: core.contiguousLength,
     peers: core.peers.length,
-    treeHash: hex(core.length ? await core.treeHash() : null)
+    // core.treeHash() would fetch the last block.
+    treeHash: hex(core.length ? await Hypercore.treeHashFromStorage(core) : null)
   }
 }
 

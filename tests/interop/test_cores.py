@@ -56,10 +56,13 @@ async def test_we_pass_on_every_kind_of_core(tmp_path, kind):
         async with connected(store, reader):
             await reader("waitLength", core=0, length=20)
             assert await reader("digest", core=0) == digest(made_blocks("kind", 20, 100))
-            # What the writer appends now goes through us.
+            # What the writer appends now goes through us, the block as soon as we have it.
             await writer("append", core=0, blocks=hexes(b"through"))
-            await reader("waitLength", core=0, length=21)
-            assert (await reader("info", core=0))["treeHash"] == tree_hash(core)
+            info = await reader("waitLength", core=0, length=21)
+            assert info["treeHash"] == tree_hash(core)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(core.get, 20)
+                assert await reader("get", core=0, index=20) == b"through".hex()
 
 
 async def test_an_encrypted_core_is_passed_on_without_its_encryption_key(tmp_path):
@@ -139,21 +142,47 @@ async def test_we_get_from_a_node_peer_what_it_holds_of_a_core(tmp_path):
             assert sum(core.has(i) for i in range(300)) == len(held)
 
 
-async def test_two_node_peers_serve_one_download(tmp_path):
-    async with peers(tmp_path / "a") as (store, first, connect), node_peer() as second:
-        await first("core", name="log")
-        info = await first("appendMany", core=0, seed="log", count=400, size=5000)
-        await second("store", folder=str(tmp_path / "b"))
-        await second("core", key=info["key"])
+async def test_a_download_is_passed_on_while_it_comes(tmp_path):
+    async with peers(tmp_path / "a") as (store, writer, connect), node_peer() as reader:
+        await writer("core", name="log")
+        info = await writer("appendMany", core=0, seed="log", count=400, size=5000)
+        await reader("store", folder=str(tmp_path / "b"))
+        await reader("core", key=info["key"])
         core = await store.get(key=info["key"])
         await connect()
+        async with connected(store, reader):
+            await reader("waitLength", core=0, length=400)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(core.download, 0, 400)
+                await reader("download", core=0, end=400)
+            assert await reader("digest", core=0) == digest(made_blocks("log", 400, 5000))
+
+
+async def test_two_node_peers_serve_one_download(tmp_path):
+    async with peers(tmp_path / "a") as (store, first, connect), node_peer() as second:
+        ours = await store.get(name="log")
+        blocks = made_blocks("log", 400, 5000)
+        await ours.append(*blocks)
+        await store.sync()
+        await first("core", key=ours.key.hex())
+        await connect()
+        await second("store", folder=str(tmp_path / "b"))
+        await second("core", key=ours.key.hex())
         async with connected(store, second):
-            # The second peer gets all of it through us, which shows that we relay live.
+            # Each has one half, so that both are needed.
+            await first("waitLength", core=0, length=400)
             await second("waitLength", core=0, length=400)
-            await second("download", core=0, end=400)
+            await first("download", core=0, start=0, end=200)
+            await second("download", core=0, start=200, end=400)
+        async with (
+            corestore.open(None) as other,
+            connected(other, first),
+            connected(other, second),
+        ):
+            core = await other.get(key=ours.key)
+            await core.wait_length(400)
             await core.download(0, 400)
-            assert await second("digest", core=0) == digest(made_blocks("log", 400, 5000))
-        assert core.contiguous_length == 400
+            assert [core.get_nowait(i) for i in range(400)] == blocks
 
 
 async def test_a_download_goes_on_after_the_stream_was_lost(tmp_path):
