@@ -76,7 +76,8 @@ class Person:
 
     def mount(self, what: str, folder: Path, *more: object) -> Mount:
         """Mount a drive on *folder* (made if it is missing) in a process of its own."""
-        folder.mkdir(exist_ok=True)
+        if not is_mounted(folder):  # a dead mount point answers nothing
+            folder.mkdir(exist_ok=True)
         mount = Mount(self, what, folder, more)
         self.mounts.append(mount)
         mount.wait_ready()

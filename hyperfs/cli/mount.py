@@ -25,7 +25,6 @@ from hyperfs.cli.options import (
     peer_option,
     timeout_option,
 )
-from hyperfs.cli.output import JsonValue
 from hyperfs.cli.processes import ProcessInfo
 from hyperfs.cli.serving import report, stoppable, visible
 from hyperfs.cli.session import Network, first_version
@@ -33,6 +32,7 @@ from hyperfs.cli.settings import Settings, find_key, open_store, pass_settings, 
 
 if TYPE_CHECKING:
     from hyperfs.cli.address import Address
+    from hyperfs.cli.output import JsonValue
 
 UNMOUNT_SECONDS = 60.0
 
@@ -149,11 +149,13 @@ async def _mount(
     output = settings.output
     options = parse_options(texts)
     point = await trio.to_thread.run_sync(_check_directory, directory, settings.store)
-    async with stoppable() as stop, open_store(settings) as store:
+    async with open_store(settings) as store:
         key = find_key(store, address)
         async with (
             corestore.open_swarm(store) as swarm,
             hyperfs.open(store, key=key, read_timeout=read_timeout) as drive,
+            # The innermost: what is outside of it is still there to finish the work when it ends.
+            stoppable() as stop,
         ):
             if drive.writable and not options.read_only:
                 await drive.claim()

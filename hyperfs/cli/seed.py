@@ -49,18 +49,20 @@ async def _seed(
     listen: tuple[Endpoint, ...],
     network: Network,
 ) -> None:
-    async with stoppable() as stop, open_store(settings) as store, AsyncExitStack() as opened:
+    async with open_store(settings) as store, AsyncExitStack() as opened:
         swarm = await opened.enter_async_context(corestore.open_swarm(store))
         drives = []
         bound: tuple[str, ...] = ()
-        for number, address in enumerate(addresses):
+        for address in addresses:
             key = find_key(store, address)
             drives.append(await opened.enter_async_context(hyperfs.open(store, key=key)))
-            settings.output.say(f"hyper://{key}")
+        stop = await opened.enter_async_context(stoppable())
+        for number, drive in enumerate(drives):
+            settings.output.say(f"hyper://{drive.key}")
             first = number == 0
             bound += await reach(
                 swarm,
-                key,
+                drive.key,
                 listen=listen if first else (),
                 peers=network.peers if first else (),
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -101,7 +100,6 @@ def report(store: Corestore, swarm: Swarm, drive: Drive) -> control.StatusReport
             }
             for peer in swarm.peers
         ],
-        "pid": os.getpid(),
     }
 
 
