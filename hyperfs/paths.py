@@ -11,9 +11,8 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from hyperfs.records import MAX_NAME_BYTES
-
 ROOT: Final = b"/"
+MAX_NAME_BYTES: Final = 255
 
 
 def as_bytes(path: str | bytes) -> bytes:

@@ -32,6 +32,7 @@ from hyperfs.extents import (
     from_numbers_untrusted,
     to_numbers,
 )
+from hyperfs.paths import MAX_NAME_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 ROOT_ID: Final = 1
 ID_BYTES: Final = 6
 MAX_ID: Final = (1 << 48) - 1
-MAX_NAME_BYTES: Final = 255
 MAX_TARGET_BYTES: Final = 4095
 MAX_INLINE_BYTES: Final = 128
 # Linux hands out xattrs of up to 64 KiB, ext4 stores about 4 KiB a file; names are at most 255.

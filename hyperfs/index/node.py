@@ -25,7 +25,8 @@ from operator import lt
 from typing import TYPE_CHECKING, Final, Protocol
 
 from corestore import DecodeError
-from hyperfs.records import ID_BYTES, MAX_NAME_BYTES, pack, unpack_untrusted
+from hyperfs.paths import MAX_NAME_BYTES
+from hyperfs.records import ID_BYTES, pack, unpack_untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
