@@ -195,6 +195,25 @@ const actions = {
     return names
   },
 
+  entry: ({ drive, path }) => drives[drive].entry(path),
+
+  // Makes drive `target` equal to `drive`; says how many files that removed there.
+  async mirror({ drive, target }) {
+    const mirror = drives[drive].mirror(drives[target], { prune: true })
+    await mirror.done()
+    return mirror.count.remove
+  },
+
+  // Both cores, all blocks there are.
+  async downloadDrive({ drive }) {
+    const blobs = await drives[drive].getBlobs()
+    for (const core of [drives[drive].core, blobs.core]) {
+      await core.update()
+      await core.download({ start: 0, end: core.length }).done()
+    }
+    return [drives[drive].core.contiguousLength, blobs.core.contiguousLength]
+  },
+
   async contentKey({ drive }) {
     const blobs = await drives[drive].getBlobs()
     return hex(blobs.core.key)
