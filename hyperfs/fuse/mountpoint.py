@@ -81,7 +81,8 @@ def _related(a: str, b: str) -> bool:
 def is_dead(point: str) -> bool:
     """Whether a FUSE mount lies on *point* whose process is gone."""
     try:
-        os.stat(point)
+        # Not stat: of that the kernel may have an answer from better days.
+        os.statvfs(point)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

@@ -1,4 +1,4 @@
-"""What programs do with files, on a real mount: the kernel, pyfuse3, the adapter and the inode layer.
+"""What programs do with files, on a real mount: kernel, pyfuse3, the adapter and the inode layer.
 
 Each test runs over dictionaries, where only these are at work, and over a real drive.
 """
@@ -53,7 +53,7 @@ def error_of(function, *arguments, **keywords):
     return caught.value.errno
 
 
-# -- content ---------------------------------------------------------------------------------------
+# -- content -------------------------------------------------------------------------------------
 
 
 def test_written_bytes_are_read_back(folder):
@@ -132,9 +132,9 @@ def test_shared_mapping_is_written_back(folder):
 
 def test_private_mapping_changes_nothing(folder):
     (folder / "f").write_bytes(b"original" + bytes(PAGE))
-    with open(folder / "f", "rb") as file:
-        with mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=3) as mapping:
-            mapping[:8] = b"changed!"
+    private = {"flags": mmap.MAP_PRIVATE, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
+    with open(folder / "f", "rb") as file, mmap.mmap(file.fileno(), 0, **private) as mapping:
+        mapping[:8] = b"changed!"
     assert (folder / "f").read_bytes()[:8] == b"original"
 
 
@@ -150,7 +150,7 @@ def test_fsync_of_files_and_directories_returns(folder):
 
 
 def test_tools_fall_back_where_fuse_offers_nothing(folder):
-    """No fallocate, seek for holes, copy_file_range here; what uses them copies or writes instead."""
+    """No fallocate, seeking of holes, copy_file_range: what uses them copies or writes instead."""
     with open(folder / "f", "w+b") as file:
         os.posix_fallocate(file.fileno(), 0, 100_000)
         assert os.fstat(file.fileno()).st_size == 100_000
@@ -161,7 +161,7 @@ def test_tools_fall_back_where_fuse_offers_nothing(folder):
     assert (folder / "h").stat().st_size == 100_000
 
 
-# -- names -----------------------------------------------------------------------------------------
+# -- names ---------------------------------------------------------------------------------------
 
 
 def test_rename_replaces_at_once(folder):
@@ -341,7 +341,7 @@ def test_special_files_are_kept(folder):
     assert (folder / "null").read_bytes() == b""
 
 
-# -- attributes --------------------------------------------------------------------------------------
+# -- attributes ----------------------------------------------------------------------------------
 
 
 def test_modes_owners_and_times_are_kept(folder):

@@ -4,9 +4,9 @@
     with mounted(tmp_path / "m", store=tmp_path / "s") as mount:       # a drive of a store
     with mounted(other, key=mount.key, peer=mount.address) as remote:  # somebody else's
 
-A test that deadlocks sits in the kernel, where no signal reaches it, and perhaps with the interpreter
-lock held. So the watchdog is a process of its own, which breaks the FUSE connection when the
-deadline has passed; every call on the mount then fails, and with it the test.
+A test that deadlocks sits in the kernel, where no signal reaches it, and perhaps with the
+interpreter lock held. So the watchdog is a process of its own, which breaks the FUSE connection
+when the deadline has passed; every call on the mount then fails, and with it the test.
 
 The child takes commands, one JSON object a line on its standard input, and answers each with one.
 """
@@ -39,7 +39,7 @@ open(path, "w").write("1")
 class Mount:
     """A mount in a child process. `process`, `path`, and what the child told when it was ready."""
 
-    def __init__(self, path, process, told):
+    def __init__(self, path, process, told) -> None:
         self.path = path
         self.process = process
         self.connection = told["connection"]
@@ -47,7 +47,7 @@ class Mount:
         self.address = told.get("address")
         self.watchdog = None
 
-    def __truediv__(self, name):
+    def __truediv__(self, name) -> Path:
         return self.path / name
 
     def ask(self, do, **arguments):
@@ -70,7 +70,9 @@ class Mount:
 @contextlib.contextmanager
 def mounted(path, *, deadline=DEADLINE_SECONDS, store=None, key=None, peer=None, **options):
     """Mount on *path* (made if missing) until the block ends. *options* are `MountOptions`'."""
-    Path(path).mkdir(exist_ok=True)
+    # Not `exist_ok`: that would look at what may be a dead mount.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
     arguments = {
         "path": str(path),
         "store": None if store is None else str(store),
