@@ -49,7 +49,7 @@ class RootInfo:
 
     `index` is the root block itself. `first_block` is the first block of its commit;
     `content_length` the blocks of the content core it relies on; `next_id` the first file id not
-    yet used; `files` and `bytes` count the names and the file sizes of the tree, for statfs.
+    yet used; `files` counts files and directories, `bytes` the sizes of the files, for statfs.
     `number` counts commits from 1. `tree` and `overlay` are blocks, None when empty; `skips` are
     root blocks, ever further back.
     """
