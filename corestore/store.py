@@ -359,16 +359,23 @@ async def open(
 async def running(store: Corestore) -> AsyncIterator[Corestore]:
     """Run what *store* does in the background, and close it at the end of the block."""
     failure: BaseException | None = None
+    # A cancelled block may still have something to make durable as it ends.
+    background = trio.CancelScope(shield=True)
+
+    async def run() -> None:
+        with background:
+            await store._driver.run()
+
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(store._driver.run)
+            nursery.start_soon(run)
             try:
                 yield store
             except BaseException as error:
                 # Raised again below, outside of the nursery: callers see their own exception and
                 # not a group around it.
                 failure = error
-            nursery.cancel_scope.cancel()
+            background.cancel()
     finally:
         store._close()
     if failure is not None:

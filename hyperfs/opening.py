@@ -157,7 +157,10 @@ async def open(
                 # Raised again outside of the nursery, so that callers see their own exception
                 # and not a group around it.
                 failure = error
-            await opening.finish(failed=failure is not None)
+            try:
+                await opening.finish(failed=failure is not None)
+            finally:
+                opening.stop()
             nursery.cancel_scope.cancel()
     finally:
         await opening.close()
@@ -190,6 +193,8 @@ class _Opening:
             self._ensure_content,
         )
         self._committer: Committer | None = None
+        # A cancelled block may still have something to commit as it ends.
+        self._background = trio.CancelScope(shield=True)
 
     async def prepare(self) -> Drive:
         """What needs no peer: cores, the newest version there is, repair."""
@@ -221,7 +226,11 @@ class _Opening:
         nursery.start_soon(self._follower.run)
         nursery.start_soon(self._follower.prefetch)
         if self._committer is not None:
-            nursery.start_soon(self._committer.run)
+            nursery.start_soon(self._run_committer, self._committer)
+
+    async def _run_committer(self, committer: Committer) -> None:
+        with self._background:
+            await committer.run()
 
     async def finish(self, *, failed: bool) -> None:
         """Commit what is staged, even when cancelled. Raises what that raises, unless something
@@ -235,6 +244,10 @@ class _Opening:
                 if not failed:
                     raise
                 logger.error("what was written last is lost: %s", error)
+
+    def stop(self) -> None:
+        """End what `start` started, together with its nursery."""
+        self._background.cancel()
 
     async def close(self) -> None:
         """Close the handles."""

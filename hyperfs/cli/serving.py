@@ -66,7 +66,7 @@ async def visible(
     status: Callable[[], control.StatusReport],
     stop: Callable[[], None],
 ) -> AsyncIterator[None]:
-    """Be seen by `status`, `umount` and the file commands while the block runs; says it is ready."""
+    """Say that all is ready, and be seen by `status`, `umount` and the others during the block."""
     async with trio.open_nursery() as nursery:
         await nursery.start(control.serve, info.socket, drives, status, stop)
         with announced(info):

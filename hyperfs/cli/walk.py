@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 async def walk(access: Access, top: bytes) -> AsyncIterator[tuple[bytes, FileInfo]]:
-    """(path, information) of everything below *top*, in name order, folders before their contents."""
+    """(path, information) of all below *top*, in name order, folders before their contents."""
     waiting = [top.rstrip(b"/")]
     while waiting:
         folder = waiting.pop()
