@@ -16,14 +16,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from corestore.errors import StorageConflict
+from corestore.errors import StorageConflict, StorageLocked
 from corestore.keys import DiscoveryKey
 from corestore.storage import folder, recovery, rules, schema
 from corestore.storage.database import Database
 from corestore.storage.diskcore import DiskCore, NodeCache
 from corestore.storage.files import DataFiles, FileIO
 from corestore.storage.health import Health
-from corestore.storage.locks import SigningLock
+from corestore.storage.locks import SigningLock, wait_for_recovery
 from corestore.storage.sync import Syncer
 from corestore.storage.writer import Writing
 
@@ -59,12 +59,15 @@ class DiskStorage:
         self.syncer = Syncer(self.database, self.files, self._health)
         # Ids of rows that several processes make: a random half each, so that none is met twice.
         self._row_ids = itertools.count(int.from_bytes(os.urandom(4)) >> 1 << 32)
+        self.locks = self._path / folder.LOCKS
+        self._opening = True
         self._durable_version = -1
         self._recovered: Sequence[tuple[CoreStorage, int]] = ()
         try:
             self._make_durable()
             self.punch_pending()
             self._recovered = recovery.recover(self)
+            self._opening = False
         except BaseException:
             self._abandon()
             raise
@@ -194,7 +197,13 @@ class DiskStorage:
     def sign(self, core: DiskCore) -> SigningLock:
         """Take the signing lock of *core*."""
         self._health.check()
-        return SigningLock(self._path / folder.LOCKS, core.name)
+        try:
+            return SigningLock(self.locks, core.name)
+        except StorageLocked:
+            if self._opening:
+                raise
+        wait_for_recovery(self.locks)
+        return SigningLock(self.locks, core.name)
 
     def signs(self, core: DiskCore) -> None:
         """The lock was taken and the core read again.

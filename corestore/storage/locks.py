@@ -4,20 +4,50 @@ A kernel lock (`flock`) on `locks/<discovery key>`, held by an open descriptor: 
 process however that ends. The process id inside the file is for messages only; whether the lock is
 held is asked of the kernel, never of the file. Lock files are never deleted, because another
 process may be about to lock the one we see.
+
+A recovery takes the locks of the cores it looks at, for a moment, under the recovery lock. Whoever
+finds a core locked waits for a recovery to end before believing it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 from corestore.errors import StorageLocked
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from corestore.keys import DiscoveryKey
+
+_RECOVERY: Final = "recovery"
+
+
+@contextmanager
+def recovery_lock(folder: Path) -> Iterator[None]:
+    """Hold the recovery lock; waits while another process recovers the store."""
+    with _locked(folder / _RECOVERY, fcntl.LOCK_EX):
+        yield
+
+
+def wait_for_recovery(folder: Path) -> None:
+    """Return when no process recovers the store."""
+    with _locked(folder / _RECOVERY, fcntl.LOCK_SH):
+        pass
+
+
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, how)
+        yield
+    finally:
+        os.close(fd)
 
 
 class SigningLock:

@@ -21,6 +21,7 @@ from corestore import crypto
 from corestore.errors import StorageCorrupt, StorageLocked
 from corestore.keys import DiscoveryKey
 from corestore.storage import bits, rules
+from corestore.storage.locks import recovery_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,9 +95,15 @@ def recover(storage: DiskStorage) -> list[tuple[DiskCore, int]]:
     Returns the cores of ours that are shorter than they were, with the length before. Costs a
     query when everything was closed.
     """
-    doubts = _collect(storage)
-    if not doubts:
+    if not _collect(storage):
         return []
+    with recovery_lock(storage.locks):
+        # Another process may just have done it.
+        doubts = _collect(storage)
+        return _recover(storage, doubts) if doubts else []
+
+
+def _recover(storage: DiskStorage, doubts: list[Doubt]) -> list[tuple[DiskCore, int]]:
     for doubt in doubts:
         doubt.take_lock()
         doubt.check()

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import pytest
 from corestore.commit import Commit
 from corestore.errors import StorageError
 from corestore.storage import DiskStorage
+from corestore.storage.locks import SigningLock, recovery_lock
 from tests.support.crash import (
     CONTENT,
     METADATA,
@@ -309,6 +311,26 @@ def test_cut_that_was_never_signed_is_listed_until_it_is(tmp_path: Path) -> None
     again = storage.open_core(record().key.discovery_key)
     assert again is not None
     assert again.published == signed
+    storage.close()
+
+
+def test_signer_waits_for_a_recovery_that_holds_its_lock(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    recovering, done = threading.Event(), threading.Event()
+
+    def recover() -> None:
+        with recovery_lock(tmp_path / "locks"):
+            lock = SigningLock(tmp_path / "locks", core.name)
+            recovering.set()
+            done.wait(0.05)
+            lock.release()
+
+    thread = threading.Thread(target=recover)
+    thread.start()
+    assert recovering.wait(10)
+    append_to(storage, core, some_blocks(1, 1))
+    thread.join()
     storage.close()
 
 
