@@ -1,0 +1,527 @@
+"""Open files and commits: when they happen, what they hold, what happens when they fail."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+import corestore
+import hyperfs
+from hyperfs import committer
+from hyperfs.drive import ROOT_ID, SHARED
+from hyperfs.index.node import BlocksMissing
+from tests.support.builders import FaultyStorage, open_with
+from tests.support.drives import contents, snapshot
+
+
+@asynccontextmanager
+async def a_drive(storage=None):
+    """A drive, alone in a store in memory."""
+    async with (
+        open_with(storage or FaultyStorage()) as store,
+        hyperfs.open(store, name="d", create=True) as drive,
+    ):
+        yield drive
+
+
+def make_file(drive, name, directory=ROOT_ID):
+    """A new empty file, open."""
+    now = 1_000_000_000
+    entry = hyperfs.Entry(drive.new_id(), stat.S_IFREG | 0o644, 0, 0, now, now, 0)
+    drive.put(directory, name, entry)
+    return drive.open_file(entry, (directory, name))
+
+
+async def committed(drive, path):
+    """What the newest version says of a path, staged changes aside."""
+    return await (await drive.checkout(drive.version)).read(path)
+
+
+# -- when ----------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_committed_before_ten_milliseconds_and_then_soon(autojump_clock):
+    async with a_drive() as drive:
+        version = drive.version
+        file = make_file(drive, b"f")
+        await file.write(0, b"x")
+        drive.schedule_commit()
+        await trio.sleep(committer.SOON_SECONDS * 0.9)
+        assert drive.version == version
+        await trio.sleep(committer.SOON_SECONDS * 0.2)
+        assert drive.version > version
+        assert await committed(drive, "/f") == b"x"
+        file.release()
+
+
+async def test_age_commits_open_files(autojump_clock):
+    async with a_drive() as drive:
+        file = make_file(drive, b"f")
+        await file.write(0, b"half")
+        version = drive.version
+        await trio.sleep(committer.AGE_SECONDS * 0.9)
+        assert drive.version == version
+        assert await drive.commit(force=False) == version
+        await trio.sleep(committer.AGE_SECONDS * 0.2)
+        assert await committed(drive, "/f") == b"half"
+        assert not file.dirty
+        file.release()
+
+
+async def test_commit_without_changes_makes_no_version(autojump_clock):
+    async with a_drive() as drive:
+        version = drive.version
+        assert await drive.commit() == version
+        await drive.sync()
+        file = make_file(drive, b"f")
+        drive.delete(ROOT_ID, b"f")
+        assert await drive.commit() == version
+        file.release()
+
+
+async def test_commits_collect_what_comes_while_one_is_in_flight():
+    async with a_drive() as drive:
+        version = drive.version
+        files = [make_file(drive, b"%d" % n) for n in range(50)]
+        async with trio.open_nursery() as nursery:
+            for file in files:
+                await file.write(0, b"data" * 1000)
+                nursery.start_soon(drive.commit)
+                await trio.lowlevel.checkpoint()
+        # Each commit of small changes is one block, or two when the overlay is rewritten.
+        commits, past = 0, drive
+        while past.version > version:
+            commits += 1
+            past = await drive.checkout(past.previous())
+        assert commits < 25
+        for file in files:
+            file.release()
+
+
+async def test_leaving_the_block_commits_even_when_cancelled():
+    async with open_with(FaultyStorage()) as store:
+        with trio.CancelScope() as scope:
+            async with hyperfs.open(store, name="d", create=True) as drive:
+                file = make_file(drive, b"f")
+                await file.write(0, b"kept")
+                file.release()
+                scope.cancel()
+                await trio.sleep_forever()
+        async with hyperfs.open(store, name="d") as drive:
+            assert await drive.read("/f") == b"kept"
+
+
+async def test_an_exception_in_the_block_comes_out_as_it_is():
+    async with open_with(FaultyStorage()) as store:
+        with pytest.raises(FileNotFoundError) as caught:
+            async with hyperfs.open(store, name="d", create=True) as drive:
+                await drive.read("/missing/file")
+        assert caught.value.errno == errno.ENOENT
+        assert caught.value.filename == "/missing"
+
+
+async def test_sync_publishes():
+    async with a_drive() as drive:
+        file = make_file(drive, b"f")
+        await file.write(0, b"x" * 100_000)
+        await drive.sync()
+        assert drive.metadata.published_length == drive.version
+        assert drive.content.published_length == drive.content.length > 0
+        file.release()
+
+
+# -- one instant -----------------------------------------------------------------------------------
+
+
+async def test_writes_during_a_commit_belong_to_the_next():
+    async with a_drive() as drive:
+        file = make_file(drive, b"f")
+        await file.write(0, b"a" * 2_000_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drive.commit)
+            await trio.testing.wait_all_tasks_blocked()
+            await file.write(5, b"later")
+            await file.truncate(1_000_000)
+            assert await file.read(0, 12) == b"aaaaalateraa"
+        assert await committed(drive, "/f") == b"a" * 2_000_000
+        assert await file.read(0, 12) == b"aaaaalateraa"
+        assert file.size == 1_000_000
+        await drive.commit()
+        assert await committed(drive, "/f") == b"aaaaalater".ljust(1_000_000, b"a")
+        file.release()
+
+
+async def test_a_file_renamed_during_its_commit_ends_under_its_new_name():
+    async with a_drive() as drive:
+        file = make_file(drive, b"old")
+        await file.write(0, b"b" * 1_000_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drive.commit)
+            await trio.testing.wait_all_tasks_blocked()
+            drive.delete(ROOT_ID, b"old")
+            drive.put(ROOT_ID, b"new", file.entry)
+            assert file.location == (ROOT_ID, b"new")
+            file.release()
+        await drive.commit()
+        assert await snapshot(drive) == {b"/": None, b"/new": b"b" * 1_000_000}
+        assert await committed(drive, "/new") == b"b" * 1_000_000
+        assert drive.opened(file.id) is None
+
+
+async def test_a_file_unlinked_during_its_commit_is_gone_and_still_reads():
+    async with a_drive() as drive:
+        file = make_file(drive, b"f")
+        await file.write(0, b"c" * 1_000_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drive.commit)
+            await trio.testing.wait_all_tasks_blocked()
+            drive.delete(ROOT_ID, b"f")
+            assert file.location is None
+        await drive.commit()
+        assert await snapshot(drive) == {b"/": None}
+        assert await contents(file) == b"c" * 1_000_000
+        await file.write(1, b"d")
+        assert (await file.read(0, 3)) == b"cdc"
+        file.release()
+        assert drive.opened(file.id) is None
+        assert drive.statistics().dirty_bytes == 0
+        assert drive.statistics().files == 1
+
+
+async def test_a_replaced_file_keeps_its_content_for_who_has_it_open():
+    async with a_drive() as drive:
+        old, new = make_file(drive, b"f"), make_file(drive, b"tmp")
+        await old.write(0, b"old" * 100_000)
+        await new.write(0, b"new" * 100_000)
+        await drive.commit()
+        drive.delete(ROOT_ID, b"tmp")
+        drive.put(ROOT_ID, b"f", new.entry)
+        assert (old.location, new.location) == (None, (ROOT_ID, b"f"))
+        await drive.commit()
+        assert await contents(old) == b"old" * 100_000
+        assert await committed(drive, "/f") == b"new" * 100_000
+        old.release()
+        new.release()
+
+
+async def test_an_unlinked_file_with_many_extents_keeps_them_when_its_groups_go():
+    async with a_drive() as drive:
+        file = make_file(drive, b"f")
+        for n in range(100):
+            await file.write(n * 50_000, bytes([n]) * 20_000)
+        await drive.commit()
+        assert file.entry.grouped
+        expected = await contents(file)
+        drive.delete(ROOT_ID, b"f")
+        drive.forget_content(file.entry)
+        await drive.commit()
+        index = drive._tree.view.index
+        assert [key for key, _ in index.scan(b"", None, 1000)] == [b"\0\0\0\0\0\1\0"]
+        assert await contents(file) == expected
+        file.release()
+
+
+async def test_group_records_beyond_the_end_go_with_a_truncation():
+    async with a_drive() as drive:
+        file = make_file(drive, b"f")
+        for n in range(100):
+            await file.write(n * 100_000, bytes([n]) * 100_000)
+        await drive.commit()
+        before = len(drive._tree.view.index.scan(b"", None, 1000))
+        await file.truncate(4_000_000)
+        await drive.commit()
+        after = len(drive._tree.view.index.scan(b"", None, 1000))
+        assert before - after == 6
+        await file.truncate(0)
+        await file.write(0, b"short")
+        await drive.commit()
+        assert len(drive._tree.view.index.scan(b"", None, 1000)) == 2
+        assert file.entry.inline == b"short"
+        file.release()
+
+
+# -- attributes and hard links ---------------------------------------------------------------------
+
+
+async def test_attributes_of_an_open_file_are_shown_and_committed():
+    async with a_drive() as drive:
+        file = make_file(drive, b"f")
+        await file.write(0, b"x" * 200)
+        file.update(mode=stat.S_IFREG | 0o400, xattrs={b"user.a": b"1"}, mtime_ns=77)
+        entry = await drive.lookup(ROOT_ID, b"f")
+        assert (entry.size, entry.mtime_ns, entry.xattrs) == (200, 77, {b"user.a": b"1"})
+        assert await drive.list(ROOT_ID) == [(b"f", entry)]
+        await drive.commit()
+        recorded = await (await drive.checkout(drive.version)).entry("/f")
+        assert (recorded.mode, recorded.mtime_ns) == (stat.S_IFREG | 0o400, 77)
+        with pytest.raises(ValueError):
+            file.update(xattrs={b"": b"1"})
+        file.release()
+
+
+async def test_putting_an_open_file_changes_its_attributes_only():
+    async with a_drive() as drive:
+        file = make_file(drive, b"f")
+        entry = file.entry
+        await file.write(0, b"x" * 300)
+        drive.put(ROOT_ID, b"f", entry)
+        assert file.size == 300
+        await drive.commit()
+        assert (await drive.lookup(ROOT_ID, b"f")).size == 300
+        file.release()
+
+
+async def test_hard_links_share_one_record():
+    async with a_drive() as drive:
+        file = make_file(drive, b"one")
+        await file.write(0, b"shared" * 50)
+        drive.put_shared(file.entry)
+        drive.put_link(ROOT_ID, b"one", file.id)
+        drive.put_link(ROOT_ID, b"two", file.id)
+        file.update(nlink=2)
+        assert file.location is SHARED
+        await drive.commit()
+        await file.write(0, b"SHARED")
+        assert (await drive.resolve(ROOT_ID, b"two")) == (file.entry, SHARED)
+        file.release()
+        await drive.commit()
+        for path in ("/one", "/two"):
+            assert (await committed(drive, path))[:12] == b"SHAREDshared"
+        assert drive.statistics().files == 2
+        # The last but one name goes by path, the other stays.
+        await drive.remove("/one")
+        assert (await drive.entry("/two")).nlink == 1
+        await drive.remove("/two")
+        assert await drive.shared(file.id) is None
+        assert drive.statistics().files == 1
+
+
+async def test_opening_with_an_old_entry_reads_the_new_content():
+    async with a_drive() as drive:
+        file = make_file(drive, b"f")
+        await file.write(0, b"1" * 1000)
+        await drive.commit()
+        old = file.entry
+        await file.write(0, b"2" * 1000)
+        file.release()
+        await drive.commit()
+        assert drive.opened(old.id) is None
+        again = drive.open_file(old, (ROOT_ID, b"f"))
+        assert await again.read(0, 10) == b"2" * 10
+        again.release()
+
+
+# -- content ---------------------------------------------------------------------------------------
+
+
+async def test_small_files_of_one_commit_share_blocks():
+    async with a_drive() as drive:
+        before = drive.content.length
+        async with drive.batch() as batch:
+            for n in range(100):
+                await batch.write(f"/{n}", bytes([n]) * 1000)
+        assert drive.content.length - before == 2
+        for n in range(100):
+            assert await drive.read(f"/{n}") == bytes([n]) * 1000
+
+
+async def test_tiny_files_take_no_content():
+    async with a_drive() as drive:
+        await drive.write("/tiny", b"t" * 128)
+        await drive.write("/empty", b"")
+        assert drive.content.length == 0
+        assert (await drive.entry("/tiny")).inline == b"t" * 128
+
+
+async def test_equal_content_is_stored_once():
+    import random
+
+    data = random.Random(1).randbytes(3_000_000)
+    async with a_drive() as drive:
+        await drive.write("/one", data)
+        stored = drive.content.byte_length
+        await drive.write("/two", data)
+        await drive.write("/shifted", b"in front" + data)
+        assert drive.content.byte_length - stored < 300_000
+        assert await drive.read("/shifted") == b"in front" + data
+
+
+async def test_a_log_synced_line_by_line_keeps_few_extents():
+    async with a_drive() as drive:
+        file = make_file(drive, b"log")
+        for n in range(300):
+            await file.write(file.size, b"line %06d of a hundred bytes " % n * 4)
+            await drive.commit()
+        size = file.size
+        file.release()
+        entry = await drive.entry("/log")
+        pieces = size // 4096 + 2
+        assert entry.grouped or len(entry.extents) <= pieces
+        # As many bytes again for each page as its lines rewrite, about half of it each time.
+        assert drive.content.byte_length < 300 * 4096
+
+
+async def test_scattered_small_writes_do_not_fragment_for_ever():
+    import random
+
+    source = random.Random(3)
+    async with a_drive() as drive:
+        data = bytearray(source.randbytes(1_500_000))
+        await drive.write("/db", bytes(data))
+        file = drive.open_file(*await drive.resolve(ROOT_ID, b"db"))
+        for _ in range(600):
+            page = source.randrange(300) * 4096
+            piece = source.randbytes(4096)
+            await file.write(page, piece)
+            data[page : page + 4096] = piece
+            if source.random() < 0.1:
+                await drive.commit()
+        await drive.commit()
+        assert await contents(file) == data
+        assert len(file.content.window(0)) <= 300
+        file.release()
+
+
+async def test_holes_take_no_content():
+    async with a_drive() as drive:
+        file = make_file(drive, b"sparse")
+        await file.write(1 << 40, b"end" * 100)
+        await file.truncate(1 << 41)
+        await drive.commit()
+        assert drive.content.byte_length == 300
+        assert await file.read((1 << 40) - 5, 10) == bytes(5) + b"enden"
+        assert (await drive.entry("/sparse")).size == 1 << 41
+        file.release()
+
+
+async def test_offsets_beyond_bounds_are_refused():
+    async with a_drive() as drive:
+        file = make_file(drive, b"f")
+        with pytest.raises(OSError, match="too large") as caught:
+            await file.write(1 << 62, b"x")
+        assert caught.value.errno == errno.EFBIG
+        with pytest.raises(ValueError):
+            await file.write(-1, b"x")
+        file.release()
+
+
+# -- bounds ----------------------------------------------------------------------------------------
+
+
+async def test_dirty_content_is_bounded_and_flushed_before_its_record(monkeypatch):
+    monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 4_000_000)
+    monkeypatch.setattr(committer, "MAX_DIRTY_BYTES", 8_000_000)
+    async with a_drive() as drive:
+        version = drive.version
+        file = make_file(drive, b"f")
+        most = 0
+        for n in range(60):
+            await file.write(n * 1_000_000, bytes([n]) * 1_000_000)
+            most = max(most, drive.statistics().dirty_bytes)
+        assert most < 10_000_000
+        assert drive.content.byte_length > 3 * 250_000
+        assert drive.version <= version + 4
+        await drive.commit()
+        for n in range(60):
+            assert await file.read(n * 1_000_000 + 999_999, 1) == bytes([n])
+        file.release()
+        assert drive.statistics().dirty_bytes == 0
+
+
+async def test_an_unlinked_file_is_bounded_too(monkeypatch):
+    monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 1_000_000)
+    monkeypatch.setattr(committer, "MAX_DIRTY_BYTES", 2_000_000)
+    async with a_drive() as drive:
+        files = []
+        for n in range(30):
+            file = make_file(drive, b"f")
+            drive.delete(ROOT_ID, b"f")
+            await file.write(0, bytes([n]) * 300_000)
+            files.append(file)
+        assert drive.statistics().dirty_bytes < 3_000_000
+        for n, file in enumerate(files):
+            assert await contents(file) == bytes([n]) * 300_000
+            file.release()
+        assert drive.statistics().dirty_bytes == 0
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+async def test_a_full_disk_keeps_everything_staged(autojump_clock):
+    storage = FaultyStorage()
+    async with a_drive(storage) as drive:
+        file = make_file(drive, b"f")
+        await file.write(0, b"x" * 500)
+        version = drive.version
+        storage.errors["commit"] = OSError(errno.ENOSPC, "No space left on device")
+        with pytest.raises(OSError, match="No space") as caught:
+            await drive.commit()
+        assert caught.value.errno == errno.ENOSPC
+        with pytest.raises(OSError, match="No space"):
+            drive.check_flushed()
+        assert drive.version == version
+        assert await drive.read("/f") == b"x" * 500
+        await file.write(500, b"y" * 500)
+        # Tried again by itself, a second later.
+        await trio.sleep(committer.RETRY_SECONDS * 1.1)
+        assert drive.version > version
+        drive.check_flushed()
+        assert await committed(drive, "/f") == b"x" * 500 + b"y" * 500
+        file.release()
+
+
+async def test_writers_hear_that_a_flush_failed(monkeypatch):
+    monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 2_000_000)
+    monkeypatch.setattr(committer, "MAX_DIRTY_BYTES", 4_000_000)
+    storage = FaultyStorage()
+    async with a_drive(storage) as drive:
+        file = make_file(drive, b"f")
+        await drive.commit()
+        storage.errors["commit"] = OSError(errno.ENOSPC, "No space left on device")
+        with pytest.raises(OSError, match="No space"):
+            for n in range(10):
+                await file.write(n * 1_000_000, bytes([n]) * 1_000_000)
+        expected = file.size
+        await drive.commit()
+        assert len(await committed(drive, "/f")) == expected
+        file.release()
+
+
+async def test_a_batch_that_fails_leaves_nothing():
+    async with a_drive() as drive:
+        await drive.write("/kept", b"1" * 200)
+        version = drive.version
+        with pytest.raises(RuntimeError):
+            async with drive.batch() as batch:
+                await batch.write("/kept", b"2" * 200)
+                await batch.write("/new", b"3" * 200_000)
+                await batch.mkdir("/directory")
+                assert (await batch.entry("/new")).size == 200_000
+                assert (await drive.entry("/kept")).size == 200
+                raise RuntimeError
+        assert await snapshot(drive) == {b"/": None, b"/kept": b"1" * 200}
+        assert drive.version == version
+        assert drive.statistics().dirty_bytes == 0
+
+
+async def test_a_checkout_cannot_be_changed():
+    async with a_drive() as drive:
+        await drive.write("/f", b"x")
+        past = await drive.checkout(drive.version)
+        with pytest.raises(corestore.NotWritable):
+            await past.write("/f", b"y")
+        with pytest.raises(corestore.NotWritable):
+            past.new_id()
+        file = past.open_file(await past.entry("/f"), (ROOT_ID, b"f"))
+        with pytest.raises(corestore.NotWritable):
+            await file.write(0, b"y")
+        file.release()
+
+
+def test_missing_blocks_are_an_internal_matter():
+    assert not issubclass(BlocksMissing, (OSError, corestore.CorestoreError))
