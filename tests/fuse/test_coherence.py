@@ -1,4 +1,4 @@
-"""What others change is seen through the kernel's caches, on a mount that trusts them for an hour."""
+"""What others change is seen, through kernel caches that are trusted for an hour."""
 
 from __future__ import annotations
 

@@ -1,0 +1,441 @@
+"""The inode layer over a real drive in memory, without FUSE."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+import trio
+
+import corestore
+import hyperfs
+from hyperfs.records import ROOT_ID
+from hyperfs.vfs.attributes import Presentation, SetAttributes
+from hyperfs.vfs.filesystem import FileSystem
+from hyperfs.vfs.rules import ROOT, Credentials
+from hyperfs.vfs.tree import InvalidateEntry, InvalidateInode
+
+ALICE = Credentials(1000, 1000)
+BOB = Credentials(1001, 1001, (2000,))
+
+
+class Told:
+    """Invalidations, kept."""
+
+    def __init__(self) -> None:
+        self.items = []
+
+    def put(self, item):
+        self.items.append(item)
+
+
+@asynccontextmanager
+async def file_system(**options):
+    told = Told()
+    async with (
+        corestore.open(None) as store,
+        hyperfs.open(store, name="drive", create=True) as drive,
+    ):
+        fs = FileSystem(drive, invalidations=told, **options)
+        root = SetAttributes(mode=0o777)
+        await fs.setattr(ROOT_ID, root, ROOT)
+        yield fs
+
+
+async def write(fs, parent, name, data=b"", who=ROOT, mode=0o644):
+    """Make a file; its attributes then."""
+    handle, attributes = await fs.create(parent, name, mode, os.O_WRONLY, who)
+    await fs.write(handle, 0, data)
+    await fs.release(handle)
+    return await fs.getattr(attributes.ino)
+
+
+async def read(fs, ino, who=ROOT):
+    handle = await fs.open(ino, os.O_RDONLY, who)
+    try:
+        return await fs.read(handle, 0, 1 << 20)
+    finally:
+        await fs.release(handle)
+
+
+async def names(fs, ino):
+    handle = await fs.opendir(ino, ROOT)
+    found, position = [], 0
+    while listed := await fs.readdir(handle, position):
+        for entry in listed[:3]:
+            fs.remember(handle, entry)
+            found.append(entry.name)
+            position = entry.position
+        fs.passed_on(handle, len(listed[:3]))
+    await fs.releasedir(handle)
+    return found
+
+
+@contextmanager
+def raises(number):
+    with pytest.raises(OSError) as caught:
+        yield
+    assert caught.value.errno == number
+
+
+async def test_a_file_is_found_again_after_its_inode_was_forgotten():
+    async with file_system() as fs:
+        made = await write(fs, ROOT_ID, b"f", b"content")
+        fs.forget([(made.ino, 1)])
+        assert made.ino not in fs.inodes
+        with raises(errno.ESTALE):
+            await fs.getattr(made.ino)
+        found = await fs.lookup(ROOT_ID, b"f", ROOT)
+        assert (found.ino, found.size) == (made.ino, 7)
+        assert await read(fs, found.ino) == b"content"
+
+
+async def test_attributes_set_after_a_commit_keep_the_committed_content():
+    async with file_system() as fs:
+        made = await write(fs, ROOT_ID, b"f", b"x" * 200_000)
+        for mode in (0o600, 0o640):
+            await fs.drive.commit()
+            await fs.setattr(made.ino, SetAttributes(mode=mode), ROOT)
+        await fs.drive.commit()
+        assert await read(fs, made.ino) == b"x" * 200_000
+        assert stat.S_IMODE((await fs.getattr(made.ino)).mode) == 0o640
+
+
+async def test_listing_in_pieces_shows_each_name_once_while_names_come_and_go():
+    async with file_system() as fs:
+        directory = (await fs.mkdir(ROOT_ID, b"d", 0o755, ROOT)).ino
+        for i in range(50):
+            await write(fs, directory, b"%02d" % i)
+        handle = await fs.opendir(directory, ROOT)
+        found, position = [], 0
+        while listed := await fs.readdir(handle, position):
+            for entry in listed[:4]:
+                fs.remember(handle, entry)
+                found.append(entry.name)
+                position = entry.position
+            last = found[-1]
+            if last.isdigit():
+                await fs.unlink(directory, last, ROOT)
+                await write(fs, directory, last + b"-new")
+        listed_once = [name for name in found if name.isdigit()]
+        assert listed_once == [b"%02d" % i for i in range(50)]
+        await fs.releasedir(handle)
+
+
+async def test_listing_goes_on_from_any_position_told():
+    async with file_system() as fs:
+        for i in range(20):
+            await write(fs, ROOT_ID, b"%02d" % i)
+        handle = await fs.opendir(ROOT_ID, ROOT)
+        listed = await fs.readdir(handle, 0)
+        assert [entry.name for entry in listed[:2]] == [b".", b".."]
+        for entry in listed:
+            fs.remember(handle, entry)
+        for i, entry in enumerate(listed[:-1]):
+            assert (await fs.readdir(handle, entry.position))[0].name == listed[i + 1].name
+        with raises(errno.EINVAL):
+            await fs.readdir(handle, 1000)
+
+
+async def test_lookups_of_a_listing_are_counted_except_the_dots():
+    async with file_system() as fs:
+        made = await write(fs, ROOT_ID, b"f")
+        before = fs.inodes.find(ROOT_ID).lookups
+        assert await names(fs, ROOT_ID) == [b".", b"..", b"f"]
+        assert fs.inodes.find(ROOT_ID).lookups == before
+        assert fs.inodes.find(made.ino).lookups == 2
+
+
+async def test_unlinked_open_file_works_until_it_is_released():
+    async with file_system() as fs:
+        handle, made = await fs.create(ROOT_ID, b"f", 0o644, os.O_RDWR, ROOT)
+        await fs.write(handle, 0, b"before")
+        await fs.unlink(ROOT_ID, b"f", ROOT)
+        await fs.write(handle, 6, b" after")
+        assert await fs.read(handle, 0, 100) == b"before after"
+        assert (await fs.getattr(made.ino)).nlink == 0
+        await fs.drive.commit()
+        assert await fs.read(handle, 0, 100) == b"before after"
+        await fs.fsync(handle, data_only=False)
+        await fs.release(handle)
+        assert (await fs.getattr(made.ino)).size == 12
+        fs.forget([(made.ino, 1)])
+        assert made.ino not in fs.inodes
+        assert (await fs.lookup(ROOT_ID, b"f", ROOT)).ino == 0
+
+
+async def test_a_link_told_by_a_listing_is_treated_as_one():
+    async with file_system() as fs:
+        made = await write(fs, ROOT_ID, b"a", b"x")
+        await fs.link(made.ino, ROOT_ID, b"b", ROOT)
+        fs.forget([(made.ino, 2)])
+        await names(fs, ROOT_ID)
+        await fs.setattr(made.ino, SetAttributes(mode=0o600), ROOT)
+        await fs.unlink(ROOT_ID, b"b", ROOT)
+        assert (await fs.getattr(made.ino)).nlink == 1
+        await fs.rename(ROOT_ID, b"a", ROOT_ID, b"c", 0, ROOT)
+        assert stat.S_IMODE((await fs.getattr(made.ino)).mode) == 0o600
+        assert await read(fs, made.ino) == b"x"
+        await fs.unlink(ROOT_ID, b"c", ROOT)
+        assert await fs.drive.shared(made.ino) is None
+
+
+async def test_linking_a_file_that_is_open_and_dirty_keeps_its_content():
+    async with file_system() as fs:
+        handle, made = await fs.create(ROOT_ID, b"a", 0o644, os.O_RDWR, ROOT)
+        await fs.write(handle, 0, b"one")
+        assert (await fs.link(made.ino, ROOT_ID, b"b", ROOT)).nlink == 2
+        await fs.write(handle, 3, b" two")
+        await fs.drive.commit()
+        await fs.unlink(ROOT_ID, b"a", ROOT)
+        await fs.write(handle, 7, b" three")
+        await fs.release(handle)
+        await fs.drive.commit()
+        found = await fs.lookup(ROOT_ID, b"b", ROOT)
+        assert (found.ino, found.nlink, found.size) == (made.ino, 1, 13)
+        assert await read(fs, found.ino) == b"one two three"
+
+
+async def test_rename_over_an_open_file_leaves_it_to_its_holders():
+    async with file_system() as fs:
+        handle, old = await fs.create(ROOT_ID, b"old", 0o644, os.O_RDWR, ROOT)
+        await fs.write(handle, 0, b"old")
+        new = await write(fs, ROOT_ID, b"new", b"new")
+        await fs.rename(ROOT_ID, b"new", ROOT_ID, b"old", 0, ROOT)
+        assert await fs.read(handle, 0, 10) == b"old"
+        assert (await fs.lookup(ROOT_ID, b"old", ROOT)).ino == new.ino
+        await fs.write(handle, 0, b"OLD")
+        await fs.release(handle)
+        await fs.drive.commit()
+        assert await read(fs, new.ino) == b"new"
+        assert (await fs.getattr(old.ino)).nlink == 0
+
+
+async def test_exchange_swaps_also_what_is_dirty():
+    async with file_system() as fs:
+        directory = (await fs.mkdir(ROOT_ID, b"d", 0o755, ROOT)).ino
+        await write(fs, ROOT_ID, b"a", b"a")
+        await write(fs, directory, b"b", b"b")
+        await fs.rename(ROOT_ID, b"a", directory, b"b", 2, ROOT)
+        await fs.drive.commit()
+        a = await fs.lookup(ROOT_ID, b"a", ROOT)
+        b = await fs.lookup(directory, b"b", ROOT)
+        assert await read(fs, a.ino) == b"b"
+        assert await read(fs, b.ino) == b"a"
+
+
+async def test_a_directory_cannot_move_below_itself():
+    async with file_system() as fs:
+        a = (await fs.mkdir(ROOT_ID, b"a", 0o755, ROOT)).ino
+        b = (await fs.mkdir(a, b"b", 0o755, ROOT)).ino
+        with raises(errno.EINVAL):
+            await fs.rename(ROOT_ID, b"a", b, b"c", 0, ROOT)
+        with raises(errno.EINVAL):
+            await fs.rename(a, b"b", ROOT_ID, b"a", 2, ROOT)
+
+
+async def test_nothing_is_made_in_a_removed_directory():
+    async with file_system() as fs:
+        directory = (await fs.mkdir(ROOT_ID, b"d", 0o755, ROOT)).ino
+        await fs.rmdir(ROOT_ID, b"d", ROOT)
+        with raises(errno.ENOENT):
+            await write(fs, directory, b"f")
+        assert await names(fs, directory) == [b".", b".."]
+
+
+async def test_permissions_are_decided_here_unless_the_kernel_does():
+    async with file_system() as fs:
+        mine = await fs.mkdir(ROOT_ID, b"d", 0o755, ALICE)
+        made = await write(fs, mine.ino, b"f", b"x", ALICE, 0o640)
+        for attempt in (
+            lambda: fs.open(made.ino, os.O_RDONLY, BOB),
+            lambda: fs.open(made.ino, os.O_WRONLY, BOB),
+            lambda: fs.create(mine.ino, b"g", 0o644, os.O_WRONLY, BOB),
+            lambda: fs.unlink(mine.ino, b"f", BOB),
+            lambda: fs.mkdir(mine.ino, b"e", 0o755, BOB),
+            lambda: fs.setattr(made.ino, SetAttributes(size=0), BOB),
+            lambda: fs.getxattr(made.ino, b"user.a", BOB),
+        ):
+            with raises(errno.EACCES):
+                await attempt()
+        for changes in (SetAttributes(mode=0o777), SetAttributes(uid=1001), SetAttributes(gid=5)):
+            with raises(errno.EPERM):
+                await fs.setattr(made.ino, changes, BOB)
+        assert not await fs.access(made.ino, 4, BOB)
+        assert await fs.access(made.ino, 4, ALICE)
+        await fs.setattr(mine.ino, SetAttributes(mode=0o1777), ALICE)
+        with raises(errno.EPERM):
+            await fs.unlink(mine.ino, b"f", BOB)
+        with raises(errno.EPERM):
+            await fs.rename(mine.ino, b"f", mine.ino, b"g", 0, BOB)
+        await fs.setattr(mine.ino, SetAttributes(mode=0o600), ALICE)
+        with raises(errno.EACCES):
+            await fs.lookup(mine.ino, b"f", ALICE)
+
+    async with file_system(check_permissions=False) as fs:
+        made = await write(fs, ROOT_ID, b"f", b"x", ALICE, 0o600)
+        assert await read(fs, made.ino, BOB) == b"x"
+
+
+async def test_a_file_made_unreadable_is_still_writable_through_its_handle():
+    async with file_system() as fs:
+        handle, made = await fs.create(ROOT_ID, b"f", 0o400, os.O_RDWR, ALICE)
+        await fs.write(handle, 0, b"x")
+        await fs.setattr(made.ino, SetAttributes(size=0), ALICE, handle)
+        with raises(errno.EACCES):
+            await fs.setattr(made.ino, SetAttributes(size=0), ALICE)
+        await fs.release(handle)
+
+
+async def test_set_id_bits_go_when_somebody_writes():
+    async with file_system() as fs:
+        made = await write(fs, ROOT_ID, b"f", b"x", ALICE)
+        await fs.setattr(made.ino, SetAttributes(mode=0o6777), ALICE)
+        handle = await fs.open(made.ino, os.O_WRONLY, BOB)
+        assert (await fs.getattr(made.ino)).mode & 0o6000
+        await fs.write(handle, 0, b"y")
+        assert not (await fs.getattr(made.ino)).mode & 0o6000
+        await fs.setattr(made.ino, SetAttributes(mode=0o4777), ALICE)
+        await fs.write(handle, 0, b"z")
+        assert not (await fs.getattr(made.ino)).mode & 0o6000
+        await fs.release(handle)
+
+
+async def test_truncation_and_open_with_truncation():
+    async with file_system() as fs:
+        made = await write(fs, ROOT_ID, b"f", b"0123456789")
+        await fs.drive.commit()
+        assert (await fs.setattr(made.ino, SetAttributes(size=4), ROOT)).size == 4
+        assert (await fs.setattr(made.ino, SetAttributes(size=6), ROOT)).size == 6
+        assert await read(fs, made.ino) == b"0123\0\0"
+        with raises(errno.EISDIR):
+            await fs.setattr(ROOT_ID, SetAttributes(size=0), ROOT)
+        handle = await fs.open(made.ino, os.O_WRONLY | os.O_TRUNC, ROOT)
+        assert (await fs.getattr(made.ino)).size == 0
+        await fs.release(handle)
+
+
+async def test_read_only_file_system_changes_nothing():
+    async with file_system() as writable:
+        made = await write(writable, ROOT_ID, b"f", b"x")
+        fs = FileSystem(writable.drive, read_only=True)
+        await fs.lookup(ROOT_ID, b"f", ROOT)
+        for attempt in (
+            lambda: fs.open(made.ino, os.O_RDWR, ROOT),
+            lambda: fs.create(ROOT_ID, b"g", 0o644, os.O_WRONLY, ROOT),
+            lambda: fs.unlink(ROOT_ID, b"f", ROOT),
+            lambda: fs.setattr(made.ino, SetAttributes(mode=0), ROOT),
+            lambda: fs.setxattr(made.ino, b"user.a", b"", ROOT),
+            lambda: fs.link(made.ino, ROOT_ID, b"g", ROOT),
+        ):
+            with raises(errno.EROFS):
+                await attempt()
+        assert await read(fs, made.ino) == b"x"
+
+
+async def test_extended_attributes_survive_everything_else():
+    async with file_system() as fs:
+        made = await write(fs, ROOT_ID, b"f", b"x")
+        await fs.setxattr(made.ino, b"user.a", b"1", ROOT)
+        await fs.drive.commit()
+        handle = await fs.open(made.ino, os.O_WRONLY, ROOT)
+        await fs.write(handle, 0, b"yy")
+        await fs.setxattr(made.ino, b"user.b", b"2", ROOT)
+        await fs.release(handle)
+        await fs.rename(ROOT_ID, b"f", ROOT_ID, b"g", 0, ROOT)
+        await fs.drive.commit()
+        assert await fs.listxattr(made.ino) == [b"user.a", b"user.b"]
+        assert await fs.getxattr(made.ino, b"user.a", ROOT) == b"1"
+        for name, number in (
+            (b"security.capability", errno.ENODATA),
+            (b"system.posix_acl_access", errno.EOPNOTSUPP),
+            (b"user.none", errno.ENODATA),
+        ):
+            with raises(number):
+                await fs.getxattr(made.ino, name, ROOT)
+
+
+async def test_changes_of_names_move_the_directory_s_times():
+    async with file_system() as fs:
+        directory = (await fs.mkdir(ROOT_ID, b"d", 0o755, ROOT)).ino
+        times = [(await fs.getattr(directory)).mtime_ns]
+
+        async def moved():
+            times.append((await fs.getattr(directory)).mtime_ns)
+            return times[-1] > times[-2]
+
+        made = await write(fs, directory, b"f")
+        assert await moved()
+        await fs.link(made.ino, directory, b"g", ROOT)
+        assert await moved()
+        await fs.rename(directory, b"g", ROOT_ID, b"g", 0, ROOT)
+        assert await moved()
+        await fs.unlink(directory, b"f", ROOT)
+        assert await moved()
+        await fs.lookup(ROOT_ID, b"g", ROOT)
+        assert not await moved()
+
+
+async def test_set_access_time_is_shown_while_the_inode_is_known():
+    async with file_system() as fs:
+        made = await write(fs, ROOT_ID, b"f")
+        found = await fs.setattr(made.ino, SetAttributes(atime_ns=5, mtime_ns=7), ROOT)
+        assert (found.atime_ns, found.mtime_ns) == (5, 7)
+        assert (await fs.lookup(ROOT_ID, b"f", ROOT)).atime_ns == 5
+
+
+async def test_used_blocks_follow_the_extents_once_nothing_waits():
+    async with file_system() as fs:
+        handle, made = await fs.create(ROOT_ID, b"f", 0o644, os.O_RDWR, ROOT)
+        await fs.write(handle, 10 << 20, b"x" * 8192)
+        assert (await fs.getattr(made.ino)).blocks == ((10 << 20) + 8192) // 512
+        await fs.release(handle)
+        await fs.drive.commit()
+        while fs.drive.opened(made.ino) is not None:
+            await trio.lowlevel.checkpoint()
+        assert (await fs.getattr(made.ino)).blocks == 16
+
+
+async def test_presentation_shows_other_owners_and_bits():
+    shown = Presentation(uid=5, gid=6, umask=0o022)
+    async with file_system(presentation=shown) as fs:
+        made = await write(fs, ROOT_ID, b"f", b"x", ROOT, 0o600)
+        assert (made.uid, made.gid, made.mode) == (5, 6, stat.S_IFREG | 0o755)
+        entry = await fs.drive.lookup(ROOT_ID, b"f")
+        assert (entry.uid, entry.mode) == (0, stat.S_IFREG | 0o600)
+
+
+async def test_change_beside_the_mount_is_told():
+    async with file_system() as fs:
+        made = await write(fs, ROOT_ID, b"f", b"one")
+        await fs.drive.write("/f", b"other")
+        await fs.changed_outside(ROOT_ID, b"f")
+        told = fs.invalidations.items
+        found = await fs.drive.lookup(ROOT_ID, b"f")
+        if found.id == made.ino:
+            assert InvalidateInode(made.ino, attr_only=False) in told
+        else:
+            assert InvalidateEntry(ROOT_ID, b"f") in told
+        await fs.drive.remove("/f")
+        told.clear()
+        await fs.changed_outside(ROOT_ID, b"f")
+        assert InvalidateEntry(ROOT_ID, b"f") in told
+
+
+async def test_two_files_made_at_once_under_one_name_are_one():
+    async with file_system() as fs:
+        outcomes = []
+
+        async def make():
+            try:
+                outcomes.append((await fs.mkdir(ROOT_ID, b"d", 0o755, ROOT)).ino)
+            except FileExistsError:
+                outcomes.append(None)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(make)
+        assert outcomes.count(None) == 4
