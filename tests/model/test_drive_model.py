@@ -137,8 +137,7 @@ async def run(drive_or_batch: object, call: str, *arguments: object, **options: 
     try:
         await getattr(drive_or_batch, call)(*arguments, **options)
     except OSError as error:
-        assert error.errno is not None
-        return error.errno
+        return error.errno or -1
     return 0
 
 
