@@ -40,7 +40,7 @@ def demo(top: Path, large_bytes: int) -> str:
     """Run it all below *top*; returns the line of figures."""
     source = top / "source"
     step("Make a directory tree like those people have.")
-    made = sample_tree.make(source, large_bytes=large_bytes, copies=2)
+    made = sample_tree.make(source, large_bytes=large_bytes, real_names=5_000)
     print(
         f"  {made.names} names, {made.bytes / 1e6:.0f} MB, the largest file"
         f" {large_bytes >> 20} MiB",

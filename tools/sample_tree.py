@@ -1,7 +1,7 @@
 """Make a directory tree like those people have, and compare two trees.
 
-The tree holds the Python standard library's real files (thousands, of every size) and what real
-trees surprise programs with: deep folders, symbolic links (dangling ones too), empty files and
+The tree holds real files of this machine (thousands, of every size) and what real trees surprise
+programs with: deep folders, symbolic links (dangling ones too), empty files and
 folders, executables, names in UTF-8 with spaces and one that is not UTF-8, a sparse file, odd
 modes and times, and one large file of incompressible bytes.
 """
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 NOT_UTF8 = b"caf\xe9 \xff.txt"
 SPARSE_BYTES = 64 * MIB
+# Larger ones are somebody's model or debugger; one large file is made on purpose.
+LARGEST_REAL_FILE = 8 * MIB
 # Whole seconds hide a lost nanosecond field; these do not.
 ODD_TIMES = (1, 1_000_000_001, 1_234_567_890_123_456_789, 4_102_444_800_999_999_999)
 
@@ -36,11 +38,10 @@ class Made:
     bytes: int
 
 
-def make(top: Path, *, large_bytes: int = 256 * MIB, copies: int = 1) -> Made:
-    """Fill the new directory *top*; *copies* is how many standard libraries it gets."""
+def make(top: Path, *, large_bytes: int = 256 * MIB, real_names: int = 1_000) -> Made:
+    """Fill the new directory *top*, with about *real_names* real files and folders."""
     top.mkdir(parents=True)
-    for number in range(copies):
-        _copy_library(top / "python" / str(number))
+    _copy_real(top / "real", real_names)
     _make_odd(top / "odd")
     _make_large(top / "large.bin", large_bytes)
     _set_folder_times(top)
@@ -48,14 +49,37 @@ def make(top: Path, *, large_bytes: int = 256 * MIB, copies: int = 1) -> Made:
     return Made(len(entries), sum(s.st_size for _, s in entries if stat.S_ISREG(s.st_mode)))
 
 
-def _copy_library(target: Path) -> None:
-    source = Path(sysconfig.get_path("stdlib"))
-    shutil.copytree(
-        source,
-        target,
-        symlinks=True,
-        ignore=shutil.ignore_patterns("site-packages", "dist-packages", "test", "*.so", "*.a"),
-    )
+def _copy_real(target: Path, names: int) -> None:
+    """Files and folders that every machine has, until there are enough of them."""
+    for source in (
+        Path(sysconfig.get_path("stdlib")),
+        Path(sysconfig.get_path("purelib")),
+        Path("/usr/share"),
+        Path("/usr/include"),
+        Path("/usr/lib"),
+    ):
+        if names > 0 and source.is_dir():
+            names -= _copy_some(source, target / source.name, names)
+
+
+def _copy_some(source: Path, target: Path, names: int) -> int:
+    """Copy up to *names* names of a folder; how many it were."""
+    target.mkdir(parents=True, exist_ok=True)
+    copied = 1
+    with os.scandir(source) as scan:
+        entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
+    for entry in entries:
+        if copied >= names:
+            break
+        if entry.is_symlink():
+            (target / entry.name).symlink_to(os.readlink(entry.path))
+            copied += 1
+        elif entry.is_dir():
+            copied += _copy_some(Path(entry.path), target / entry.name, names - copied)
+        elif entry.is_file() and entry.stat().st_size < LARGEST_REAL_FILE:
+            shutil.copy2(entry.path, target / entry.name)
+            copied += 1
+    return copied
 
 
 def _make_odd(top: Path) -> None:

@@ -47,7 +47,7 @@ def received(person):
 def test_a_real_tree_is_equal_on_the_remote_mount(two, tmp_path):
     alice, bob = two
     source = tmp_path / "source"
-    sample_tree.make(source, large_bytes=256 * MIB, copies=2)
+    sample_tree.make(source, large_bytes=256 * MIB, real_names=5_000)
     key, here = write_and_share(alice, tmp_path)
     subprocess.run(["cp", "-a", source, here.folder / "tree"], check=True)
     sync(here.folder)
@@ -57,7 +57,7 @@ def test_a_real_tree_is_equal_on_the_remote_mount(two, tmp_path):
     there = bob.mount(key, tmp_path / "there", "--peer", here.address)
     before = received(bob)
     names = [path for path, _ in sample_tree.walk(there.folder)]
-    assert len(names) > 3000
+    assert len(names) > 5000
     listing = received(bob) - before
     assert listing < 3 * MIB, "a listing fetched content"
 
@@ -154,7 +154,7 @@ def test_what_was_fsynced_survives_kill_9_of_the_writer(two, tmp_path):
     with kept.open("rb") as file:
         os.fsync(file.fileno())
     copy = subprocess.Popen(["cp", "-a", source, here.folder / "tree"], stderr=subprocess.DEVNULL)
-    wait_until(lambda: (here.folder / "tree" / "python").exists(), 60)
+    wait_until(lambda: (here.folder / "tree" / "real").exists(), 60)
     time.sleep(0.7)
     here.kill()
     copy.wait()
