@@ -329,6 +329,7 @@ class Downloads:
             block=index,
             upgrade=(start, peer.length - start),
             manifest=shared.manifest is None,
+            believed=peer.sync,
         )
         self.upgrade = flight
         self._launch(flight)
@@ -338,7 +339,14 @@ class Downloads:
         shared = self._shared
         for peer in shared.peers.values():
             if peer.serves(peer.fork) and peer.has_manifest and not peer.upgrade_refused:
-                flight = Flight(peer.take_id(), peer, shared.now, peer.fork, manifest=True)
+                flight = Flight(
+                    peer.take_id(),
+                    peer,
+                    shared.now,
+                    peer.fork,
+                    manifest=True,
+                    believed=peer.sync,
+                )
                 self.upgrade = flight
                 self._launch(flight)
                 return

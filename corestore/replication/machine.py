@@ -363,8 +363,9 @@ class Replicator:
             peer.announce(flight.block, flight.block + 1, False)
         elif flight.seek is not None:
             peer.seeks = False
-        else:
+        elif flight.believed is peer.sync:
             peer.upgrade_refused = True
+        # Otherwise the peer has changed since, say to another fork, and may be asked again.
         self._downloads.failed(flight)
 
     def _have(self, index: int) -> bool:

@@ -55,6 +55,7 @@ class Flight:
       levels: how many levels of the tree were asked for above the block.
       promised: whether the proof relies on nodes that an earlier answer of the peer must bring.
       late: whether it is overdue, so that others may be asked.
+      believed: what the peer had said of itself when an upgrade or the manifest was asked for.
     """
 
     id: int
@@ -69,6 +70,7 @@ class Flight:
     seek: SeekWant | None = None
     hash: int = -1
     late: bool = False
+    believed: Sync | None = None
 
 
 @dataclass(eq=False, slots=True)

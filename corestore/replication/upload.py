@@ -165,6 +165,9 @@ class Uploads:
                 self._tell_contiguous(peer, contiguous)
             for message in messages:
                 self._shared.send(peer, message)
+            if not peer.sent.can_upgrade and 0 < peer.length < end and peer.length <= contiguous:
+                # By now we have the roots at its length: they are above blocks that we hold.
+                self._sync_some[peer] = None
 
     def _tell_contiguous(self, peer: Peer, contiguous: int) -> None:
         peer.told_contiguous = contiguous

@@ -300,11 +300,10 @@ class Wants:
             want.places.pop(peer, None)
 
     def rewind(self, start: int, length: int) -> None:
-        """Everything from *start* on is to be looked at again: the log was cut there."""
+        """Nothing is under way any more, and the log was cut at *start*: look at all again."""
         for want in self.ranges:
             want.places.clear()
-            want.low = max(min(want.low, start), want.start)
-            want.done = max(min(want.done, start), want.start)
+            want.low = want.done = max(min(want.done, start), want.start)
         self._queue.clear()
         self._beyond.clear()
         self.parked.clear()

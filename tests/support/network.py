@@ -12,7 +12,7 @@ import heapq
 import itertools
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from corestore import crypto
@@ -28,7 +28,7 @@ from corestore.replication.machine import (
     Settle,
     WakeAt,
 )
-from corestore.replication.messages import Data, Message, decode, encode
+from corestore.replication.messages import Data, Message, NoData, decode, encode
 from corestore.tree import batch as tree
 from corestore.tree import flat
 from corestore.tree.types import EMPTY_HEAD, Head, Node
@@ -200,6 +200,12 @@ class Site:
         self.machine.published(self.core.published)
         self.drain()
 
+    def truncate(self, length: int) -> None:
+        """Truncate to a new fork, publish and tell the peers."""
+        self.core.truncate(length, self.core.head.fork + 1)
+        self.machine.published(self.core.published)
+        self.drain()
+
     def drain(self) -> None:
         now = self.network.now
         while actions := self.machine.actions(now):
@@ -286,10 +292,23 @@ class Liar(Site):
         return message
 
 
+class Shuffler(Site):
+    """Answers requests in any order, which the protocol allows."""
+
+    def _serve(self, link: Link) -> None:
+        self.network.rng.shuffle(link.serving)
+        super()._serve(link)
+
+
+class Boaster(Site):
+    """Announces all it knows of and serves nothing."""
+
+    def answered(self, message: Message) -> Message:
+        return NoData(message.id, 1) if isinstance(message, Data) else message
+
+
 def corrupted(message: Data) -> Data:
     """The same answer with another block."""
-    from dataclasses import replace
-
     proof = message.proof
     assert proof.block is not None
     value = bytes(len(proof.block.value)) + b"!"
