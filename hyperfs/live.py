@@ -70,6 +70,13 @@ class LiveTree:
         assert self._reader is not None, "the drive has no version yet"
         return self._reader
 
+    @property
+    def content_length(self) -> int | None:
+        """See `FileOwner`."""
+        if self.writable or self.view is None:
+            return None
+        return self.view.index.root.content_length
+
     def set_content(self, blocks: CoreBlocks) -> None:
         """The content core is known now."""
         self.content_blocks = blocks

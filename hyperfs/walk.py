@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from hyperfs import paths
 from hyperfs.batch import path_error
+from hyperfs.content import ContentMap
 from hyperfs.extents import Extent
 from hyperfs.records import ROOT_ID
 from hyperfs.writer import SHARED
@@ -29,6 +30,7 @@ _PAGE: Final = 256
 _READ_BYTES: Final = 4 * 1024 * 1024
 # How many content blocks one step of a download asks for: 16 MiB on average.
 _DOWNLOAD_BLOCKS: Final = 256
+_DOWNLOAD_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +100,10 @@ async def read(tree: LiveTree, names: Sequence[bytes], offset: int, length: int 
 
 async def scan(tree: LiveTree, names: Sequence[bytes]) -> AsyncIterator[PathEntry]:
     """The entries of a directory, in name order."""
-    directory, _ = await resolve(tree, names)
-    if not directory.is_dir:
-        raise path_error(errno.ENOTDIR, names)
-    prefix = b"/" + b"/".join(names) + (b"/" if names else b"")
-    after = b""
-    while True:
-        page = await tree.metadata_blocks.complete(partial(tree.page, directory.id, after, _PAGE))
-        for name, entry in page:
-            yield PathEntry(prefix + name, entry)
-        if len(page) < _PAGE:
-            return
-        after = page[-1][0]
+    directory = await _directory(tree, names)
+    prefix = _prefix(names)
+    async for name, entry in _children(tree, directory):
+        yield PathEntry(prefix + name, entry)
 
 
 async def walk(tree: LiveTree, names: Sequence[bytes]) -> AsyncIterator[PathEntry]:
@@ -118,15 +112,15 @@ async def walk(tree: LiveTree, names: Sequence[bytes]) -> AsyncIterator[PathEntr
     A directory that is reached a second time (which no writer of ours makes) is shown, not entered.
     """
     entered: set[int] = set()
-    stack: list[tuple[bytes, ...]] = [tuple(names)]
+    stack = [(_prefix(names), await _directory(tree, names))]
     while stack:
-        at = stack.pop()
-        below: list[tuple[bytes, ...]] = []
-        async for found in scan(tree, at):
-            yield found
-            if found.entry.is_dir and found.entry.id not in entered:
-                entered.add(found.entry.id)
-                below.append((*at, found.name))
+        prefix, directory = stack.pop()
+        below: list[tuple[bytes, int]] = []
+        async for name, entry in _children(tree, directory):
+            yield PathEntry(prefix + name, entry)
+            if entry.is_dir and entry.id not in entered:
+                entered.add(entry.id)
+                below.append((prefix + name + b"/", entry.id))
         stack += reversed(below)
 
 
@@ -134,27 +128,60 @@ async def download(tree: LiveTree, names: Sequence[bytes], content: CoreBlocks) 
     """Fetch all content below a path; listing it fetches the index nodes."""
     entry, _ = await resolve(tree, names)
     if entry.is_file:
-        await _download_file(tree, names, content)
+        await _download_file(tree, entry, content)
     if not entry.is_dir:
         return
+    # The blocks of many small files are asked for together.
+    waiting: set[int] = set()
     async for found in walk(tree, names):
         if found.entry.is_file:
-            await _download_file(tree, paths.split(found.path), content)
+            async for blocks in _missing_blocks(tree, found.entry, content):
+                waiting |= blocks
+                if len(waiting) >= _DOWNLOAD_BLOCKS:
+                    await content.core.download(blocks=waiting)
+                    waiting.clear()
+    if waiting:
+        await content.core.download(blocks=waiting)
 
 
-async def _download_file(tree: LiveTree, names: Sequence[bytes], content: CoreBlocks) -> None:
-    file = await open_path(tree, names)
-    try:
-        if file.content.inline is not None:
+async def _download_file(tree: LiveTree, entry: Entry, content: CoreBlocks) -> None:
+    async for blocks in _missing_blocks(tree, entry, content):
+        await content.core.download(blocks=blocks)
+
+
+async def _missing_blocks(
+    tree: LiveTree, entry: Entry, content: CoreBlocks
+) -> AsyncIterator[set[int]]:
+    """The content blocks of a file that are not here, some at a time."""
+    if entry.inline is not None or tree.view is None:
+        return
+    found = ContentMap.of_entry(entry, tree.view)
+    for start in range(0, entry.size, _DOWNLOAD_BYTES):
+        end = min(entry.size, start + _DOWNLOAD_BYTES)
+        pieces = await tree.metadata_blocks.complete(partial(found.pieces, start, end))
+        blocks = {piece.block for piece in pieces if isinstance(piece, Extent)}
+        missing = {block for block in blocks if not content.core.has(block)}
+        if missing:
+            yield missing
+
+
+async def _directory(tree: LiveTree, names: Sequence[bytes]) -> int:
+    entry, _ = await resolve(tree, names)
+    if not entry.is_dir:
+        raise path_error(errno.ENOTDIR, names)
+    return entry.id
+
+
+def _prefix(names: Sequence[bytes]) -> bytes:
+    return b"/" + b"/".join(names) + (b"/" if names else b"")
+
+
+async def _children(tree: LiveTree, directory: int) -> AsyncIterator[tuple[bytes, Entry]]:
+    after = b""
+    while True:
+        page = await tree.metadata_blocks.complete(partial(tree.page, directory, after, _PAGE))
+        for found in page:
+            yield found
+        if len(page) < _PAGE:
             return
-        size = file.content.size
-        for start in range(0, size, 16 * _READ_BYTES):
-            end = min(size, start + 16 * _READ_BYTES)
-            pieces = await tree.metadata_blocks.complete(partial(file.content.pieces, start, end))
-            blocks = sorted({piece.block for piece in pieces if isinstance(piece, Extent)})
-            for at in range(0, len(blocks), _DOWNLOAD_BLOCKS):
-                part = [b for b in blocks[at : at + _DOWNLOAD_BLOCKS] if not content.core.has(b)]
-                if part:
-                    await content.core.download(blocks=part)
-    finally:
-        file.release()
+        after = page[-1][0]

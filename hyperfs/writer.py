@@ -13,8 +13,10 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
+from corestore import DecodeError
 from hyperfs.content import ContentMap
 from hyperfs.dirty import DirtyRanges
+from hyperfs.extents import Extent
 from hyperfs.index.node import BlocksMissing
 from hyperfs.reader import ReadAhead
 from hyperfs.records import pack_entry
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from hyperfs.blocks import CoreBlocks
-    from hyperfs.extents import Extent, Hole
+    from hyperfs.extents import Hole
     from hyperfs.reader import ContentReader
     from hyperfs.records import Entry
 
@@ -104,6 +106,10 @@ class FileOwner(Protocol):
     def metadata_blocks(self) -> CoreBlocks: ...
     @property
     def reader(self) -> ContentReader: ...
+    @property
+    def content_length(self) -> int | None:
+        """How many content blocks the version shown relies on; None where that is no bound."""
+        ...
 
     def check_writable(self) -> None:
         """Raises NotWritable, StorageLocked."""
@@ -271,7 +277,14 @@ class OpenFile:
                 stop = min(stop, delta.cut)
         if stop <= offset or self.content.inline is not None:
             return []
-        return self.content.pieces(offset, stop)
+        pieces = self.content.pieces(offset, stop)
+        limit = self._owner.content_length
+        if limit is not None:
+            for piece in pieces:
+                # Such a block may never come: better to fail than to wait for it.
+                if isinstance(piece, Extent) and piece.block >= limit:
+                    raise DecodeError("extent of content the version relies on")
+        return pieces
 
     def _laid_over(self, offset: int, end: int) -> list[tuple[int, bytes]]:
         """Copies of what the deltas lay over the appended content, in the order of laying."""

@@ -306,6 +306,18 @@ async def test_difference_of_a_renamed_directory_is_told_by_path():
 
 # -- several processes -----------------------------------------------------------------------------
 
+
+def start_child(program, store):
+    """A process that runs *program* on a store."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(store)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
 HOLDER = """
 import sys, trio, corestore, hyperfs
 async def main():
@@ -325,13 +337,7 @@ trio.run(main)
 async def test_one_process_writes_and_the_others_follow(tmp_path):
     async with corestore.open(tmp_path) as store:
         await hyperfs.create(store, "d")
-    child = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+    child = start_child(HOLDER, tmp_path)
     try:
         version = int(child.stdout.readline())
         async with corestore.open(tmp_path) as store, hyperfs.open(store, name="d") as drive:
@@ -384,13 +390,8 @@ async def test_killed_writer_leaves_a_whole_version_with_all_that_was_synced(tmp
         await hyperfs.create(store, "d")
     synced = -1
     for lines in (1, 3, 6):
-        child = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path)],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        with child.stdout:
+        child = start_child(WRITER, tmp_path)
+        with child.stdout, child.stdin:
             for _ in range(lines):
                 synced = max(synced, int(child.stdout.readline()))
             child.kill()

@@ -1,0 +1,481 @@
+"""A drive read elsewhere: followed live, fetched on demand, unplugged, damaged, made by enemies."""
+
+from __future__ import annotations
+
+import random
+import stat
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.lowlevel
+import trio.testing
+
+import corestore
+import hyperfs
+from hyperfs import opening
+from hyperfs.drive import ROOT_ID, SHARED
+from hyperfs.extents import Extent
+from hyperfs.index import build_commit, header_block
+from hyperfs.records import entry_key, pack, pack_entry, shared_key
+from tests.support.builders import linked
+from tests.support.drives import contents, snapshot
+
+LARGE = random.Random(7).randbytes(20_000_000)
+
+
+@asynccontextmanager
+async def a_pair(*, read_timeout=None, link=True):
+    """(writer's drive, reader's drive, writer's store, reader's store), replicating if *link*."""
+    async with corestore.open(None) as near, corestore.open(None) as far:
+        key = await hyperfs.create(near, "d")
+        async with (
+            hyperfs.open(near, name="d") as writer,
+            hyperfs.open(far, key=key, read_timeout=read_timeout) as reader,
+        ):
+            if not link:
+                yield writer, reader, near, far
+                return
+            async with linked(near, far):
+                with trio.fail_after(5):
+                    await reader.ready()
+                yield writer, reader, near, far
+
+
+async def caught_up(writer, reader):
+    """Wait until the reader shows what the writer has."""
+    await writer.sync()
+    with trio.fail_after(5):
+        while reader.version < writer.version:
+            await reader.update()
+
+
+async def open_path(drive, path):
+    """An open file; the caller releases it."""
+    directory = ROOT_ID
+    *parents, last = path.strip("/").encode().split(b"/")
+    for name in parents:
+        directory = (await drive.lookup(directory, name)).id
+    return drive.open_file(*await drive.resolve(directory, last))
+
+
+# -- following -------------------------------------------------------------------------------------
+
+
+async def test_trees_are_equal():
+    async with a_pair() as (writer, reader, _, _):
+        async with writer.batch() as batch:
+            for n in range(300):
+                await batch.write(f"/{n % 7}/{n}", bytes([n % 256]) * (n * 50), mode=0o600 + n % 8)
+            await batch.symlink("/link", b"\xff/target")
+            await batch.mkdir("/empty")
+            await batch.write(b"/not utf-8 \xff", b"x")
+            await batch.write("/large", LARGE[:3_000_000])
+        await caught_up(writer, reader)
+        assert not reader.writable
+        ours = [(each.path, each.entry) async for each in writer.walk()]
+        theirs = [(each.path, each.entry) async for each in reader.walk()]
+        assert theirs == ours
+        for path, entry in ours:
+            if entry.is_file:
+                assert await reader.read(path) == await writer.read(path)
+
+
+async def test_changes_are_told_after_they_can_be_seen():
+    async with a_pair() as (writer, reader, _, _):
+        await writer.write("/dir/f", b"1")
+        await caught_up(writer, reader)
+        with reader.watch_changes() as changes:
+            await writer.write("/dir/f", b"22")
+            await writer.sync()
+            with trio.fail_after(5):
+                change = await anext(changes)
+            assert change.version == reader.version
+            assert change.complete
+            [told] = [each for each in change.changes if each.name == b"f"]
+            assert (told.old.size, told.new.size, told.old.id) == (1, 2, told.new.id)
+            assert await reader.read("/dir/f") == b"22"
+            await writer.rename("/dir/f", "/g")
+            await writer.sync()
+            with trio.fail_after(5):
+                change = await anext(changes)
+            told = {(each.directory, each.name): each for each in change.changes}
+            directory = (await reader.entry("/dir")).id
+            assert told[(directory, b"f")].new is None
+            assert told[(ROOT_ID, b"g")].old is None
+            # The root directory, whose time changed, has no name.
+            assert told[(None, None)].new.id == ROOT_ID
+        with pytest.raises(StopAsyncIteration):
+            await anext(changes)
+
+
+async def test_a_slow_subscriber_hears_that_everything_changed():
+    async with a_pair() as (writer, reader, _, _):
+        with reader.watch_changes() as changes:
+            for n in range(100):
+                await writer.write("/f", b"%d" % n)
+                await caught_up(writer, reader)
+            told = await anext(changes)
+            while told.complete:
+                told = await anext(changes)
+            assert told.version <= reader.version
+
+
+async def test_renames_are_atomic_for_readers():
+    async with a_pair() as (writer, reader, _, _):
+        await writer.write("/a", b"x")
+        await caught_up(writer, reader)
+        async with trio.open_nursery() as nursery:
+
+            async def rename():
+                names = ["/a", "/b"]
+                for n in range(30):
+                    await writer.rename(names[n % 2], names[(n + 1) % 2])
+                    await writer.sync()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(rename)
+            seen = set()
+            while True:
+                names = tuple(name for name, _ in await reader.list(ROOT_ID))
+                assert names in [(b"a",), (b"b",)]
+                seen.add(names)
+                await trio.lowlevel.checkpoint()
+        assert len(seen) == 2
+
+
+async def test_open_files_follow_and_a_read_never_mixes_versions():
+    async with a_pair() as (writer, reader, _, _):
+        await writer.write("/f", bytes([0]) * 400_000)
+        await caught_up(writer, reader)
+        file = await open_path(reader, "/f")
+        with reader.watch_changes() as changes:
+            async with trio.open_nursery() as nursery:
+
+                async def write():
+                    for n in range(1, 15):
+                        await writer.write("/f", bytes([n]) * 400_000)
+                        await writer.sync()
+
+                nursery.start_soon(write)
+                last = 0
+                while last < 14:
+                    data = await file.read(0, 400_000)
+                    assert len(data) == 400_000
+                    assert data == bytes([data[0]]) * 400_000
+                    assert data[0] >= last
+                    last = data[0]
+                    await trio.sleep(0.001)
+            await writer.remove("/f")
+            while await reader.lookup(ROOT_ID, b"f") is not None:
+                await anext(changes)
+        # Removed, it reads as it was.
+        assert file.location is None
+        assert await contents(file) == bytes([14]) * 400_000
+        file.release()
+
+
+async def test_open_files_follow_a_rename():
+    async with a_pair() as (writer, reader, _, _):
+        await writer.write("/f", b"1" * 1000)
+        await caught_up(writer, reader)
+        file = await open_path(reader, "/f")
+        await writer.rename("/f", "/g")
+        await caught_up(writer, reader)
+        assert file.location == (ROOT_ID, b"g")
+        await writer.write("/g", b"2" * 2000)
+        await caught_up(writer, reader)
+        assert await file.read(0, 3000) == b"2" * 2000
+        file.release()
+
+
+async def test_hard_links_are_followed():
+    async with a_pair() as (writer, reader, _, _):
+        await writer.write("/one", b"1" * 1000)
+        entry, location = await writer.resolve(ROOT_ID, b"one")
+        file = writer.open_file(entry, location)
+        writer.put_shared(file.entry)
+        writer.put_link(ROOT_ID, b"one", file.id)
+        writer.put_link(ROOT_ID, b"two", file.id)
+        file.update(nlink=2)
+        await caught_up(writer, reader)
+        assert (await reader.resolve(ROOT_ID, b"two"))[1] is SHARED
+        with reader.watch_changes() as changes:
+            await file.write(0, b"2")
+            await writer.sync()
+            with trio.fail_after(5):
+                change = await anext(changes)
+            assert [(each.directory, each.new.id) for each in change.changes] == [(None, file.id)]
+        assert await reader.read("/one") == await reader.read("/two") == b"2" + b"1" * 999
+        file.release()
+
+
+async def test_past_versions_are_read_remotely():
+    async with a_pair() as (writer, reader, _, _):
+        versions = {}
+        for n in range(40):
+            await writer.write("/f", b"%d" % n * 100)
+            versions[writer.version] = b"%d" % n * 100
+        await caught_up(writer, reader)
+        for version, data in random.Random(1).sample(sorted(versions.items()), 5):
+            past = await reader.checkout(version)
+            assert await past.read("/f") == data
+        changes = [change.path async for change in reader.diff(past)]
+        assert b"/f" in changes
+
+
+# -- on demand -------------------------------------------------------------------------------------
+
+
+async def test_listing_and_a_small_read_fetch_little():
+    async with a_pair(link=False) as (writer, reader, near, far):
+        await writer.write("/large", LARGE)
+        async with writer.batch() as batch:
+            for n in range(2000):
+                await batch.write(f"/many/{n % 20}/{n}", b"%d" % n * 500)
+        await writer.sync()
+        async with linked(near, far):
+            with trio.fail_after(5):
+                await reader.ready()
+            assert [each.name async for each in reader.scandir()] == [b"large", b"many"]
+            assert reader.content.statistics().blocks_received == 0
+            assert far.statistics().bytes_received < 64_000
+            received = far.statistics().bytes_received
+            data = await reader.read("/large", 10_000_000, 4096)
+            assert data == LARGE[10_000_000:10_004_096]
+            # One or two blocks of at most 256 KiB, with their proofs.
+            assert reader.content.statistics().blocks_received <= 2
+            assert far.statistics().bytes_received - received < 512 * 1024
+
+
+async def test_random_reads_fetch_only_their_blocks():
+    async with a_pair() as (writer, reader, _, _):
+        await writer.write("/large", LARGE)
+        await caught_up(writer, reader)
+        file = await open_path(reader, "/large")
+        source = random.Random(5)
+        needed = set()
+        for _ in range(20):
+            offset = source.randrange(len(LARGE) - 4096)
+            assert await file.read(offset, 4096) == LARGE[offset : offset + 4096]
+            pieces = file.content.pieces(offset, offset + 4096)
+            needed |= {piece.block for piece in pieces}
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert reader.content.statistics().blocks_received == len(needed)
+        file.release()
+
+
+async def test_sequential_reads_fetch_ahead():
+    async with a_pair() as (writer, reader, _, _):
+        await writer.write("/large", LARGE)
+        await caught_up(writer, reader)
+        file = await open_path(reader, "/large")
+        for offset in range(0, 1_048_576, 131_072):
+            await file.read(offset, 131_072)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        read = 1_048_576 // 65_536
+        assert read * 1.5 < reader.content.statistics().blocks_received < len(LARGE) / 65_536 / 2
+        file.release()
+
+
+async def test_download_fetches_everything_below_a_path():
+    async with a_pair() as (writer, reader, _near, _far):
+        await writer.write("/here/large", LARGE[:5_000_000])
+        await writer.write("/here/deep/small", b"s" * 1000)
+        await writer.write("/there", LARGE[5_000_000:9_000_000])
+        await caught_up(writer, reader)
+        with trio.fail_after(20):
+            await reader.download("/here")
+        file = await open_path(reader, "/there")
+        pieces = file.content.pieces(0, file.size)
+        assert not any(reader.content.has(piece.block) for piece in pieces[1:])
+        file.release()
+        received = reader.content.statistics().blocks_received
+        await reader.read("/here/large")
+        await reader.read("/here/deep/small")
+        assert reader.content.statistics().blocks_received == received
+
+
+# -- unplugged -------------------------------------------------------------------------------------
+
+
+async def test_what_was_read_still_reads_without_peers(tmp_path):
+    async with corestore.open(None) as near:
+        key = await hyperfs.create(near, "d")
+        async with hyperfs.open(near, name="d") as writer:
+            await writer.write("/f", LARGE[:1_000_000])
+            await writer.write("/unread", LARGE[1_000_000:2_000_000])
+            await writer.sync()
+            async with (
+                corestore.open(tmp_path) as far,
+                hyperfs.open(far, key=key) as reader,
+                linked(near, far),
+            ):
+                with trio.fail_after(5):
+                    await reader.ready()
+                await reader.read("/f")
+                version = reader.version
+    async with (
+        corestore.open(tmp_path) as far,
+        hyperfs.open(far, key=key, read_timeout=0.02) as reader,
+    ):
+        await reader.ready()
+        assert reader.version == version
+        assert await reader.read("/f") == LARGE[:1_000_000]
+        with pytest.raises(trio.TooSlowError):
+            await reader.read("/unread")
+
+
+async def test_without_anything_ready_waits_for_the_caller_to_give_up():
+    async with corestore.open(None) as store:
+        key = corestore.KeyPair.generate().public_key
+        async with hyperfs.open(store, key=key) as drive:
+            assert drive.version == 0
+            assert drive.content is None
+            with pytest.raises(trio.TooSlowError), trio.fail_after(0.02):
+                await drive.ready()
+
+
+async def test_after_one_silence_further_reads_fail_at_once(autojump_clock):
+    async with a_pair(read_timeout=10, link=False) as (writer, reader, near, far):
+        await writer.write("/f", LARGE[:600_000])
+        await writer.sync()
+        async with linked(near, far):
+            with trio.fail_after(5):
+                await reader.ready()
+            file = await open_path(reader, "/f")
+        started = trio.current_time()
+        with pytest.raises(trio.TooSlowError):
+            await file.read(0, 10)
+        assert trio.current_time() - started == pytest.approx(10, abs=0.5)
+        started = trio.current_time()
+        with pytest.raises(trio.TooSlowError):
+            await file.read(500_000, 10)
+        assert trio.current_time() - started < 0.1
+        # A peer that comes back ends the impatience; what was asked for meanwhile arrives.
+        async with linked(near, far):
+            assert await file.read(500_000, 10) == LARGE[500_000:500_010]
+        file.release()
+
+
+async def test_a_cancelled_read_leaves_the_file_usable():
+    async with a_pair(link=False) as (writer, reader, near, far):
+        await writer.write("/f", LARGE[:600_000])
+        await writer.sync()
+        async with linked(near, far):
+            with trio.fail_after(5):
+                await reader.ready()
+            file = await open_path(reader, "/f")
+        with trio.move_on_after(0.01) as scope:
+            await file.read(0, 600_000)
+        assert scope.cancelled_caught
+        async with linked(near, far):
+            assert await file.read(0, 600_000) == LARGE[:600_000]
+        file.release()
+
+
+# -- enemies ---------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def a_hostile_drive(records, *, content=(), content_length=None):
+    """The reader's view of a drive whose index holds whatever *records* say."""
+    async with corestore.open(None) as near, corestore.open(None) as far:
+        metadata = await near.get(name="db")
+        core = await opening._open_content(near, metadata, near.key_pair("db"))
+        root = hyperfs.Entry(ROOT_ID, stat.S_IFDIR | 0o755, 0, 0, 0, 0, 0)
+        changes = {shared_key(ROOT_ID): pack_entry(root), **records}
+        blocks = build_commit(
+            None,
+            changes,
+            first_block=1,
+            time_ns=0,
+            content_length=len(content) if content_length is None else content_length,
+            next_id=100,
+            files=1,
+            bytes=0,
+        )
+        await metadata.append(header_block(), *blocks)
+        if content:
+            await core.append(*content)
+        await near.sync()
+        async with hyperfs.open(far, key=metadata.key, read_timeout=5) as drive, linked(near, far):
+            with trio.fail_after(5):
+                await drive.ready()
+            yield drive
+
+
+def a_file(id, size, *extents, mode=0o644):
+    return pack_entry(hyperfs.Entry(id, stat.S_IFREG | mode, 0, 0, 0, 0, size, extents=extents))
+
+
+async def test_bad_names_and_records_are_left_out_and_their_neighbours_stay():
+    good = a_file(5, 3, Extent(0, 0, 0, 3))
+    records = {
+        entry_key(ROOT_ID, b"good"): good,
+        entry_key(ROOT_ID, b".."): good,
+        entry_key(ROOT_ID, b"a/b"): good,
+        entry_key(ROOT_ID, b"nul\0"): good,
+        entry_key(ROOT_ID, b"bad"): b"\xc1 nonsense",
+        entry_key(ROOT_ID, b"dangling"): pack([77]),
+        entry_key(ROOT_ID, b"zzz"): good,
+    }
+    async with a_hostile_drive(records, content=[b"abc"]) as drive:
+        assert [name for name, _ in await drive.list(ROOT_ID)] == [b"good", b"zzz"]
+        assert [name for name, _ in await drive.list(ROOT_ID, b"", 1)] == [b"good"]
+        assert await drive.read("/good") == b"abc"
+        with pytest.raises(corestore.DecodeError):
+            await drive.read("/bad")
+        with pytest.raises(FileNotFoundError):
+            await drive.read("/dangling")
+
+
+async def test_extents_that_lie_fail_and_do_not_hang():
+    records = {
+        entry_key(ROOT_ID, b"beyond"): a_file(5, 10, Extent(0, 0, 1, 10)),
+        entry_key(ROOT_ID, b"nowhere"): a_file(6, 10, Extent(0, 1 << 50, 0, 10)),
+        entry_key(ROOT_ID, b"next"): a_file(7, 10, Extent(0, 3, 0, 10)),
+    }
+    async with a_hostile_drive(records, content=[b"abc", b"def"]) as drive:
+        for name in ("/beyond", "/nowhere", "/next"):
+            with trio.fail_after(1), pytest.raises(corestore.DecodeError):
+                await drive.read(name)
+
+
+async def test_a_directory_in_itself_is_walked_once():
+    loop = pack_entry(hyperfs.Entry(9, stat.S_IFDIR | 0o755, 0, 0, 0, 0, 0))
+    records = {
+        entry_key(ROOT_ID, b"a"): loop,
+        entry_key(9, b"a"): loop,
+        entry_key(9, b"b"): loop,
+    }
+    async with a_hostile_drive(records) as drive:
+        found = [each.path async for each in drive.walk()]
+        assert found == [b"/a", b"/a/a", b"/a/b"]
+
+
+async def test_huge_sizes_cost_nothing():
+    records = {entry_key(ROOT_ID, b"huge"): a_file(5, (1 << 63) - 1)}
+    async with a_hostile_drive(records) as drive:
+        entry = await drive.entry("/huge")
+        assert entry.size == (1 << 63) - 1
+        assert await drive.read("/huge", 1 << 62, 10) == bytes(10)
+        assert await snapshot_names(drive) == [b"/huge"]
+
+
+async def snapshot_names(drive):
+    return [each.path async for each in drive.walk()]
+
+
+async def test_a_writer_of_nonsense_leaves_the_last_good_version_shown():
+    async with a_pair() as (writer, reader, near, _far):
+        await writer.write("/f", b"good")
+        await caught_up(writer, reader)
+        version = reader.version
+        core = await near.get(key=writer.key)
+        await core.append(b"no block of the format")
+        await near.sync()
+        with trio.fail_after(5):
+            await reader.update()
+        assert reader.version == version
+        assert await snapshot(reader) == {b"/": None, b"/f": b"good"}
