@@ -16,6 +16,7 @@ TOP = Path(__file__).parent.parent
 # From the top line to the bottom; on one line a name may import the names after it. Names joined by
 # "|" do not know each other.
 LINES = [
+    ["hyperfs.__main__"],
     ["hyperfs.cli"],
     ["hyperfs"],
     ["hyperfs.fuse"],
