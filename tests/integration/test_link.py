@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import random
@@ -393,6 +394,32 @@ async def test_one_bad_peer_does_not_disturb_the_others(nursery, caplog):
             await copy.download()
             assert copy.tree_hash() == core.tree_hash()
     assert "dropped a peer" in caplog.text
+
+
+@pytest.mark.parametrize("kind", range(11))
+async def test_no_message_of_any_bytes_is_a_surprise(kind, nursery, caplog):
+    rng = random.Random(kind)
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await fill(core, 5)
+        await store.sync()
+        stranger = await store.get(key=bytes(32))
+        for round_ in range(60):
+            peer, ended = await raw_peer(nursery, store)
+            await peer.shake_hands()
+            channel = peer.open(core if round_ % 2 else stranger)
+            for _ in range(4):
+                length = rng.choice((0, 1, 3, 8, 40, 200))
+                small = bytes(rng.randrange(12) for _ in range(length))
+                channel.send(kind, small if rng.random() < 0.7 else rng.randbytes(length))
+            with contextlib.suppress(trio.BrokenResourceError):
+                await peer.flush()
+            await trio.testing.wait_all_tasks_blocked()
+            await peer.stream.aclose()
+            await ended.wait()
+        assert await core.append(b"still here") == 6
+        await store.sync()
+    assert "was not" not in caplog.text
 
 
 async def test_requests_are_answered_by_who_has_the_block(nursery):
