@@ -8,14 +8,12 @@ appends keeps few extents, and its chunks become those of a file written at once
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Final
-
-import trio
 
 from corestore import BlockNotAvailable
 from hyperfs import chunks
 from hyperfs.extents import Extent, windows
+from hyperfs.pace import Pace
 from hyperfs.records import MAX_INLINE_BYTES
 
 if TYPE_CHECKING:
@@ -44,20 +42,6 @@ RECUT_BYTES: Final = 4 * 1024
 WINDOW_EXTENTS: Final = 256
 # How much is cut in one go, at 3 GB/s.
 _CUT_BYTES: Final = 1024 * 1024
-SLICE_SECONDS: Final = 0.001
-
-
-class Pace:
-    """Lets other tasks run when a loop has taken a millisecond."""
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    async def keep(self) -> None:
-        """Suspend if it is time to."""
-        if time.perf_counter() - self._since > SLICE_SECONDS:
-            await trio.lowlevel.checkpoint()
-            self._since = time.perf_counter()
 
 
 class Appender:

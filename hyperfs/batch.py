@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from hyperfs import paths
+from hyperfs.pace import Pace
 from hyperfs.records import (
     ROOT_ID,
     Entry,
@@ -423,11 +424,14 @@ async def _fill(
     file: OpenFile, data: bytes | bytearray | memoryview | AsyncIterable[bytes]
 ) -> None:
     offset = 0
+    pace = Pace()
     if isinstance(data, bytes | bytearray | memoryview):
         view = memoryview(data).cast("B")
         for offset in range(0, len(view), _WRITE_BYTES):
             await file.write(offset, view[offset : offset + _WRITE_BYTES])
+            await pace.keep()
         return
     async for chunk in data:
         await file.write(offset, chunk)
         offset += len(chunk)
+        await pace.keep()

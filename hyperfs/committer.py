@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from corestore import CorestoreError
-from hyperfs.appender import Appender, Pace
+from hyperfs.appender import Appender
 from hyperfs.index.build import commit_steps
 from hyperfs.index.tree import Index
+from hyperfs.pace import Pace
 from hyperfs.records import Entry, entry_key, group_range, pack_entry, shared_key
 from hyperfs.view import View
 from hyperfs.writer import SHARED

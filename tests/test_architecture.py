@@ -39,6 +39,7 @@ LINES = [
         "hyperfs.staging",
         "hyperfs.blocks",
         "hyperfs.changes",
+        "hyperfs.pace",
     ],
     [
         "hyperfs.index",

@@ -1,0 +1,26 @@
+"""Loops that may take long let others run."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import trio
+
+# A request on a mount waits for whatever runs before it: so long at most.
+SLICE_SECONDS: Final = 0.001
+
+
+class Pace:
+    """Suspends a loop that has run for a millisecond, whenever it asks."""
+
+    __slots__ = ("_since",)
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    async def keep(self) -> None:
+        """Suspend if it is time to."""
+        if time.perf_counter() - self._since > SLICE_SECONDS:
+            await trio.lowlevel.checkpoint()
+            self._since = time.perf_counter()
