@@ -151,7 +151,8 @@ async def _serve(
             notifier.start()
             mounted = Mounted(point, fs, connection, session)
             nursery.start_soon(mounted._tell_kernel)
-            if not drive.writable:
+            if fs.read_only:
+                # What is mounted for writing, nobody else changes.
                 nursery.start_soon(fs.follow_changes)
             task_status.started(mounted)
             await session.wait_ended()

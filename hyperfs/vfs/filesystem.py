@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import stat
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hyperfs.vfs.tree import InvalidateEntry, InvalidateInode
@@ -70,7 +71,7 @@ class FileSystem(XattrOperations):
             gone = not isinstance(inode.location, tuple)
         if gone:
             inode.location = None
-            inode.orphan = old
+            inode.orphan = replace(old, nlink=0)
             self._invalidate_inode(old, None)
 
     def _entry_there(self, change: EntryChange) -> None:

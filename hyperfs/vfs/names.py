@@ -44,12 +44,12 @@ class NameOperations(Tree):
         return self.attributes(entry)
 
     def told_missing(self, parent: int, name: bytes) -> None:
-        """Note a name that the kernel remembers as missing, in a drive that others change.
+        """Note a name that the kernel remembers as missing, in a drive that others may change.
 
         They are bounded: of too many the oldest is taken back from the kernel.
         """
         missing = self.missing
-        if self.drive.writable:
+        if not self.read_only:
             return
         missing.pop((parent, name), None)
         missing[parent, name] = None

@@ -211,6 +211,30 @@ def test_changes_beside_the_mount_are_seen_on_it(pair):
         eventually(lambda: (here / "outside").read_bytes() == b"three")
 
 
+def test_a_read_without_peers_gives_up_and_what_is_here_still_reads(tmp_path, capfd):
+    with mounted(tmp_path / "here", store=tmp_path / "a") as here:
+        (here / "d").mkdir()
+        for name in ("read", "unread"):
+            (here / "d" / name).write_bytes(os.urandom(300_000))
+        with mounted(
+            tmp_path / "there",
+            store=tmp_path / "b",
+            key=here.key,
+            peer=here.address,
+            read_timeout=0.5,
+        ) as there:
+            eventually(lambda: (there / "d" / "unread").stat().st_size == 300_000)
+            content = (there / "d" / "read").read_bytes()
+            here.kill()
+            for _ in range(3):
+                with pytest.raises(OSError) as caught:
+                    (there / "d" / "unread").read_bytes()
+                assert caught.value.errno == errno.ETIMEDOUT
+            assert (there / "d" / "read").read_bytes() == content
+            assert sorted(os.listdir(there / "d")) == ["read", "unread"]
+    assert "gave up" in capfd.readouterr().err
+
+
 def test_changes_are_seen_soon(folders, capsys):
     """Not asserted but printed: the time from closing a file until a stat loop there sees it."""
     here, there = folders

@@ -68,7 +68,16 @@ class Mount:
 
 
 @contextlib.contextmanager
-def mounted(path, *, deadline=DEADLINE_SECONDS, store=None, key=None, peer=None, **options):
+def mounted(
+    path,
+    *,
+    deadline=DEADLINE_SECONDS,
+    store=None,
+    key=None,
+    peer=None,
+    read_timeout=5,
+    **options,
+):
     """Mount on *path* (made if missing) until the block ends. *options* are `MountOptions`'."""
     # Not `exist_ok`: that would look at what may be a dead mount.
     with contextlib.suppress(FileExistsError):
@@ -78,6 +87,7 @@ def mounted(path, *, deadline=DEADLINE_SECONDS, store=None, key=None, peer=None,
         "store": None if store is None else str(store),
         "key": key,
         "peer": peer,
+        "read_timeout": read_timeout,
         "options": options,
     }
     process = subprocess.Popen(
@@ -148,7 +158,7 @@ async def _open(stack, arguments):
     opening = (
         hyperfs.open(store, name="test", create=True)
         if key is None
-        else hyperfs.open(store, key=key, read_timeout=5)
+        else hyperfs.open(store, key=key, read_timeout=arguments["read_timeout"])
     )
     swarm = await stack.enter_async_context(corestore.open_swarm(store))
     drive = await stack.enter_async_context(opening)
