@@ -181,7 +181,10 @@ class PeerStatistics:
 
 @dataclass(slots=True)
 class ReplicationStatistics:
-    """Counters of one machine since it was made."""
+    """Counters of one machine since it was made.
+
+    `duplicate_blocks` were received, and were held already or asked of somebody else meanwhile.
+    """
 
     blocks_received: int = 0
     bytes_received: int = 0

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from corestore.errors import CorestoreError
     from corestore.keys import Key
     from corestore.replication.messages import Message
-    from corestore.tree.types import Head, Proof, Verifier
+    from corestore.tree.types import BlockProof, Head, Proof, Verifier
 
 __all__ = [
     "Action",
@@ -273,7 +273,10 @@ class Replicator:
     def _receive_data(self, peer: Peer, message: Data) -> None:
         flight = peer.flight(message.id)
         if flight is None:
-            return  # cancelled meanwhile, or a push that we never allowed
+            # Cancelled meanwhile, or a push that we never allowed.
+            if message.proof.block is not None:
+                self._count(message.proof.block, again=True)
+            return
         self._downloads.answered(flight)
         proof = message.proof
         if proof.block is None and proof.upgrade is None and proof.hash is None:
@@ -290,13 +293,10 @@ class Replicator:
         _check_answers(flight, proof)
         block = proof.block
         if block is not None:
-            statistics = self._shared.statistics
-            statistics.blocks_received += 1
-            statistics.bytes_received += len(block.value)
-            if self._have(block.index):
-                statistics.duplicate_blocks += 1
-                if proof.upgrade is None:
-                    return
+            again = self._have(block.index)
+            self._count(block, again=again)
+            if again and proof.upgrade is None:
+                return
         manifest = self._manifest_for(message)
         try:
             batch = verify(
@@ -367,6 +367,12 @@ class Replicator:
             peer.upgrade_refused = True
         # Otherwise the peer has changed since, say to another fork, and may be asked again.
         self._downloads.failed(flight)
+
+    def _count(self, block: BlockProof, *, again: bool) -> None:
+        statistics = self._shared.statistics
+        statistics.blocks_received += 1
+        statistics.bytes_received += len(block.value)
+        statistics.duplicate_blocks += again
 
     def _have(self, index: int) -> bool:
         return index in self._downloads.pending or self._shared.view.bitfield.get(index)

@@ -34,8 +34,9 @@ WINDOW_BYTES: Final = 8 << 20
 QUICK_LATENCY: Final = 0.4
 SLOW_LATENCY: Final = 1.0
 # A peer that owes answers and says nothing for so long has stalled: others are asked instead. Three
-# usual answers long, within these bounds.
+# usual answers long, within these bounds; before the first answer, as long as a far peer takes.
 LEAST_PATIENCE: Final = 0.3
+FIRST_PATIENCE: Final = 0.5
 GREATEST_PATIENCE: Final = 0.75
 # A single answer is late after four usual ones, and given up after so long; then the block may be
 # asked of the same peer again.
@@ -228,7 +229,7 @@ class Peer:
         if not self.flights:
             return []
         latency = self.latency
-        patience = GREATEST_PATIENCE
+        patience = FIRST_PATIENCE
         if latency is not None:
             patience = min(max(3 * latency, LEAST_PATIENCE), GREATEST_PATIENCE)
         oldest = next(iter(self.flights.values())).sent_at

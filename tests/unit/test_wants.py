@@ -263,7 +263,7 @@ ranges = st.tuples(st.integers(0, 60), st.integers(1, 30)).map(lambda r: (r[0], 
 @settings(deadline=None)
 @given(
     start=st.integers(0, 20),
-    end=st.one_of(st.none(), st.integers(20, 80)),
+    end=st.one_of(st.none(), st.integers(21, 80)),
     listed=st.one_of(st.none(), st.sets(st.integers(0, 70), min_size=1)),
     length=st.integers(0, 70),
     peers=st.lists(st.lists(ranges, max_size=4), min_size=1, max_size=4),
