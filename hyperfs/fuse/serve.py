@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from corestore import CorestoreError
 from hyperfs.fuse import mountpoint
 from hyperfs.records import ROOT_ID
 from hyperfs.vfs.attributes import Presentation
@@ -60,15 +61,20 @@ class Mounted:
         self._send.send_nowait(path)
 
     async def _tell_kernel(self) -> None:
-        fs = self.file_system
         async for path in self._receive:
-            directory = ROOT_ID
-            for name in filter(None, path.split(b"/")):
-                await fs.changed_outside(directory, name)
-                entry = await fs.drive.lookup(directory, name)
-                if entry is None:
-                    break
-                directory = entry.id
+            try:
+                await self._tell_kernel_of(path)
+            except (CorestoreError, trio.TooSlowError, OSError) as error:
+                _log.warning("%r may be shown as it was before: %s", path, error)
+
+    async def _tell_kernel_of(self, path: bytes) -> None:
+        fs, directory = self.file_system, ROOT_ID
+        for name in filter(None, path.split(b"/")):
+            await fs.changed_outside(directory, name)
+            entry = await fs.drive.lookup(directory, name)
+            if entry is None:
+                return
+            directory = entry.id
 
 
 async def mount(

@@ -53,21 +53,25 @@ class FileOperations(NameOperations):
 
         Raises EACCES, EROFS, EISDIR, ENXIO for what is no regular file, ESTALE.
         """
-        async with self.changing:
-            entry = await self.entry_of(ino)
-            if not entry.is_file:
-                raise OSError(errno.EISDIR if entry.is_dir else errno.ENXIO, "no regular file")
-            how = flags & os.O_ACCMODE
-            truncate = bool(flags & os.O_TRUNC) and how != os.O_RDONLY
-            if how != os.O_RDONLY:
-                self.check_writable()
-            self.check(entry, who, _ACCESS[how])
-            number = self._open(entry, flags, who)
-            if truncate:
-                handle = self.handles.files[number]
-                handle.written = True
+        entry = await self.entry_of(ino)
+        # No await from here on: the entry stays what it is.
+        if not entry.is_file:
+            raise OSError(errno.EISDIR if entry.is_dir else errno.ENXIO, "no regular file")
+        how = flags & os.O_ACCMODE
+        truncate = bool(flags & os.O_TRUNC) and how != os.O_RDONLY
+        if how != os.O_RDONLY:
+            self.check_writable()
+        self.check(entry, who, _ACCESS[how] | (WRITE if truncate else 0))
+        number = self._open(entry, flags, who)
+        if truncate:
+            handle = self.handles.files[number]
+            handle.written = True
+            try:
                 await handle.file.truncate(0)
-                self._clear_set_id(handle)
+            except BaseException:
+                await self.release(number)
+                raise
+            self._clear_set_id(handle)
         return number
 
     def _open(self, entry: Entry, flags: int, who: Credentials) -> int:

@@ -13,6 +13,9 @@ import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import trio
+
+from corestore import CorestoreError
 from hyperfs.vfs.tree import InvalidateEntry, InvalidateInode
 from hyperfs.vfs.xattrs import XattrOperations
 from hyperfs.writer import SHARED
@@ -117,11 +120,19 @@ class FileSystem(XattrOperations):
         places = {ino: self.inodes.peek(ino) for ino in self.inodes}
         directories = {place[0] for place in places.values() if isinstance(place, tuple)}
         for ino, place in places.items():
-            if isinstance(place, tuple):
-                found = await self.drive.resolve(*place) if ino in directories else None
-                if found is None or found[0].id != ino:
-                    self.invalidations.put(InvalidateEntry(*place))
+            if isinstance(place, tuple) and not (
+                ino in directories and await self._still_there(ino, place)
+            ):
+                self.invalidations.put(InvalidateEntry(*place))
             self.invalidations.put(InvalidateInode(ino, attr_only=ino in directories))
+
+    async def _still_there(self, ino: int, place: tuple[int, bytes]) -> bool:
+        try:
+            found = await self.drive.resolve(*place)
+        except (CorestoreError, trio.TooSlowError, OSError) as error:
+            _log.info("cannot look again for inode %d: %s", ino, error)
+            return False
+        return found is not None and found[0].id == ino
 
     async def changed_outside(self, directory: int, name: bytes) -> None:
         """Something beside the mount changed this name, or what it leads to, in the same drive."""
