@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from corestore.durability import SyncGroup, SyncPolicy
-from corestore.errors import CoreNotFound, StorageError
+from corestore.errors import CoreNotFound, StorageConflict, StorageError
 from corestore.events import PeerAdded, PeerRemoved
 from corestore.replication.machine import (
     CommitBatch,
@@ -458,11 +458,20 @@ class Driver:
             if alone and taken:
                 break
             self._queue.popleft()
+            fork = state.head.fork
+            if batch.fork <= fork if alone else batch.fork != fork:
+                # Truncated meanwhile, by us or by another process: it belongs to the past.
+                self._queued_bytes -= _size(batch)
+                state.replicator.refused(batch, StorageConflict("the log has another history"))
+                self.drain(state)
+                continue
             taken.setdefault(state, []).append(batch)
             size += _size(batch)
             if alone:
                 break
         self._queued_bytes -= size
+        if not taken:
+            return False
         try:
             self._write([(state, state.verified_commit(own)) for state, own in taken.items()])
         except (OSError, StorageError) as error:

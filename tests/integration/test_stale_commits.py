@@ -1,0 +1,27 @@
+"""What a peer proved of a history that is no more must not be written into the present one."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+
+import corestore
+from corestore.replication.machine import CommitBatch
+from corestore.tree.verify import VerifiedBatch
+
+
+async def test_a_block_of_an_older_fork_is_not_written():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"one", b"two")
+        await core.clear(1, 2)
+        state = store._driver.find(core.discovery_key)
+        old = CommitBatch(VerifiedBatch(None, (), (1, b"old")), None, 1, fork=state.head.fork)
+        await core.truncate(1)
+        await core.append(b"new")
+        store._driver._queue.append((state, old))
+        store._driver._queued_bytes += 3
+        store._driver._commit_wanted.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not store._driver._queue
+        assert await core.get(1) == b"new"
