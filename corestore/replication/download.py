@@ -203,13 +203,11 @@ class Downloads:
 
     def unwanted(self, block: int) -> None:
         """The want of a block, or of a range (-1), was cancelled: cancel what served no other."""
-        wanted = self._shared.wants.wanted
         blocks = list(self.in_flight) if block < 0 else [block]
-        for index in blocks:
-            if index in self.in_flight and not wanted(index):
-                for flight in self.in_flight[index].copy():
-                    if flight.upgrade is None:
-                        self.abandon(flight)
+        for index in self._shared.wants.unwanted(blocks):
+            for flight in list(self.in_flight.get(index, ())):
+                if flight.upgrade is None:
+                    self.abandon(flight)
 
     def _end(self, flight: Flight) -> None:
         """Take a flight out of the tables here."""

@@ -279,13 +279,16 @@ class Wants:
 
     def release(self, indices: Iterable[int], length: int) -> None:
         """Blocks that were asked for must be asked for again."""
+        spans = [want for want in self.ranges if want.blocks is None]
         for index in indices:
             want = self.blocks.get(index)
             if want is not None:
                 self._enqueue(want, length)
-            for range_want in self.ranges:
+            for range_want in spans:
                 if range_want.contains(index):
                     range_want.lower(index)
+            for listed in self._listed.get(index, ()):
+                listed.lower(index)
 
     def announced(self, peer: PeerId, start: int, end: int, length: int) -> None:
         """A peer has the blocks `start..end` now."""
@@ -385,9 +388,16 @@ class Wants:
         self.upgrades = [upgrade for upgrade in self.upgrades if upgrade.ticket is not ticket]
         return False
 
-    def wanted(self, index: int) -> bool:
-        """Whether anybody still wants the block."""
-        return index in self.blocks or any(want.contains(index) for want in self.ranges)
+    def unwanted(self, indices: Iterable[int]) -> list[int]:
+        """Those of the blocks, none of them held, that nobody wants any more."""
+        spans = [want for want in self.ranges if want.blocks is None]
+        return [
+            index
+            for index in indices
+            if index not in self.blocks
+            and index not in self._listed
+            and not any(want.contains(index) for want in spans)
+        ]
 
     def _remove_range(self, want: RangeWant) -> None:
         self.ranges.remove(want)

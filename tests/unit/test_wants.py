@@ -96,9 +96,9 @@ def test_a_cancelled_block_is_forgotten_when_nobody_else_wants_it():
     one = made.add_block(3, 0, 10, claimed=False)
     two = made.add_block(3, 0, 10, claimed=False)
     assert not made.cancel(one)
-    assert made.wanted(3)
+    assert made.unwanted([3]) == []
     assert made.cancel(two)
-    assert not made.wanted(3)
+    assert made.unwanted([3]) == [3]
     assert not made.cancel(two)
     assert urgent(made) == []
     made.held(3)
@@ -202,8 +202,8 @@ def test_a_cancelled_list_leaves_nothing_behind():
     one = made.add_list([1, 2], bits())
     two = made.add_list([2, 3], bits())
     assert made.cancel(one)
-    assert not made.wanted(1)
-    assert made.wanted(2)
+    assert made.unwanted([1]) == [1]
+    assert made.unwanted([2]) == []
     made.held(2)
     made.held(3)
     assert [s.ticket for s in settled] == [two]
