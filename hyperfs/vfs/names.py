@@ -103,8 +103,7 @@ class NameOperations(Tree):
             directory = await self.changeable_directory(parent, who)
             if await self.drive.lookup(parent, name) is not None:
                 raise OSError(errno.EEXIST, "file exists")
-            shown = self.attributes(directory)
-            gid, mode = rules.new_owner(mode, shown.mode, directory.gid, who)
+            gid, mode = rules.new_owner(mode, directory.mode, directory.gid, who)
             now = self.now_ns()
             size = 0 if target is None else len(target)
             id = self.drive.new_id()
