@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from corestore import CorestoreError
+from corestore import CorestoreError, StorageError, StorageLocked
 from hyperfs.appender import Appender
 from hyperfs.index.build import commit_steps
 from hyperfs.index.tree import Index
@@ -52,6 +52,7 @@ MAX_DIRTY_BYTES: Final = 64 * 1024 * 1024
 FLUSH_DIRTY_BYTES: Final = 16 * 1024 * 1024
 # Files with less unflushed content wait for the commit, which packs them together.
 _FLUSH_FILE_BYTES: Final = 1024 * 1024
+_GROUPS_PAGE: Final = 256
 
 
 @dataclass(slots=True)
@@ -250,7 +251,7 @@ class Committer:
                 assert each.delta is not None
                 each.result = await appender.append(each.base, each.delta)
             await appender.flush()
-        except (OSError, CorestoreError) as error:
+        except (OSError, CorestoreError, trio.TooSlowError) as error:
             self._thaw(frozen)
             self._failed(error, 0)
             return
@@ -272,7 +273,7 @@ class Committer:
                 file.record_dirty = False
         try:
             view = await self._write(layer, frozen)
-        except (OSError, CorestoreError) as error:
+        except (OSError, CorestoreError, trio.TooSlowError) as error:
             tree.staging.failed()
             for each in frozen.values():
                 each.file.record_dirty = True
@@ -307,6 +308,9 @@ class Committer:
         tree = self._tree
         previous = tree.view
         next_id = tree.next_id
+        if previous is not None and self._metadata.length > previous.version:
+            # Another process was stopped in the middle of a commit.
+            await self._metadata.cut_unpublished(previous.version)
         async with self._store.transaction(self._metadata, self._content) as transaction:
             blocks = appender.take()
             if blocks:
@@ -375,14 +379,16 @@ class Committer:
                 del changes[key]
             await pace.keep()
         for each in frozen.values():
-            changes.update(each.result.group_changes())
-            await pace.keep()
+            for key, group in each.result.group_changes(view):
+                changes[key] = group
+                await pace.keep()
         if view is not None:
             for id in layer.forgotten:
                 start, end = group_range(id)
-                for key, _ in view.index.scan(start, end, 1 << 40):
-                    changes.setdefault(key, None)
-                await pace.keep()
+                while page := view.index.scan(start, end, _GROUPS_PAGE):
+                    changes.update(dict.fromkeys((key for key, _ in page), None))
+                    start = page[-1][0] + b"\0"
+                    await pace.keep()
         return changes, files, size
 
     def _appender(self) -> Appender:
@@ -407,7 +413,9 @@ class Committer:
     def _failed(self, error: BaseException, number: int) -> None:
         logger.warning("what is written cannot be stored: %s", error)
         self._first_change = min(self._first_change, trio.current_time())
-        self._not_before = trio.current_time() + RETRY_SECONDS
+        # A store that has failed has to be opened again; a full disk may have room later.
+        final = isinstance(error, StorageError) and not isinstance(error, StorageLocked)
+        self._not_before = math.inf if final else trio.current_time() + RETRY_SECONDS
         self._room_error = self._error = error
         for waiter in self._waiters:
             if waiter.number <= number:

@@ -35,7 +35,8 @@ class ContentMap:
     """The content of one file, *size* bytes; what nothing covers is a hole.
 
     At most one of `inline`, `extents` and `grouped` says something. `windows` are those that
-    differ from the ones recorded in `view`, of which only numbers below `kept` count.
+    differ from the ones recorded in `view`, of which only numbers below `kept` count. `stale` says
+    that there may be records of windows that do not count, to be removed with the next record.
     """
 
     id: int
@@ -46,6 +47,7 @@ class ContentMap:
     windows: Mapping[int, tuple[Extent, ...]] = field(default_factory=lambda: _NO_WINDOWS)
     view: View | None = None
     kept: int = _ALL
+    stale: bool = False
 
     @classmethod
     def of_entry(cls, entry: Entry, view: View) -> ContentMap:
@@ -119,13 +121,11 @@ class ContentMap:
             changed = ex.overlay(
                 ex.truncate(self.extents, cut) if cut < self.size else self.extents, new
             )
-            # Records of windows, from a time when it was grouped, have to go.
-            view = self.view
+            stale = self.stale or self.view is not None
             if len(changed) <= MAX_ENTRY_EXTENTS:
-                return ContentMap(self.id, size, None, changed, view=view, kept=0)
-            return ContentMap(
-                self.id, size, grouped=True, windows=ex.split_windows(changed), view=view, kept=0
-            )
+                return ContentMap(self.id, size, None, changed, stale=stale)
+            windows = ex.split_windows(changed)
+            return ContentMap(self.id, size, grouped=True, windows=windows, stale=stale)
         windows = dict(self.windows)
         kept_windows = self.kept
         if cut < self.size:
@@ -135,7 +135,8 @@ class ContentMap:
                 number += 1
             windows = {n: extents for n, extents in windows.items() if n < number}
             kept_windows = min(kept_windows, number)
-        base = replace(self, windows=windows, kept=kept_windows)
+        stale = self.stale or kept_windows < self.kept
+        base = replace(self, windows=windows, kept=kept_windows, stale=stale)
         for number, extents in ex.split_windows(new).items():
             windows[number] = ex.overlay(base.window(number), extents)
         return replace(base, size=size)
@@ -146,16 +147,17 @@ class ContentMap:
 
     # -- recording ---------------------------------------------------------------------------
 
-    def group_changes(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """The group records to write (or, None, to remove) for this content to be recorded.
+    def group_changes(self, newest: View | None) -> Iterator[tuple[bytes, bytes | None]]:
+        """The group records to write (or, None, to remove) for this content to be recorded on top
+        of the version *newest*.
 
         Raises:
           BlocksMissing, DecodeError: of the index nodes where records have to go.
         """
-        if self.view is not None and self.kept < _ALL:
-            first = self.kept
+        if self.stale and newest is not None:
+            first = 0 if self.view is None else self.kept
             while True:
-                gone = self.view.group_windows(self.id, first, _GONE_PAGE)
+                gone = newest.group_windows(self.id, first, _GONE_PAGE)
                 for number in gone:
                     if number not in self.windows:
                         yield group_key(self.id, number), None
@@ -168,5 +170,5 @@ class ContentMap:
     def recorded(self, view: View) -> ContentMap:
         """The same content, once *view* has its records."""
         if not self.grouped:
-            return self if self.view is None else replace(self, view=None)
-        return replace(self, windows=_NO_WINDOWS, view=view, kept=_ALL)
+            return replace(self, stale=False) if self.stale else self
+        return replace(self, windows=_NO_WINDOWS, view=view, kept=_ALL, stale=False)

@@ -13,6 +13,7 @@ until the store is closed.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -319,12 +320,14 @@ class Drive:
     async def resolve(self, directory: int, name: bytes) -> tuple[Entry, Location] | None:
         """The same, and where the record lies: for `open_file`."""
         tree = self._tree
-        while True:
-            view = tree.view
-            found = await tree.metadata_blocks.complete(lambda: tree.resolve(directory, name))
-            # A version that came while blocks were fetched may say otherwise.
-            if view is tree.view:
-                return found
+        look = partial(tree.resolve, directory, name)
+        view = tree.view
+        found = await tree.metadata_blocks.complete(look)
+        if view is not tree.view:
+            # A version that came while blocks were fetched may say otherwise. Should one more come,
+            # subscribers are told of the change after this has returned.
+            found = await tree.metadata_blocks.complete(look)
+        return found
 
     async def list(
         self, directory: int, after: bytes = b"", limit: int = _LIST_LIMIT

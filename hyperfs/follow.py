@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from corestore import DecodeError
+from corestore import CorestoreError, DecodeError
 from hyperfs.changes import Changed, EntryChange
 from hyperfs.content import ContentMap
-from hyperfs.errors import HyperfsError
 from hyperfs.index.diff import Diff
 from hyperfs.index.node import BlocksMissing
 from hyperfs.index.root import check_header, decode_root
@@ -181,10 +180,15 @@ class Follower:
                 continue
             try:
                 missing = view.index.inner_blocks(_PREFETCH_BLOCKS)
-            except DecodeError:
+            except (CorestoreError, OSError):
                 missing = []
             if missing:
-                await self._blocks.fetch(missing)
+                try:
+                    await self._blocks.fetch(missing)
+                except (CorestoreError, OSError) as error:
+                    # Whoever needs one of these blocks will hear of it.
+                    logger.warning("drive %s: %s", self._metadata.key, error)
+                    done = view
             else:
                 done = view
 
@@ -201,7 +205,7 @@ class Follower:
                         await self._follow(length)
                         self._seen = length
                         self._error = None
-                except (DecodeError, HyperfsError) as error:
+                except (CorestoreError, OSError) as error:
                     # The version shown stays; a later one may be readable again.
                     logger.warning("version %d of drive %s: %s", length, self._metadata.key, error)
                     self._error = error

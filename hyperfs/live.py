@@ -288,7 +288,7 @@ class LiveTree:
         assert isinstance(entry, Entry)
         file = self.open_file(entry, _location(key))
         if file is not content:
-            self.dirty_bytes -= file.replace_content(content)
+            self.dirty_bytes += file.replace_content(content)
             content.release()
         file.adopt_attributes(entry)
         file.release()

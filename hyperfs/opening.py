@@ -10,10 +10,11 @@ import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 import trio
 
-from corestore import CorestoreError, Key, StorageLocked, derive_manifest
+from corestore import Corestore, CorestoreError, Key, StorageLocked, derive_manifest
 from hyperfs import registry
 from hyperfs.blocks import CoreBlocks, Patience
 from hyperfs.chunks import MemoryChunkTable
@@ -30,9 +31,13 @@ from hyperfs.records import ROOT_ID, Entry, pack_entry, shared_key
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from corestore import Corestore, Hypercore, KeyPair
+    from corestore import Hypercore, KeyPair
 
 logger: Final = logging.getLogger("hyperfs")
+
+# The drives written through an open `Drive` of this process. The kernel's lock is the process's, so
+# it does not tell two of them apart.
+_writing: Final[WeakKeyDictionary[Corestore, set[Key]]] = WeakKeyDictionary()
 
 METADATA_NAME: Final = "db"
 # Tells the content core's namespace from the metadata core's: constant 0 of the name "hyperdrive".
@@ -193,6 +198,7 @@ class _Opening:
             self._ensure_content,
         )
         self._committer: Committer | None = None
+        self._writes = False
         # A cancelled block may still have something to commit as it ends.
         self._background = trio.CancelScope(shield=True)
 
@@ -251,6 +257,8 @@ class _Opening:
 
     async def close(self) -> None:
         """Close the handles."""
+        if self._writes:
+            _writing[self._store].discard(self._metadata.key)
         with trio.CancelScope(shield=True):
             await self._metadata.aclose()
             if self._content is not None:
@@ -280,9 +288,18 @@ class _Opening:
 
     def _begin_writing(self) -> None:
         """Take the right to write; from now on nobody else appends."""
+        key = self._metadata.key
+        writing = _writing.setdefault(self._store, set())
+        if key in writing:
+            raise StorageLocked(
+                f"drive {key} is open twice in this process, and written through the other one",
+                pid=os.getpid(),
+            )
         self._metadata.lock()
         assert self._content is not None
         self._content.lock()
+        writing.add(key)
+        self._writes = True
         self._follower.stop()
         self._follower.show_newest()
 

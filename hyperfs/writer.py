@@ -79,6 +79,14 @@ class Delta:
         self.ranges.truncate(size)
         self.size = size
 
+    def copy(self) -> Delta:
+        """Another one that says the same."""
+        copy = Delta(self.size)
+        copy.cut = self.cut
+        for offset, data in self.ranges.ranges():
+            copy.ranges.write(offset, data)
+        return copy
+
     def stack(self, newer: Delta) -> Delta:
         """The two as one: *newer* was written on top of this one, which is changed and returned."""
         if newer.cut < MAX_SIZE:
@@ -419,13 +427,22 @@ class OpenFile:
 
     def replace_content(self, other: OpenFile) -> int:
         """Take over the content of *other*, a file nobody else knows. Returns by how much
-        unflushed content shrank by what was dropped."""
-        dropped = self.delta.ranges.size_bytes if self.delta is not None else 0
-        self.content = replace(other.content, id=self.id)
-        self.frozen, self.delta = None, other.delta
+        unflushed content grew."""
+        before = sum(each.ranges.size_bytes for each in (self.delta, other.delta) if each)
+        delta = other.delta
+        if other.frozen is not None:
+            # It is just being appended for *other*: for nothing, but that equal chunks are found.
+            delta = other.frozen.copy()
+            if other.delta is not None:
+                delta.stack(other.delta)
+        content = self.content
+        # A commit in flight may make groups of what is replaced here.
+        stale = content.stale or content.grouped or self.frozen is not None
+        self.content = replace(other.content, id=self.id, stale=stale)
+        self.frozen, self.delta = None, delta
         other.delta = None
         self._live = None
-        return dropped
+        return (delta.ranges.size_bytes if delta is not None else 0) - before
 
     def _check_writable(self) -> None:
         self._owner.check_writable()

@@ -318,6 +318,22 @@ def start_child(program, store):
     )
 
 
+async def test_a_drive_open_twice_is_written_through_one():
+    async with corestore.open(None) as store:
+        await hyperfs.create(store, "d")
+        async with hyperfs.open(store, name="d") as one, hyperfs.open(store, name="d") as two:
+            await two.write("/f", b"1" * 1000)
+            with pytest.raises(corestore.StorageLocked):
+                await one.write("/g", b"x")
+            await one.ready()
+            with one.watch_changes() as changes:
+                while one.version < two.version:
+                    await anext(changes)
+            assert await one.read("/f") == b"1" * 1000
+        async with hyperfs.open(store, name="d") as one:
+            await one.write("/g", b"x")
+
+
 HOLDER = """
 import sys, trio, corestore, hyperfs
 async def main():

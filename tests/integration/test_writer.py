@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import stat
+import subprocess
+import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -432,6 +435,20 @@ async def test_dirty_content_is_bounded_and_flushed_before_its_record(monkeypatc
         assert drive.statistics().dirty_bytes == 0
 
 
+async def test_a_replaced_content_that_is_being_flushed_is_whole(monkeypatch):
+    monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 2_000_000)
+    async with a_drive() as drive:
+        await drive.write("/f", b"old" * 1000)
+        async with drive.batch() as batch:
+            await batch.write("/f", b"new" * 1_000_000)
+            # The committer has begun to append what will be the content of /f.
+            while not any(each.frozen for each in drive._tree.files.values()):
+                await trio.lowlevel.checkpoint()
+        assert await drive.read("/f") == b"new" * 1_000_000
+        assert await committed(drive, "/f") == b"new" * 1_000_000
+        assert drive.statistics().dirty_bytes == 0
+
+
 async def test_an_unlinked_file_is_bounded_too(monkeypatch):
     monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 1_000_000)
     monkeypatch.setattr(committer, "MAX_DIRTY_BYTES", 2_000_000)
@@ -533,3 +550,40 @@ async def test_a_checkout_cannot_be_changed():
 
 def test_missing_blocks_are_an_internal_matter():
     assert not issubclass(BlocksMissing, (OSError, corestore.CorestoreError))
+
+
+BIG_FILE = """
+import os, resource, stat, sys, trio, corestore, hyperfs
+async def main():
+    async with corestore.open(sys.argv[1]) as store:
+        async with hyperfs.open(store, name="d", create=True) as drive:
+            base = int.from_bytes(os.urandom(1 << 20), "little")
+            entry = hyperfs.Entry(drive.new_id(), stat.S_IFREG | 0o644, 0, 0, 0, 0, 0)
+            drive.put(1, b"big", entry)
+            file = drive.open_file(entry, (1, b"big"))
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            for n in range(256):
+                salt = int.from_bytes(os.urandom(8) * 131072, "little")
+                data = (base ^ salt).to_bytes(1 << 20, "little")
+                for at in range(0, 1 << 20, 1 << 17):
+                    await file.write((n << 20) + at, data[at : at + (1 << 17)])
+                    await trio.lowlevel.checkpoint()
+            file.release()
+            await drive.sync()
+            assert (await drive.entry("/big")).size == 256 << 20
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+trio.run(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_file_of_256_mib_is_written_in_bounded_memory(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", BIG_FILE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    # 64 MiB of dirty content at most, what is being appended among it, and the caches.
+    assert int(done.stdout) < 130_000

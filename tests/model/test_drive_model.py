@@ -14,7 +14,10 @@ import trio
 
 import corestore
 import hyperfs
+from hyperfs import appender, committer
 from hyperfs.drive import ROOT_ID
+from hyperfs.extents import WINDOW_BYTES
+from hyperfs.records import group_window, key_id, unpack_record
 from tests.support.drives import contents, snapshot
 
 SEEDS = range(12)
@@ -222,9 +225,13 @@ async def check_diff(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_open_files_behave_as_bytearrays(seed: int, tmp_path) -> None:
+async def test_open_files_behave_as_bytearrays(seed: int, tmp_path, monkeypatch) -> None:
     """Writes, cuts and reads at random, while commits run, over several openings of the drive."""
     source = random.Random(seed)
+    # Low bounds, so that flushes and the rewriting of windows have their part in it.
+    monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", source.choice([200_000, 1 << 24]))
+    monkeypatch.setattr(committer, "_FLUSH_FILE_BYTES", 10_000)
+    monkeypatch.setattr(appender, "WINDOW_EXTENTS", source.choice([4, 64]))
     scale = source.choice([200, 5_000, 400_000])
     names = [b"one", b"two", b"three"]
     oracle = {name: bytearray() for name in names}
@@ -243,6 +250,10 @@ async def test_open_files_behave_as_bytearrays(seed: int, tmp_path) -> None:
                     for _ in range(60):
                         name = source.choice(names)
                         await file_step(files[name], oracle[name], source, scale)
+                        if source.random() < 0.05:
+                            data = source.randbytes(source.randrange(scale))
+                            await drive.write(b"/" + name, data)
+                            oracle[name][:] = data
                         if source.random() < 0.15:
                             nursery.start_soon(drive.commit)
                         if source.random() < 0.3:
@@ -256,6 +267,23 @@ async def test_open_files_behave_as_bytearrays(seed: int, tmp_path) -> None:
             for name in names:
                 assert await drive.read(b"/" + name) == oracle[name]
             assert drive.statistics().byte_length == sum(map(len, oracle.values()))
+            check_groups(drive)
+
+
+def check_groups(drive: hyperfs.Drive) -> None:
+    """Group records are of windows that grouped files have, and say something."""
+    index = drive._tree.view.index
+    entries, groups = {}, set()
+    for key, value in index.scan(b"", None, 100_000):
+        record = unpack_record(value)
+        if isinstance(record, tuple):
+            groups.add((key_id(key), group_window(key)))
+            assert record
+        else:
+            entries[record.id] = record
+    for id, window in groups:
+        assert entries[id].grouped
+        assert window * WINDOW_BYTES < entries[id].size
 
 
 async def file_step(
