@@ -492,7 +492,7 @@ async def test_a_full_disk_keeps_everything_staged(autojump_clock):
         file.release()
 
 
-async def test_writers_hear_that_a_flush_failed(monkeypatch):
+async def test_writers_hear_that_a_flush_failed(monkeypatch, autojump_clock):
     monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 2_000_000)
     monkeypatch.setattr(committer, "MAX_DIRTY_BYTES", 4_000_000)
     storage = FaultyStorage()
