@@ -35,11 +35,14 @@ if TYPE_CHECKING:
     from hyperfs.cli.output import JsonValue
 
 UNMOUNT_SECONDS = 60.0
+# Not looked at while words are parsed: of a dead mount stat(2) may still succeed from the kernel's
+# memory, and then access(2) fails.
+DIRECTORY = click.Path(readable=False, path_type=Path)
 
 
 @click.command()
 @click.argument("drive", type=ADDRESS, metavar="NAME|KEY")
-@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("directory", type=DIRECTORY, metavar="DIR")
 @listen_option
 @peer_option
 @click.option("--daemon", "background", is_flag=True, help="Return once the mount answers.")
@@ -216,7 +219,7 @@ def _check_directory(directory: Path, store: Path) -> Path:
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("directory", type=DIRECTORY, metavar="DIR")
 @pass_settings
 def umount(settings: Settings, directory: Path) -> None:
     """Unmount DIR: what was written is made durable first."""

@@ -1,0 +1,623 @@
+"""Kill mounts at work, cut the power, and check everything afterwards.
+
+    tools/crash_mount.py [--rounds N] [--seed N] [--seconds N] [--power] [--keep FOLDER]
+
+A world is two people: a writer with a mounted drive, and a reader who has mounted it by key and is
+connected. In each round random programs (tools/crash_load.py) work on the writer's mount while
+somebody looks at the reader's; at a random moment one of these happens:
+
+- `writer`, `reader`, `both`: kill -9;
+- `alone`: kill -9 of both, and the reader comes back without the writer;
+- `writer-power`, `reader-power` (with --power, as root): the store's disk, an ext4 image on a loop
+  device, loses all it has not made durable, then the process is killed.
+
+Then the drive is mounted again and must be consistent, with all that was fsynced; what the reader
+had been shown must still be true; the reader must become equal; nothing may ever have been forked.
+A violation ends the run with exit code 1 and leaves the world's folder. Needs the project
+installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import random
+import shutil
+import socket
+import sqlite3
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import corestore  # noqa: E402
+from tools import sample_tree  # noqa: E402
+from tools.crash_exerciser import Exerciser  # noqa: E402
+from tools.crash_load import (  # noqa: E402
+    Append,
+    AtomicSave,
+    Copy,
+    Database,
+    Git,
+    Journal,
+    Load,
+    Remove,
+    SmallFiles,
+    Stream,
+    sync,
+)
+from tools.program import Mount, Person, people, wait_until  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOADS: dict[str, type[Load]] = {
+    "small": SmallFiles,
+    "save": AtomicSave,
+    "append": Append,
+    "stream": Stream,
+    "copy": Copy,
+    "git": Git,
+    "database": Database,
+    "exerciser": Exerciser,
+    "remove": Remove,
+}
+KILLS = ("writer", "writer", "writer", "both", "reader", "alone")
+CUTS = ("writer-power", "writer-power", "reader-power")
+WATCHED = ("save", "append", "stream")
+# A world's drive only grows; a new one begins before its disk is full.
+ROUNDS_OF_A_WORLD = 8
+KEPT_FOLDERS = 6
+DISK_BYTES = 6 << 30
+# EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH. Format: Linux, include/uapi/linux/ext4.h.
+_SHUTDOWN = 0x8004587D
+_NO_LOG_FLUSH = 2
+
+
+class Violation(Exception):
+    """Something that must never happen; the message has all of it."""
+
+
+# -- disks that can lose their power -------------------------------------------------------------
+
+
+class Disk:
+    """An ext4 image on a loop device, mounted on *folder*."""
+
+    def __init__(self, folder: Path, source: random.Random) -> None:
+        self.folder = folder
+        self._image = folder.with_name(f"{folder.name}.img")
+        self._source = source
+        folder.mkdir()
+        with self._image.open("wb") as file:
+            file.truncate(DISK_BYTES)
+        lazy = "lazy_itable_init=1,lazy_journal_init=1"
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-E", lazy, self._image], check=True)
+        self.mount()
+        (folder / "lost+found").rmdir()
+
+    def mount(self) -> None:
+        """Give it power."""
+        data = self._source.choice(("ordered", "writeback"))
+        options = f"loop,commit={self._source.choice((1, 5, 300))},data={data}"
+        subprocess.run(["mount", "-o", options, self._image, self.folder], check=True)
+
+    def unmount(self) -> None:
+        """Take it away; whoever used it has ended."""
+        wait_until(
+            lambda: (
+                not subprocess.run(
+                    ["umount", self.folder], check=False, capture_output=True
+                ).returncode
+            ),
+            20,
+        )
+
+    def flush_something(self) -> None:
+        """Make some file durable out of turn, as the kernel may at any moment."""
+        files = [*self.folder.glob("data/*/*"), *self.folder.glob("*-wal")]
+        if files:
+            with contextlib.suppress(OSError):
+                sync(self._source.choice(files))
+
+    def cut_power(self) -> None:
+        """From now on nothing reaches the disk, and what had not is gone."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+        finally:
+            os.close(descriptor)
+
+
+# -- heads, read beside the processes that have the stores open ------------------------------------
+
+
+async def _heads(store_path: str, key: str, lengths: list[int]) -> dict[str, object]:
+    async with corestore.open(store_path) as store:
+        (name,) = (core for core in store.cores() if core == corestore.Key.parse(key).discovery_key)
+        found = {}
+        others = [core for core in store.cores() if core != name]
+        for label, discovery_key in (
+            ("metadata", name),
+            ("content", others[0] if others else None),
+        ):
+            if discovery_key is None:
+                continue
+            async with await store.get(discovery_key=discovery_key, create=False) as core:
+                at = core.length if not lengths else lengths.pop(0)
+                found[label] = {
+                    "fork": core.fork,
+                    "length": core.length,
+                    "at": at,
+                    "hash": core.tree_hash(at).hex() if at <= core.length else None,
+                }
+        return found
+
+
+def heads(person: Person, key: str, *lengths: int) -> dict[str, dict[str, object]]:
+    """The two cores of a drive as a store has them; tree hashes at *lengths*, else at the ends."""
+    words = [sys.executable, __file__, "heads", str(person.store), key, *map(str, lengths)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode:
+        raise Violation(f"the store {person.store} does not open: {done.stderr}")
+    found: dict[str, dict[str, object]] = json.loads(done.stdout)
+    return found
+
+
+def length_of(head: dict[str, object]) -> int:
+    """The number of blocks in a head of `heads`."""
+    length = head["length"]
+    assert isinstance(length, int)
+    return length
+
+
+# -- trees -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Recount:
+    """Everything in a mount, read."""
+
+    names: dict[str, tuple[int, int, int, str]] = field(default_factory=dict)
+    files: int = 1
+    bytes: int = 0
+
+
+def read_everything(top: Path, below: Path | None = None) -> Recount:
+    """Walk and read a tree.
+
+    Raises:
+      Violation: something cannot be read, or is not as long as it says.
+    """
+    found, inodes = Recount(), set()
+    try:
+        for path, state in sample_tree.walk(below or top):
+            name = os.fsdecode(os.fsencode(path.relative_to(top)))
+            digest = ""
+            if stat.S_ISLNK(state.st_mode):
+                digest = os.readlink(path)
+            elif stat.S_ISREG(state.st_mode):
+                size, digest = _read(path)
+                if size != state.st_size:
+                    raise Violation(f"{path} has {size} bytes and says {state.st_size}")
+            found.names[name] = (state.st_mode, state.st_size, state.st_mtime_ns, digest)
+            if state.st_ino not in inodes:
+                inodes.add(state.st_ino)
+                found.files += 1
+                found.bytes += state.st_size
+    except OSError as error:
+        raise Violation(f"it cannot be read: {error!r}") from error
+    return found
+
+
+def _read(path: Path) -> tuple[int, str]:
+    size, digest = 0, hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            size += len(data)
+            digest.update(data)
+    return size, digest.hexdigest()
+
+
+# -- the world -------------------------------------------------------------------------------------
+
+
+class World:
+    """A writer and a reader below *top*, and one round after the other."""
+
+    def __init__(self, top: Path, people: list[Person], seed: int, *, power: bool) -> None:
+        self.top = top
+        self.writer, self.reader = people
+        self.random = random.Random(seed)
+        self.power = power
+        self.disks: dict[str, Disk] = {}
+        self.number = 0
+        # Folders of earlier rounds, nobody writes there: everything in them, as it must stay.
+        self.settled: dict[str, dict[str, tuple[int, int, int, str]]] = {}
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.durable = 0
+
+    def begin(self) -> None:
+        """Make the drive and mount it twice."""
+        if self.power:
+            for person in (self.writer, self.reader):
+                self.disks[person.store.name] = Disk(person.store, self.random)
+        self.source = self.top / "source"
+        sample_tree.make(self.source, large_bytes=4 << 20, real_names=300)
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{found.getsockname()[1]}"
+        self.key = self.writer.ask("create", "photos").strip()
+        (self.top / "journals").mkdir()
+        self.mount_writer()
+        self.mount_reader()
+
+    def end(self) -> None:
+        """Leave no process and no mount."""
+        self._stop_children()
+        for person in (self.writer, self.reader):
+            for mount in person.mounts:
+                mount.clean_up()
+        for disk in self.disks.values():
+            with contextlib.suppress(Exception):
+                disk.unmount()
+
+    def mount_writer(self) -> None:
+        """Mount read-write, at the address the reader dials."""
+        self.here = self.writer.mount("photos", self.top / "here", "--listen", self.address)
+
+    def mount_reader(self, *options: str) -> None:
+        """Mount by key, connected unless *options* say something else."""
+        options = options or ("--peer", self.address)
+        self.there = self.reader.mount(self.key, self.top / "there", *options)
+
+    def status(self, person: Person, mount: Mount) -> dict[str, object]:
+        """What `status` tells of a mount."""
+        for line in person.ask("--json", "status").splitlines():
+            report: dict[str, object] = json.loads(line)
+            if report["pid"] == mount.process.pid and "version" in report:
+                return report
+        raise Violation(f"status does not know process {mount.process.pid}")
+
+    def version(self, person: Person, mount: Mount) -> int:
+        """The version a mount shows."""
+        version = self.status(person, mount)["version"]
+        assert isinstance(version, int)
+        return version
+
+    # -- a round ---------------------------------------------------------------------------------
+
+    def round(self, kind: str, seconds: float) -> str:
+        """Work for *seconds*, let *kind* happen, check; a line about it.
+
+        Raises:
+          Violation: something is wrong.
+        """
+        self.number += 1
+        loads = self._start_loads()
+        seeds = [f"{kind}={load.seed}" for kind, load in loads.items()]
+        watch = self._start("watch", self.top / "there", self._journal("watch"), *seeds)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(min(0.2, max(0.0, end - time.monotonic())))
+            if self.power and self.random.random() < 0.3:
+                self.random.choice(list(self.disks.values())).flush_something()
+        self._check_alive(loads)
+        shown = self.version(self.reader, self.there)
+        self._strike(kind)
+        self._stop_children()
+        watched = self._journal("watch")
+        told = self._remount(kind, shown, watched)
+        self._check_loads(loads, watched)
+        self._check_tree()
+        self._check_equal()
+        self._settle(loads)
+        assert watch.returncode is not None
+        acks = sum(
+            1 for name in loads for line in self._journal(name).lines() if "ended" not in line
+        )
+        return f"{'+'.join(loads)}, {acks} lines said; version {told}"
+
+    def _journal(self, name: str) -> Journal:
+        return Journal(self.top / "journals" / f"{self.number}-{name}")
+
+    def _start(
+        self, kind: str, folder: Path, journal: Journal, *more: str
+    ) -> subprocess.Popen[bytes]:
+        words = [sys.executable, __file__, kind, str(folder), str(journal.path), *more]
+        errors = (self.top / "journals" / f"{journal.path.name}.stderr").open("wb")
+        with errors:
+            child = subprocess.Popen(words, stderr=errors, start_new_session=True)
+        self.children.append(child)
+        return child
+
+    def _start_loads(self) -> dict[str, Load]:
+        kinds = self.random.sample(sorted(set(LOADS) - {"remove"}), self.random.randrange(2, 5))
+        loads = {kind: self.top / "here" / f"{self.number}-{kind}" for kind in kinds}
+        if len(self.settled) > KEPT_FOLDERS or (self.settled and self.random.random() < 0.3):
+            name = self.random.choice(sorted(self.settled))
+            del self.settled[name]
+            loads["remove"] = self.top / "here" / name
+        found = {}
+        for kind, folder in loads.items():
+            seed = self.random.randrange(1 << 30)
+            journal = self._journal(kind)
+            self._start(kind, folder, journal, str(seed), str(self.source))
+            found[kind] = LOADS[kind](folder, journal, seed, self.source)
+        return found
+
+    def _check_alive(self, loads: dict[str, Load]) -> None:
+        """Nothing fails while the mount is up."""
+        for name in loads:
+            for line in self._journal(name).lines():
+                if "ended" in line:
+                    raise Violation(f"{name} failed on a mount that was up: {line['ended']}")
+
+    def _stop_children(self) -> None:
+        end = time.monotonic() + 20
+        for child in self.children:
+            # What works on a dead mount ends by itself, but for what looks at the other one.
+            if self.here.process.poll() is None or "watch" in child.args:  # type: ignore[operator]
+                child.terminate()
+        for child in self.children:
+            try:
+                child.wait(max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        for child in self.children:
+            # What a load has started itself.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, 9)
+        self.children.clear()
+
+    def _strike(self, kind: str) -> None:
+        if kind.endswith("-power"):
+            self.disks["alice" if kind.startswith("writer") else "bob"].cut_power()
+            time.sleep(self.random.choice((0, 0, 0.05, 0.5)))
+        if kind in ("both", "alone") or kind.startswith("writer"):
+            self.here.kill()
+        if kind in ("both", "alone") or kind.startswith("reader"):
+            self.there.kill()
+
+    def _remount(self, kind: str, shown: int, watched: Journal) -> str:
+        """Bring back what was killed, and hold it to what the reader has been shown."""
+        if kind.endswith("-power"):
+            disk = self.disks["alice" if kind.startswith("writer") else "bob"]
+            disk.unmount()
+            disk.mount()
+        if kind == "alone":
+            self._reader_alone(shown, watched)
+        time.sleep(0.1)
+        known = heads(self.reader, self.key)
+        if self.here.process.poll() is not None:
+            self.mount_writer()
+        ours = heads(
+            self.writer, self.key, *(length_of(known[name]) for name in ("metadata", "content"))
+        )
+        for name, head in known.items():
+            other = ours[name]
+            if other["fork"] != 0 or head["fork"] != 0:
+                raise Violation(f"{name} was forked: {head} and {other}")
+            if length_of(other) < length_of(head):
+                raise Violation(f"a peer was shown {name} {head}, and the writer has {other}")
+            if other["hash"] != head["hash"]:
+                raise Violation(f"two histories of {name}: {head} and {other}")
+        version = self.version(self.writer, self.here)
+        if version < shown:
+            raise Violation(f"a peer was shown version {shown}, and the writer has {version}")
+        if self.there.process.poll() is not None:
+            self.mount_reader()
+            again = self.version(self.reader, self.there)
+            # What was downloaded last may be lost in a power cut, and comes again.
+            if again < shown and kind != "reader-power":
+                raise Violation(f"the reader showed version {shown} and now {again}")
+        return f"{version}, the reader had {shown}"
+
+    def _reader_alone(self, shown: int, watched: Journal) -> None:
+        """What a reader has read it has, without any peer."""
+        self.mount_reader("--read-timeout", "0.5")
+        again = self.version(self.reader, self.there)
+        if again < shown:
+            raise Violation(f"the reader showed version {shown} and, alone, {again}")
+        for line in watched.lines():
+            name, digest = line.get("read"), line.get("digest")
+            if isinstance(name, str) and name.split("/")[0] in self.settled:
+                try:
+                    _, found = _read(self.there.folder / name)
+                except OSError as error:
+                    raise Violation(f"{name} was read, and alone: {error!r}") from error
+                if found != digest:
+                    raise Violation(f"{name} was read and has other bytes now")
+        self.there.interrupt()
+
+    # -- checks ----------------------------------------------------------------------------------
+
+    def _check_loads(self, loads: dict[str, Load], watched: Journal) -> None:
+        found = []
+        for load in loads.values():
+            found += load.check()
+        for kind, load in loads.items():
+            if kind not in WATCHED:
+                continue
+            (now,) = load.seen().values()
+            for line in watched.lines():
+                value = line.get(kind)
+                if value == -2:
+                    found.append(f"the reader saw a {kind} that never was")
+                elif isinstance(value, int) and value > now:
+                    found.append(f"the reader saw {kind} at {value}, it is {now} now")
+        if found:
+            raise Violation("\n".join(found))
+
+    def _check_tree(self) -> None:
+        """The whole tree reads, what is old is as it was, and the counters are right."""
+        sync(self.here.folder)
+        found = read_everything(self.here.folder)
+        for folder, names in self.settled.items():
+            now = {
+                name: entry
+                for name, entry in found.names.items()
+                if name == folder or name.startswith(f"{folder}/")
+            }
+            if now != names:
+                changed = [name for name in {*now, *names} if now.get(name) != names.get(name)]
+                raise Violation(f"nobody writes in {folder}, and these changed: {changed[:10]}")
+        report = self.status(self.writer, self.here)
+        if (report["files"], report["byte_length"]) != (found.files, found.bytes):
+            raise Violation(
+                f"it counts {report['files']} files with {report['byte_length']} bytes and has"
+                f" {found.files} with {found.bytes}"
+            )
+
+    def _check_equal(self) -> None:
+        """The reader catches up and has the same tree and the same logs."""
+        version = self.version(self.writer, self.here)
+        wait_until(lambda: self.version(self.reader, self.there) >= version, 30)
+        found = sample_tree.differences(self.here.folder, self.there.folder)
+        if found:
+            raise Violation("the reader's tree: " + "\n".join(found[:10]))
+
+    def _settle(self, loads: dict[str, Load]) -> None:
+        for kind, load in loads.items():
+            if kind == "remove" and load.folder.exists():
+                shutil.rmtree(load.folder)
+            elif load.folder.exists():
+                self.settled[load.folder.name] = {}
+        sync(self.here.folder)
+        for name, entries in self.settled.items():
+            if not entries:
+                top = self.here.folder
+                state = os.lstat(top / name)
+                entries[name] = (state.st_mode, state.st_size, state.st_mtime_ns, "")
+                entries.update(read_everything(top, top / name).names)
+
+
+# -- child processes ----------------------------------------------------------------------------
+
+
+def work(kind: str, folder: str, journal: str, seed: str, source: str) -> None:
+    """Work until the mount fails."""
+    load = LOADS[kind](Path(folder), Journal(Path(journal)), int(seed), Path(source))
+    os.umask(0o022)
+    try:
+        load.work()
+    except (OSError, sqlite3.Error, subprocess.CalledProcessError) as error:
+        load.journal.say(ended=repr(error))
+
+
+def watch(folder: str, path: str, *kinds: str) -> None:
+    """Look at the reader's mount: how far the loads are, and files that do not change."""
+    top, journal, source = Path(folder), Journal(Path(path)), random.Random(path)
+    loads = Path(path).name.partition("-")[0]
+    seeds = dict(word.partition("=")[::2] for word in kinds)
+    while True:
+        for kind, seed in seeds.items():
+            if kind in WATCHED:
+                load = LOADS[kind](top / f"{loads}-{kind}", journal, int(seed), top)
+                with contextlib.suppress(OSError):
+                    journal.say(**{kind: next(iter(load.seen().values()))})
+        with contextlib.suppress(OSError):
+            files = [
+                name
+                for name, state in sample_tree.walk(top)
+                if stat.S_ISREG(state.st_mode) and state.st_size
+            ]
+            for name in source.sample(files, min(len(files), 20)):
+                _, digest = _read(name)
+                journal.say(read=name.relative_to(top).as_posix(), digest=digest)
+        time.sleep(0.05)
+
+
+# -- runs ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def world(top: Path, seed: int, *, power: bool = False, seconds: float = 600.0) -> Iterator[World]:
+    """A new world below *top*, ready for rounds; everything is taken down at the end."""
+    with people(top, "alice", "bob", seconds=seconds) as persons:
+        made = World(top, persons, seed, power=power)
+        try:
+            made.begin()
+            yield made
+        finally:
+            made.end()
+
+
+def run(top: Path, seed: int, rounds: int, seconds: float, *, power: bool) -> int:
+    """Rounds in as many worlds as it takes, for at most *seconds*; how many rounds it were.
+
+    Raises:
+      Violation: and the world's folder stays.
+    """
+    source = random.Random(seed)
+    end = time.monotonic() + seconds
+    done = 0
+    while done < rounds and time.monotonic() < end:
+        folder = top / f"world-{done}"
+        folder.mkdir()
+        with world(folder, source.randrange(1 << 30), power=power) as made:
+            for _ in range(ROUNDS_OF_A_WORLD):
+                if done == rounds or time.monotonic() > end:
+                    break
+                kind = source.choice(KILLS + CUTS * 2 if power else KILLS)
+                began = time.monotonic()
+                working = min(6.0, 0.3 + source.expovariate(0.7))
+                try:
+                    told = made.round(kind, working)
+                except Exception as error:
+                    raise Violation(f"round {done}, {kind}, in {folder}: {error}") from error
+                done += 1
+                took = time.monotonic() - began
+                print(f"{done:4} {kind:12} {working:3.1f} of {took:4.1f} s: {told}", flush=True)
+        shutil.rmtree(folder)
+    return done
+
+
+def main() -> None:
+    """Parse the options and run."""
+    if sys.argv[1:2] == ["heads"]:
+        lengths = [int(word) for word in sys.argv[4:]]
+        print(json.dumps(trio.run(_heads, sys.argv[2], sys.argv[3], lengths)))
+        return
+    if sys.argv[1:2] == ["watch"]:
+        watch(*sys.argv[2:])
+        return
+    if sys.argv[1:2] and sys.argv[1] in LOADS:
+        work(*sys.argv[1:])
+        return
+    parser = argparse.ArgumentParser(description="Kill mounts at work and check what is left.")
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--seconds", type=float, default=3600.0, help="for all rounds together")
+    parser.add_argument("--power", action="store_true", help="cut the power too (needs root)")
+    parser.add_argument("--keep", type=Path, help="where the worlds are; default: a new folder")
+    options = parser.parse_args()
+    top = options.keep or Path(tempfile.mkdtemp(prefix="hyperfs-crash-"))
+    top.mkdir(exist_ok=True)
+    print(f"seed {options.seed}, in {top}")
+    try:
+        done = run(top, options.seed, options.rounds, options.seconds, power=options.power)
+    except Violation as violation:
+        print(f"VIOLATION, seed {options.seed}: {violation}")
+        sys.exit(1)
+    top.rmdir()
+    print(f"{done} rounds, nothing lost, nothing forked")
+
+
+if __name__ == "__main__":
+    main()
