@@ -263,6 +263,18 @@ class Driver:
                 state.publish_unsynced()
                 self._published(state)
 
+    def keep_encryption_key(self, state: CoreState) -> None:
+        """Keep the encryption key with the core if that is due; see `corestore.state`.
+
+        A disk that refuses is no reason not to read: then the next block tries again.
+        """
+        commit = state.encryption_commit()
+        if commit is not None:
+            try:
+                self.commit([(state, commit)])
+            except (OSError, StorageError) as error:
+                logger.warning("the encryption key of core %s is not kept: %s", state.key, error)
+
     def cut(self, state: CoreState, length: int) -> None:
         """Drop the unpublished tail of a core of ours, and sign what is left.
 

@@ -53,6 +53,20 @@ class BlockCipher:
         padding = xsalsa20_xor(self._blinding_key, start + bytes(16), fork.to_bytes(8, "little"))
         return padding + xsalsa20_xor(self._block_key, start + padding + bytes(8), bytes(block))
 
+    def fork(self, index: int, stored: bytes) -> int:
+        """The fork on which block *index* was encrypted; with a wrong key any number of 64 bits.
+
+        So a number above the core's fork tells that the key is not this core's.
+
+        Raises:
+          DecodeError: it is too short to be an encrypted block.
+        """
+        if len(stored) < PADDING_BYTES:
+            raise DecodeError("encrypted block")
+        nonce = index.to_bytes(8, "little") + bytes(16)
+        padding = bytes(stored[:PADDING_BYTES])
+        return int.from_bytes(xsalsa20_xor(self._blinding_key, nonce, padding), "little")
+
     def decrypt(self, index: int, stored: bytes) -> bytes:
         """Undo `encrypt`. With a wrong key this gives wrong bytes, not an error.
 

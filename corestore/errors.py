@@ -6,6 +6,7 @@ CorestoreError
 ├── CoreNotFound                  no such name or discovery key here
 ├── BlockNotAvailable(index)      not local, and the caller did not want to wait
 ├── SnapshotNotAvailable          truncated below the snapshot
+├── WrongEncryptionKey            the core's blocks are encrypted with another key, or not at all
 ├── StorageError
 │   ├── StorageLocked             another process writes this core
 │   ├── StorageConflict           the store holds another core under this name
@@ -52,6 +53,11 @@ class BlockNotAvailable(CorestoreError):
 
 class SnapshotNotAvailable(CorestoreError):
     """Raised by reads of a snapshot whose core was truncated below the snapshot's length."""
+
+
+class WrongEncryptionKey(CorestoreError):
+    """Raised by `Corestore.get` and by reads: the core's blocks are encrypted with another key than
+    the one given, or not at all. Open the core with the right one."""
 
 
 class StorageError(CorestoreError):

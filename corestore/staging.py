@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from corestore.commit import Commit
+    from corestore.encryption import BlockCipher
     from corestore.state import CoreState
     from corestore.tree import Head, Node, TreeBatch
 
@@ -46,8 +47,8 @@ class Staged:
 
     @property
     def byte_length(self) -> int:
-        """Bytes in the log, staged ones included."""
-        return self._tip.byte_length
+        """Bytes in the log, staged ones included, as its readers count them."""
+        return self._tip.byte_length - self.state.padding * self._tip.length
 
     @property
     def _tip(self) -> Head | TreeBatch:
@@ -62,8 +63,12 @@ class Staged:
         were hashed before. Cancelled, it has staged nothing.
 
         Raises:
-          ValueError: a block above 15 MiB, or leaves of other blocks.
+          ValueError: a block above 15 MiB, leaves of other blocks, or leaves for a core whose
+            blocks are encrypted first.
         """
+        cipher, fork = self.state.cipher, self._base.fork
+        if cipher is not None and leaves is not None:
+            raise ValueError("leaves are of stored blocks, and these are yet to be encrypted")
         size = 0
         for block in blocks:
             if len(block) > MAX_BLOCK_BYTES:
@@ -73,9 +78,10 @@ class Staged:
             start = self.length
             if leaves is None:
                 if size > HASH_IN_PLACE:
-                    leaves = await trio.to_thread.run_sync(tree.hash_leaves, start, blocks)
+                    prepared = await trio.to_thread.run_sync(_prepare, start, blocks, cipher, fork)
                 else:
-                    leaves = tree.hash_leaves(start, blocks)
+                    prepared = _prepare(start, blocks, cipher, fork)
+                blocks, leaves = prepared
             self._batches.append(tree.append_leaves(self._tip, leaves, blocks))
         return start
 
@@ -93,6 +99,15 @@ class Staged:
             return None
         batch = _joined(self._batches) if self._batches else None
         return self.state.append_commit(self._base, batch, self._user_data)
+
+
+def _prepare(
+    start: int, blocks: Sequence[bytes | memoryview], cipher: BlockCipher | None, fork: int
+) -> tuple[Sequence[bytes | memoryview], list[Node]]:
+    """What to store for *blocks*, of which the first is block *start*, and its leaves."""
+    if cipher is not None:
+        blocks = [cipher.encrypt(start + i, fork, bytes(b)) for i, b in enumerate(blocks)]
+    return blocks, tree.hash_leaves(start, blocks)
 
 
 def _joined(batches: Sequence[TreeBatch]) -> TreeBatch:

@@ -7,6 +7,10 @@ is built, storage writes it, `apply` repeats it in memory, and only then is the 
 Theory of the two heads: `head` is what is committed, and what readers in this process see;
 `published` is what peers may see. In a core we sign the second follows the first after a sync; in
 any other core they are equal.
+
+Encrypted cores: storage, trees and peers know stored blocks only. An encryption key that was given
+is *kept* with the core, in its user data, once it is known to be the right one: a block bore it
+out, or we began the core with it. Until then it is this object's.
 """
 
 from __future__ import annotations
@@ -20,9 +24,16 @@ import trio
 from corestore import crypto, tree
 from corestore.bitfield import Bitfield
 from corestore.commit import Commit, Run, StoredBlock
-from corestore.errors import NotWritable, StorageConflict, StorageCorrupt
+from corestore.encryption import BLOCK_KEY_BYTES, PADDING_BYTES, BlockCipher
+from corestore.errors import (
+    DecodeError,
+    NotWritable,
+    StorageConflict,
+    StorageCorrupt,
+    WrongEncryptionKey,
+)
 from corestore.events import Appended, Broadcast, Downloaded, Published, Truncated
-from corestore.manifest import Manifest, ManifestVerifier, sign
+from corestore.manifest import Manifest, ManifestVerifier, is_compat, sign
 from corestore.replication.machine import Replicator
 
 if TYPE_CHECKING:
@@ -39,6 +50,9 @@ MAX_BLOCK_BYTES: Final = 15 << 20
 # Ends of blocks just written, by the index of the next: what saves a descent through the tree for
 # every block of a download that runs in order.
 _KNOWN_OFFSETS: Final = 1024
+# Where a core's user data has its encryption key: as secret as the signer's note in its record, and
+# in the same file.
+ENCRYPTION_KEY: Final = "corestore/encryption-key"
 
 
 class CoreState:
@@ -67,6 +81,11 @@ class CoreState:
         # The length of every cut below the end, truncations and others, since the core was opened.
         self.cuts: list[int] = []
         self._offsets: dict[int, int] = {}
+        # What blocks are encrypted with; None also if they are and nobody has told us.
+        self.encryption_key: bytes | None = None
+        self._key_kept = False
+        self._key_proven = False
+        self._cipher: BlockCipher | None = None
         self._load()
         self.replicator = Replicator(self.key, self, rng=random.Random(crypto.random_bytes(16)))
 
@@ -78,6 +97,10 @@ class CoreState:
         if encoded is not None:
             self.manifest = Manifest.decode(encoded)
         self._offsets.clear()
+        kept = storage.user_data(ENCRYPTION_KEY)
+        if kept is not None and kept != self.encryption_key:
+            self._set_encryption_key(kept)
+        self._key_kept = kept is not None
         self.bitfield = Bitfield()
         for number, page in storage.bitfield_pages():
             self.bitfield.load_page(number, page)
@@ -128,6 +151,84 @@ class CoreState:
         """How many blocks are held from the first on, without a gap."""
         return min(self.bitfield.contiguous_length, self.head.length)
 
+    # -- encryption -------------------------------------------------------------------------------
+
+    @property
+    def padding(self) -> int:
+        """How many bytes of each stored block its readers do not see."""
+        return 0 if self.encryption_key is None else PADDING_BYTES
+
+    @property
+    def cipher(self) -> BlockCipher | None:
+        """What stored blocks are encrypted with. Not to be asked for before the core's kind is
+        known: it has a block, or we sign it."""
+        if self._cipher is None and self.encryption_key is not None:
+            compat = is_compat(self.signing_manifest, self.key)
+            self._cipher = BlockCipher.of_core(self.encryption_key, self.key, compat=compat)
+        return self._cipher
+
+    def use_encryption_key(self, key: bytes) -> None:
+        """Encrypt and decrypt with *key* from now on. A key that turned out right is not replaced.
+
+        Raises:
+          ValueError: it has not 32 bytes.
+          WrongEncryptionKey: a block that is held was not encrypted with it.
+        """
+        if len(key) != BLOCK_KEY_BYTES:
+            raise ValueError(f"an encryption key has {BLOCK_KEY_BYTES} bytes, this has {len(key)}")
+        before = self.encryption_key
+        if key == before:
+            return
+        if before is not None and (self._key_kept or self._key_proven):
+            raise WrongEncryptionKey(f"core {self.key} is encrypted with another key")
+        self._set_encryption_key(key)
+        held = self.bitfield.first(True, 0, self.head.length)
+        stored = None if held is None else self.block(held)
+        if held is not None and stored is not None:
+            try:
+                self.decrypt(held, stored)
+            except WrongEncryptionKey:
+                if before is not None:
+                    self._set_encryption_key(before)
+                raise
+
+    def decrypt(self, index: int, stored: bytes) -> bytes:
+        """What readers see of a stored block.
+
+        The first block tells whether the key is right; one that is not, and not kept, is forgotten.
+
+        Raises:
+          WrongEncryptionKey: it was not encrypted with the key we have.
+        """
+        cipher = self.cipher
+        if cipher is None:
+            return stored
+        try:
+            if not self._key_proven and cipher.fork(index, stored) > self.head.fork:
+                raise DecodeError("encrypted block")
+            block = cipher.decrypt(index, stored)
+        except DecodeError:
+            if not self._key_kept and not self._key_proven:
+                self._set_encryption_key(None)
+            raise WrongEncryptionKey(
+                f"block {index} of core {self.key} is not encrypted with the key given"
+            ) from None
+        self._key_proven = True
+        return block
+
+    def encryption_commit(self) -> Commit | None:
+        """What keeps the encryption key, if it is to be kept and is not yet."""
+        if self.encryption_key is None or self._key_kept:
+            return None
+        if self._key_proven or (self.writable and self.head.length == 0):
+            return Commit(user_data={ENCRYPTION_KEY: self.encryption_key})
+        return None
+
+    def _set_encryption_key(self, key: bytes | None) -> None:
+        self.encryption_key = key
+        self._cipher = None
+        self._key_proven = False
+
     # -- building commits -------------------------------------------------------------------------
 
     def prepare_signing(self) -> None:
@@ -164,6 +265,8 @@ class CoreState:
         """
         if batch is None:
             return Commit(user_data=user_data)
+        if self.encryption_key is not None and not self._key_kept:
+            user_data = {**user_data, ENCRYPTION_KEY: self.encryption_key}
         head = self.signed(batch)
         if (self.head.fork, self.head.length) != (base.fork, base.length):
             raise StorageConflict(f"core {self.key} was changed by somebody else meanwhile")
@@ -243,6 +346,8 @@ class CoreState:
         before = self.head
         if commit.manifest is not None and self.manifest is None:
             self.manifest = Manifest.decode(commit.manifest)
+        if ENCRYPTION_KEY in commit.user_data:
+            self._key_kept = True
         if commit.truncate is not None:
             self.bitfield.set(commit.truncate, max(before.length, commit.truncate), False)
             self._offsets.clear()
