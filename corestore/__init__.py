@@ -30,7 +30,8 @@ are the caller's cancel scopes. Appends are seen locally at once, by peers when 
 `store.sync` waits for that. Several cores change together in `store.transaction`.
 """
 
-from corestore.core import Blocks, CoreStatistics, Hypercore, Position
+from corestore.codec import Codec, EncodingName
+from corestore.core import CoreStatistics, Hypercore, Position
 from corestore.durability import SyncPolicy
 from corestore.encoding import Reader, Writer
 from corestore.errors import (
@@ -54,6 +55,7 @@ from corestore.errors import (
     StorageError,
     StorageLocked,
     VerificationError,
+    WrongEncryptionKey,
 )
 from corestore.events import (
     Appended,
@@ -69,39 +71,68 @@ from corestore.events import (
 from corestore.keys import DiscoveryKey, Key, KeyPair
 from corestore.manifest import Manifest, Prologue, Signer, manifest_key
 from corestore.manifest import derive as derive_manifest
+from corestore.reading import Blocks, Chunks
 from corestore.state import MAX_BLOCK_BYTES
-from corestore.store import CoreOpened, Corestore, Namespace, StoreStatistics, open
+from corestore.storage import DiskStorage, MemoryStorage, Storage
+from corestore.store import (
+    CoreOpened,
+    CoreOptions,
+    Corestore,
+    Namespace,
+    StoreStatistics,
+    open,
+)
 from corestore.swarm import DialInfo, PeerInfo, Swarm, open_swarm
 from corestore.transaction import Transaction
-from corestore.tree import Head, Node, hash_leaves
+from corestore.tree import (
+    BlockRequest,
+    HashRequest,
+    Head,
+    InvalidRequest,
+    Node,
+    Proof,
+    Request,
+    SeekRequest,
+    UpgradeRequest,
+    hash_leaves,
+)
 
 __all__ = [
     "MAX_BLOCK_BYTES",
     "Appended",
     "BlockNotAvailable",
+    "BlockRequest",
     "Blocks",
+    "Chunks",
+    "Codec",
     "CoreEvent",
     "CoreNotFound",
     "CoreOpened",
+    "CoreOptions",
     "CoreStatistics",
     "Corestore",
     "CorestoreError",
     "DecodeError",
     "DialInfo",
     "DiscoveryKey",
+    "DiskStorage",
     "Downloaded",
+    "EncodingName",
     "ForkConflict",
+    "HashRequest",
     "Head",
     "Hypercore",
     "InvalidCapability",
     "InvalidChecksum",
     "InvalidProof",
+    "InvalidRequest",
     "InvalidSignature",
     "Key",
     "KeyPair",
     "LimitExceeded",
     "LocalProtocolError",
     "Manifest",
+    "MemoryStorage",
     "Missed",
     "Namespace",
     "Node",
@@ -111,12 +142,16 @@ __all__ = [
     "PeerRemoved",
     "Position",
     "Prologue",
+    "Proof",
     "ProtocolError",
     "Published",
     "Reader",
     "RemoteProtocolError",
+    "Request",
+    "SeekRequest",
     "Signer",
     "SnapshotNotAvailable",
+    "Storage",
     "StorageConflict",
     "StorageCorrupt",
     "StorageError",
@@ -127,8 +162,10 @@ __all__ = [
     "SyncPolicy",
     "Transaction",
     "Truncated",
+    "UpgradeRequest",
     "VerificationError",
     "Writer",
+    "WrongEncryptionKey",
     "derive_manifest",
     "hash_leaves",
     "manifest_key",

@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, overload
 
 import trio
 
 from corestore import tree
+from corestore.codec import Value
 from corestore.commit import Commit, Run
 from corestore.errors import BlockNotAvailable, NotWritable, SnapshotNotAvailable
 from corestore.keys import KeyPair
 from corestore.link import Link
+from corestore.manifest import signed_bytes
+from corestore.reading import Blocks, Chunks
 from corestore.replication.machine import Outcome
 from corestore.staging import Staged
 from corestore.tree.seek import seek
@@ -28,18 +31,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
 
+    from corestore.codec import Codec
     from corestore.driver import Driver
     from corestore.events import CoreEvent, Subscription
     from corestore.keys import DiscoveryKey, Key
     from corestore.manifest import Manifest
     from corestore.replication.machine import Settle, Ticket
     from corestore.state import CoreState
-    from corestore.tree import Head
+    from corestore.tree import Head, Proof, Request, TreeBatch
 
 # Wants nobody waits for that one handle keeps alive; older ones are given up first.
 MAX_HINTS: Final = 64
-# How many blocks an iteration asks for before it needs them.
-READ_AHEAD: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,24 @@ class CoreStatistics:
     peers: int
 
 
-class Hypercore:
-    """A handle on a core of an open store. Made by `Corestore.get`."""
+class Hypercore(Generic[Value]):
+    """A handle on a core of an open store. Made by `Corestore.get`.
 
-    def __init__(self, driver: Driver, state: CoreState, *, snapshot: Head | None = None) -> None:
+    Its blocks are bytes unless it was opened with an encoding (`corestore.codec`); what counts
+    bytes, counts those of the blocks.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        state: CoreState,
+        codec: Codec[Value],
+        *,
+        snapshot: Head | None = None,
+    ) -> None:
         self._driver = driver
         self._state = state
+        self._codec = codec
         self._snapshot = snapshot
         self._cuts_before = len(state.cuts)
         self._hints: deque[Ticket] = deque()
@@ -82,7 +96,7 @@ class Hypercore:
         self._closed = False
         driver.add_handle(state)
 
-    async def __aenter__(self) -> Hypercore:
+    async def __aenter__(self) -> Hypercore[Value]:
         return self
 
     async def __aexit__(
@@ -135,8 +149,17 @@ class Hypercore:
 
     @property
     def byte_length(self) -> int:
-        """Bytes in the log."""
-        return self._head.byte_length
+        """Bytes in the log; of an encrypted core whose encryption key is here, before encryption."""
+        head = self._head
+        return head.byte_length - self._state.padding * head.length
+
+    @property
+    def encryption_key(self) -> bytes | None:
+        """What the blocks are encrypted with, as far as known here: a secret of the readers.
+
+        Of an encrypted core without it, blocks are read as they are stored.
+        """
+        return self._state.encryption_key
 
     @property
     def fork(self) -> int:
@@ -171,9 +194,42 @@ class Hypercore:
           ValueError: the log is shorter.
           LookupError: a sparse copy may not know the shorter log's roots.
         """
+        return self._at(length).tree_hash()
+
+    def signable(self, length: int | None = None) -> bytes:
+        """What was, or would be, signed of the first *length* blocks (all of them unless given).
+
+        In a core with a manifest of version 0 each signer signs something else: this is the first
+        one's.
+
+        Raises:
+          ValueError: the log is shorter.
+          LookupError: as `tree_hash`.
+        """
+        manifest = self._state.signing_manifest
+        return signed_bytes(manifest, self.key, manifest.signers[0], self._at(length))
+
+    def proof(self, request: Request) -> Proof:
+        """What convinces somebody who has only the key of what *request* asks for.
+
+        Made of what is published, so it may be given away; blocks in it are as they are stored.
+
+        Raises:
+          InvalidRequest: a ValueError: it asks for what is not in the log, or for another fork.
+          BlockNotAvailable: a block or a tree node it takes is not held here.
+        """
+        state = self._state
+        head = state.published
+        if request.fork != head.fork:
+            raise tree.InvalidRequest(f"the log is on fork {head.fork}")
+        prologue = None if state.manifest is None else state.manifest.prologue
+        length = 0 if prologue is None else prologue.length
+        return tree.build(request, head, nodes=state, block=state.block, prologue_length=length)
+
+    def _at(self, length: int | None) -> TreeBatch:
         head = self._head
         length = head.length if length is None else length
-        return tree.truncate(head, length, head.fork, nodes=self._state).tree_hash()
+        return tree.truncate(head, length, head.fork, nodes=self._state)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -182,27 +238,34 @@ class Hypercore:
         end = start + 1 if end is None else end
         return self._state.bitfield.has_all(start, end)
 
-    def get_nowait(self, index: int) -> bytes:
+    def get_nowait(self, index: int) -> Value:
         """Block *index*, from local storage.
 
         Raises:
           BlockNotAvailable: it is not held here.
+          DecodeError: it does not have this handle's encoding.
+          WrongEncryptionKey: it is not encrypted with the encryption key given.
         """
         self._check_open()
         block = self._local(index)
         if block is None:
             raise BlockNotAvailable(index)
-        return block
+        return self._codec.decode(block)
 
-    async def get(self, index: int, *, priority: int = 0) -> bytes:
+    async def get(self, index: int, *, priority: int = 0) -> Value:
         """Block *index*; waits for a peer that has it, and for the log to grow that far.
 
         Cancelled, the block is no longer asked for (unless somebody else waits for it).
 
         Raises:
           ValueError: a negative index, or one beyond the length of a snapshot.
+          WrongEncryptionKey: it is not encrypted with the encryption key given.
+          DecodeError: it does not have this handle's encoding.
           SnapshotNotAvailable: the core was truncated below this snapshot.
         """
+        return self._codec.decode(await self._get_bytes(index, priority))
+
+    async def _get_bytes(self, index: int, priority: int = 0) -> bytes:
         if index < 0 or (self._snapshot is not None and index >= self._snapshot.length):
             raise ValueError(f"there is no block {index}")
         await trio.lowlevel.checkpoint()
@@ -225,7 +288,7 @@ class Hypercore:
         parts: list[bytes] = []
         index, skip = position.index, position.offset
         while length > 0:
-            part = (await self.get(index))[skip : skip + length]
+            part = (await self._get_bytes(index))[skip : skip + length]
             parts.append(part)
             length -= len(part)
             index, skip = index + 1, 0
@@ -245,16 +308,20 @@ class Hypercore:
         while True:
             self._check_open()
             state = self._state
-            found = seek(offset, self._head, nodes=state)
+            padding = state.padding
+            found = seek(offset, self._head, nodes=state, padding=padding)
             if isinstance(found, tree.Position):
                 return Position(found.index, found.offset)
-            settled = await self._wait(state.replicator.want_seek(offset))
+            ticket = state.replicator.want_seek(offset, padding=padding)
+            settled = await self._wait(ticket)
             if settled.position is not None:
                 return Position(*settled.position)
             if settled.outcome is Outcome.OUT_OF_BOUNDS:
                 raise ValueError(f"byte {offset} is not in the log")
 
-    def blocks(self, start: int = 0, end: int | None = None, *, live: bool = False) -> Blocks:
+    def blocks(
+        self, start: int = 0, end: int | None = None, *, live: bool = False
+    ) -> Blocks[Value]:
         """Iterate over the blocks `start..end`, fetching what is missing.
 
         *end* None is the length now or, if *live*, never: then the iteration waits for blocks to
@@ -263,6 +330,27 @@ class Hypercore:
         if end is None and not live:
             end = self.length
         return Blocks(self, start, end)
+
+    def chunks(
+        self, offset: int = 0, length: int | None = None, *, live: bool = False
+    ) -> Chunks[Value]:
+        """Iterate over the bytes `offset..offset + length` as they lie in the blocks, fetching
+        what is missing.
+
+        *length* None is up to the end as it is now or, if *live*, for ever. Like `blocks` it holds
+        no resource.
+
+        Raises:
+          ValueError: *offset* or *length* is negative; when iterating, *offset* is beyond
+            `byte_length`.
+        """
+        if offset < 0 or (length is not None and length < 0):
+            raise ValueError("offset and length are not negative")
+        if length is not None:
+            end: int | None = offset + length if live else min(offset + length, self.byte_length)
+        else:
+            end = None if live else self.byte_length
+        return Chunks(self, offset, end)
 
     async def update(self) -> bool:
         """Ask the peers whether the log grew; whether it did.
@@ -294,6 +382,13 @@ class Hypercore:
             self._check_open()
             await self._state.changed.park()
         return self._head.length
+
+    async def wait_peers(self, count: int = 1) -> None:
+        """Wait until at least *count* peers have this core's channel open."""
+        await trio.lowlevel.checkpoint()
+        while len(self._state.peers) < count:
+            self._check_open()
+            await self._state.changed.park()
 
     async def download(
         self,
@@ -337,7 +432,11 @@ class Hypercore:
             cuts = state.cuts[self._cuts_before :]
             if cuts and min(cuts) < self._snapshot.length:
                 raise SnapshotNotAvailable("the core was truncated below this snapshot")
-        return state.block(index)
+        block = state.block(index)
+        if block is not None and state.encryption_key is not None:
+            block = state.decrypt(index, block)
+            self._driver.keep_encryption_key(state)
+        return block
 
     async def _fetch(self, index: int, priority: int) -> None:
         """Wait until it is worth looking for block *index* again."""
@@ -357,7 +456,13 @@ class Hypercore:
 
     # -- writing ----------------------------------------------------------------------------------
 
-    async def append(self, *blocks: bytes | memoryview) -> int:
+    @overload
+    async def append(self: Hypercore[bytes], *blocks: bytes | memoryview) -> int: ...
+
+    @overload
+    async def append(self, *blocks: Value) -> int: ...
+
+    async def append(self, *blocks: Any) -> int:
         """Append *blocks* in one commit; returns the new length.
 
         Local readers see them at once, peers after the next sync, which follows by itself. Either
@@ -366,15 +471,16 @@ class Hypercore:
 
         Raises:
           NotWritable: the secret key is not here, or this is a snapshot.
-          ValueError: a block above 15 MiB.
+          ValueError: a block above 15 MiB, or a value its encoding cannot express (TypeError too).
           StorageLocked: another process writes this core.
           OSError: the disk is full; nothing was appended.
           StorageError: the store failed and must be opened again.
         """
         state = self._writable_state()
+        encoded = [self._codec.encode(block) for block in blocks]
         async with state.commit_lock:
             staged = Staged(state)
-            await staged.append(blocks)
+            await staged.append(encoded)
             commit = staged.commit()
             if commit is not None:
                 self._driver.commit([(state, commit)])
@@ -450,18 +556,18 @@ class Hypercore:
 
     # -- more handles -----------------------------------------------------------------------------
 
-    def session(self) -> Hypercore:
+    def session(self) -> Hypercore[Value]:
         """Another handle on the same core, with its own lifetime."""
         self._check_open()
-        session = Hypercore(self._driver, self._state, snapshot=self._snapshot)
+        session = Hypercore(self._driver, self._state, self._codec, snapshot=self._snapshot)
         if self._snapshot is not None:
             session._cuts_before = self._cuts_before
         return session
 
-    def snapshot(self) -> Hypercore:
+    def snapshot(self) -> Hypercore[Value]:
         """A read-only handle whose length stays what it is now."""
         self._check_open()
-        return Hypercore(self._driver, self._state, snapshot=self._head)
+        return Hypercore(self._driver, self._state, self._codec, snapshot=self._head)
 
     def events(self) -> Subscription[CoreEvent]:
         """Subscribe to what happens to this core from now on: use it in `with`."""
@@ -515,35 +621,3 @@ class Hypercore:
         if not self._state.writable:
             raise NotWritable(f"the secret key of core {self.key} is not here")
         return self._state
-
-
-class Blocks:
-    """Iterates over blocks of a core, asking for a few ahead. Made by `Hypercore.blocks`."""
-
-    def __init__(self, core: Hypercore, start: int, end: int | None) -> None:
-        self._core = core
-        self._next = start
-        self._end = end
-        self._hinted = start
-
-    def __aiter__(self) -> Blocks:
-        return self
-
-    async def __anext__(self) -> bytes:
-        index = self._next
-        if self._end is not None and index >= self._end:
-            raise StopAsyncIteration
-        self._read_ahead(index)
-        block = await self._core.get(index)
-        self._next = index + 1
-        return block
-
-    def _read_ahead(self, index: int) -> None:
-        core = self._core
-        end = core.length if self._end is None else min(self._end, core.length)
-        if self._hinted - index >= READ_AHEAD // 2 or self._hinted >= end:
-            return
-        start = max(self._hinted, index + 1)
-        self._hinted = min(end, index + 1 + READ_AHEAD)
-        if start < self._hinted:
-            core.hint(range(start, self._hinted))

@@ -49,6 +49,7 @@ __all__ = [
     "sign",
     "sign_partial",
     "signable",
+    "signed_bytes",
 ]
 
 # Version 1 is the newest that hypercore 10 reads.
@@ -280,10 +281,15 @@ def sign_partial(
     """
     for index, signer in enumerate(manifest.signers):
         if signer.public_key == key_pair.public_key:
-            context = _context(manifest, key, signer)
-            message = signable(context, batch.tree_hash(), batch.length, batch.fork)
+            message = signed_bytes(manifest, key, signer, batch)
             return PartialSignature(index, key_pair.sign(message))
     raise NotWritable("the key pair is not a signer of this core")
+
+
+def signed_bytes(manifest: Manifest, key: bytes, signer: Signer, batch: Signable) -> bytes:
+    """What *signer* signs of *batch*: the same for all signers, except in version 0."""
+    context = _context(manifest, key, signer)
+    return signable(context, batch.tree_hash(), batch.length, batch.fork)
 
 
 def assemble(manifest: Manifest, parts: Sequence[PartialSignature]) -> bytes:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, overload
 
 import trio
 
 from corestore import crypto
+from corestore.codec import BINARY, Value, find_codec
 from corestore.core import Hypercore
 from corestore.driver import Driver
 from corestore.durability import SyncPolicy
@@ -30,6 +31,7 @@ from corestore.keys import (
 )
 from corestore.link import Link
 from corestore.manifest import Manifest, manifest_key
+from corestore.state import ENCRYPTION_KEY
 from corestore.storage.base import CoreRecord
 from corestore.storage.disk import DiskStorage
 from corestore.storage.memory import MemoryStorage
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterator, Iterator, Sequence
 
+    from corestore.codec import Codec, EncodingName
     from corestore.events import Subscription
+    from corestore.state import CoreState
     from corestore.storage.base import Storage
 
 DEFAULT_NAME: Final = "default"
@@ -49,11 +53,32 @@ _DERIVED: Final = b"\x01"
 _GIVEN: Final = b"\x02"
 
 
+class CoreOptions(TypedDict, total=False):
+    """How `Namespace.get` is told which core is meant, and what to do with it."""
+
+    name: str | bytes | None
+    key: Key | bytes | str | None
+    discovery_key: DiscoveryKey | bytes | None
+    manifest: Manifest | None
+    key_pair: KeyPair | None
+    encryption_key: bytes | None
+    create: bool
+
+
 @dataclass(frozen=True, slots=True)
 class CoreOpened:
-    """A core was opened by `get` that was not open before."""
+    """A core was opened by `get` that was not open before.
 
-    core: Hypercore
+    Attributes:
+      core: the handle that `get` returned.
+      namespace: where it was asked for.
+      options: what `get` was given. They may hold secrets.
+    """
+
+    # Of whatever values the encoding says.
+    core: Hypercore[Any]
+    namespace: Namespace
+    options: CoreOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +106,39 @@ class Namespace:
         """The key pair called *name*: always the same one."""
         return self._store._derive(self._namespace, _encoded(name))
 
-    async def default(self) -> Hypercore:
+    @overload
+    async def default(self, *, encoding: Literal["binary"] = ...) -> Hypercore: ...
+    @overload
+    async def default(self, *, encoding: Literal["utf-8"]) -> Hypercore[str]: ...
+    @overload
+    async def default(self, *, encoding: Literal["json"]) -> Hypercore[object]: ...
+    @overload
+    async def default(self, *, encoding: Codec[Value]) -> Hypercore[Value]: ...
+
+    async def default(self, *, encoding: EncodingName | Codec[Any] = "binary") -> Hypercore[Any]:
         """The core to begin with: found again without knowing anything."""
-        return await self.get(name=DEFAULT_NAME)
+        return await self._get({"name": DEFAULT_NAME}, find_codec(encoding))
+
+    @overload
+    async def get(
+        self, *, encoding: Literal["binary"] = ..., **options: Unpack[CoreOptions]
+    ) -> Hypercore: ...
+    @overload
+    async def get(
+        self, *, encoding: Literal["utf-8"], **options: Unpack[CoreOptions]
+    ) -> Hypercore[str]: ...
+    @overload
+    async def get(
+        self, *, encoding: Literal["json"], **options: Unpack[CoreOptions]
+    ) -> Hypercore[object]: ...
+    @overload
+    async def get(
+        self, *, encoding: Codec[Value], **options: Unpack[CoreOptions]
+    ) -> Hypercore[Value]: ...
 
     async def get(
-        self,
-        *,
-        name: str | bytes | None = None,
-        key: Key | bytes | str | None = None,
-        discovery_key: DiscoveryKey | bytes | None = None,
-        manifest: Manifest | None = None,
-        key_pair: KeyPair | None = None,
-        create: bool = True,
-    ) -> Hypercore:
+        self, *, encoding: EncodingName | Codec[Any] = "binary", **options: Unpack[CoreOptions]
+    ) -> Hypercore[Any]:
         """A handle on a core, open.
 
         By *name*: the core with the key pair of that name, writable. By *key*: that core, writable
@@ -104,19 +148,48 @@ class Namespace:
         Args:
           manifest: who may sign, if it is not the key pair alone; with *key* they must fit.
           key_pair: what signs; kept with the core.
+          encryption_key: 32 bytes; blocks are encrypted with it when appended, decrypted when read.
+            Kept with the core once a block bears it out, or at once with an empty core of ours, so
+            it needs to be given once. Without it an encrypted core can be replicated and served,
+            and its blocks are read as they are stored.
           create: False refuses to make a core known to the store that was not.
+          encoding: what the blocks of this handle are: "binary" (bytes), "utf-8" (str), "json", or
+            an object that encodes and decodes them. Other handles may have others.
 
         Raises:
-          ValueError: the arguments contradict each other, or *key* is none.
+          ValueError: the arguments contradict each other, *key* is none, or an unknown encoding.
           CoreNotFound: the core is not known here, and *create* or *discovery_key* forbid more.
+          WrongEncryptionKey: the core is encrypted with another key, or not at all.
           OSError, StorageError: the store cannot be read or written.
         """
+        return await self._get(options, find_codec(encoding))
+
+    async def _get(self, options: CoreOptions, codec: Codec[Value]) -> Hypercore[Value]:
         await trio.lowlevel.checkpoint()
+        state = self._find(**options)
+        store = self._store
+        first = state.handles == 0
+        core = Hypercore(store._driver, state, codec)
+        if first:
+            store._events.send(CoreOpened(core, self, options))
+        return core
+
+    def _find(
+        self,
+        *,
+        name: str | bytes | None = None,
+        key: Key | bytes | str | None = None,
+        discovery_key: DiscoveryKey | bytes | None = None,
+        manifest: Manifest | None = None,
+        key_pair: KeyPair | None = None,
+        encryption_key: bytes | None = None,
+        create: bool = True,
+    ) -> CoreState:
         if sum(value is not None for value in (name, key, discovery_key)) > 1:
             raise ValueError("a core is named in one way: by name, by key or by discovery key")
         store = self._store
         if discovery_key is not None:
-            return store._open_known(DiscoveryKey(discovery_key))
+            return store._find_known(DiscoveryKey(discovery_key), encryption_key)
         if name is not None:
             if key_pair is not None:
                 raise ValueError("a name stands for its own key pair")
@@ -126,7 +199,8 @@ class Namespace:
                 raise CoreNotFound("no core was named")
             key_pair = self.key_pair(crypto.random_bytes(32))
         wanted = None if key is None else Key.parse(key)
-        return store._open(_record(wanted, manifest, key_pair), key_pair, create=create)
+        record = _record(wanted, manifest, key_pair)
+        return store._find_or_create(record, key_pair, encryption_key, create=create)
 
 
 class Corestore(Namespace):
@@ -180,10 +254,11 @@ class Corestore(Namespace):
     def recovered(self) -> list[tuple[Hypercore, int]]:
         """Cores of ours that lost blocks nobody had seen when the machine stopped, and how long
         they were. The handles are the caller's to close."""
-        return [
-            (self._open_known(stored.record.key.discovery_key), length)
+        found = [
+            (self._find_known(stored.record.key.discovery_key), length)
             for stored, length in self._storage.recovered()
         ]
+        return [(Hypercore(self._driver, state, BINARY), length) for state, length in found]
 
     async def remove(self, discovery_key: DiscoveryKey) -> None:
         """Forget a core and everything in it.
@@ -195,33 +270,49 @@ class Corestore(Namespace):
         await trio.lowlevel.checkpoint()
         self._driver.remove(discovery_key)
 
-    def _open_known(self, discovery_key: DiscoveryKey) -> Hypercore:
+    def encryption_key(self, discovery_key: DiscoveryKey) -> bytes | None:
+        """The encryption key that is kept with a core; None if there is none, or no such core."""
+        storage = self._storage.open_core(discovery_key)
+        return None if storage is None else storage.user_data(ENCRYPTION_KEY)
+
+    def _find_known(
+        self, discovery_key: DiscoveryKey, encryption_key: bytes | None = None
+    ) -> CoreState:
         state = self._driver.find(discovery_key)
         if state is None:
             raise CoreNotFound(f"no core with discovery key {discovery_key} is known here")
-        return self._handle(discovery_key)
+        self._encrypt(state, encryption_key)
+        return state
 
-    def _open(self, record: CoreRecord, key_pair: KeyPair | None, *, create: bool) -> Hypercore:
+    def _find_or_create(
+        self,
+        record: CoreRecord,
+        key_pair: KeyPair | None,
+        encryption_key: bytes | None,
+        *,
+        create: bool,
+    ) -> CoreState:
         discovery_key = record.key.discovery_key
         if key_pair is not None:
             note = self._notes.get(key_pair.public_key, _GIVEN + key_pair.secret_key)
             record = CoreRecord(record.key, record.manifest, note)
         if not create and self._driver.find(discovery_key) is None:
             raise CoreNotFound(f"core {record.key} is not known here")
-        self._driver.create(record)
-        return self._handle(discovery_key)
+        state = self._driver.create(record)
+        self._encrypt(state, encryption_key)
+        return state
 
-    def _handle(self, discovery_key: DiscoveryKey) -> Hypercore:
-        state = self._driver.states[discovery_key]
-        first = state.handles == 0
-        core = Hypercore(self._driver, state)
-        if first:
-            self._events.send(CoreOpened(core))
-        return core
+    def _encrypt(self, state: CoreState, encryption_key: bytes | None) -> None:
+        if encryption_key is None:
+            return
+        state.use_encryption_key(encryption_key)
+        commit = state.encryption_commit()
+        if commit is not None:
+            self._driver.commit([(state, commit)])
 
     # -- writing together -------------------------------------------------------------------------
 
-    def transaction(self, *cores: Hypercore) -> Transaction:
+    def transaction(self, *cores: Hypercore[Any]) -> Transaction:
         """Append to *cores* together: `async with store.transaction(a, b) as tx`.
 
         Their commit locks are taken in this order and held until the end; peers see the last core
@@ -307,12 +398,14 @@ class Corestore(Namespace):
 
     def is_secret(self, value: bytes) -> bool:
         """Whether 32 bytes are a secret of this store, given where a key belongs: the primary key,
-        or the seed of a key pair that signs one of its cores."""
+        the seed of a key pair that signs one of its cores, or an encryption key."""
         if value == self._storage.primary_key:
             return True
         public_key = KeyPair.from_seed(value).public_key
         for discovery_key in self._storage.cores():
             storage = self._storage.open_core(discovery_key)
+            if storage is not None and storage.user_data(ENCRYPTION_KEY) == value:
+                return True
             if storage is None or storage.record.signer is None or storage.record.manifest is None:
                 continue
             signers = Manifest.decode(storage.record.manifest).signers

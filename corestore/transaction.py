@@ -7,7 +7,7 @@ error; then everything is one storage transaction.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 from corestore.errors import LocalProtocolError
 from corestore.staging import Staged
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from corestore.codec import Value
     from corestore.core import Hypercore
     from corestore.driver import Driver
     from corestore.state import CoreState
@@ -29,7 +30,7 @@ class Transaction:
     it by an exception, cancellation included, drops everything.
     """
 
-    def __init__(self, driver: Driver, cores: Sequence[Hypercore]) -> None:
+    def __init__(self, driver: Driver, cores: Sequence[Hypercore[Any]]) -> None:
         self._driver = driver
         self._states = [core._writable_state() for core in cores]
         if len(set(self._states)) < len(self._states):
@@ -69,8 +70,21 @@ class Transaction:
         if error is None:
             await self._driver.after_commit()
 
+    @overload
     async def append(
-        self, core: Hypercore, *blocks: bytes | memoryview, leaves: Sequence[Node] | None = None
+        self,
+        core: Hypercore[bytes],
+        *blocks: bytes | memoryview,
+        leaves: Sequence[Node] | None = None,
+    ) -> int: ...
+
+    @overload
+    async def append(
+        self, core: Hypercore[Value], *blocks: Value, leaves: Sequence[Node] | None = None
+    ) -> int: ...
+
+    async def append(
+        self, core: Hypercore[Any], *blocks: Any, leaves: Sequence[Node] | None = None
     ) -> int:
         """Stage *blocks*; returns the index the first of them will have.
 
@@ -79,23 +93,25 @@ class Transaction:
         thread. Cancelled, it has staged nothing.
 
         Raises:
-          ValueError: a block above 15 MiB, or a core that does not take part.
+          ValueError: a block above 15 MiB, a core that does not take part, or a value the core's
+            encoding cannot express (TypeError too).
         """
-        return await self._of(core).append(blocks, leaves)
+        encoded = [core._codec.encode(block) for block in blocks]
+        return await self._of(core).append(encoded, leaves)
 
-    def length(self, core: Hypercore) -> int:
+    def length(self, core: Hypercore[Any]) -> int:
         """Blocks in *core*, staged ones included."""
         return self._of(core).length
 
-    def byte_length(self, core: Hypercore) -> int:
+    def byte_length(self, core: Hypercore[Any]) -> int:
         """Bytes in *core*, staged ones included."""
         return self._of(core).byte_length
 
-    def set_user_data(self, core: Hypercore, key: str, value: bytes | None) -> None:
+    def set_user_data(self, core: Hypercore[Any], key: str, value: bytes | None) -> None:
         """Stage a value kept with *core*; None deletes it."""
         self._of(core).set_user_data(key, value)
 
-    def _of(self, core: Hypercore) -> Staged:
+    def _of(self, core: Hypercore[Any]) -> Staged:
         if self._staged is None:
             raise LocalProtocolError("the transaction is not open")
         try:

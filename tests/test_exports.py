@@ -7,14 +7,15 @@ import inspect
 import corestore
 
 PUBLIC = """
-MAX_BLOCK_BYTES Appended BlockNotAvailable Blocks CoreEvent CoreNotFound CoreOpened CoreStatistics
-Corestore CorestoreError DecodeError DialInfo DiscoveryKey Downloaded ForkConflict Head Hypercore
-InvalidCapability InvalidChecksum InvalidProof InvalidSignature Key KeyPair LimitExceeded
-LocalProtocolError Manifest Missed Namespace Node NotWritable PeerAdded PeerInfo PeerRemoved
-Position Prologue ProtocolError Published Reader RemoteProtocolError Signer SnapshotNotAvailable
-StorageConflict StorageCorrupt StorageError StorageLocked StoreStatistics Subscription Swarm
-SyncPolicy Transaction Truncated VerificationError Writer derive_manifest hash_leaves manifest_key
-open open_swarm
+Appended BlockNotAvailable BlockRequest Blocks Chunks Codec CoreEvent CoreNotFound CoreOpened
+CoreOptions CoreStatistics Corestore CorestoreError DecodeError DialInfo DiscoveryKey DiskStorage
+Downloaded EncodingName ForkConflict HashRequest Head Hypercore InvalidCapability InvalidChecksum
+InvalidProof InvalidRequest InvalidSignature Key KeyPair LimitExceeded LocalProtocolError
+MAX_BLOCK_BYTES Manifest MemoryStorage Missed Namespace Node NotWritable PeerAdded PeerInfo
+PeerRemoved Position Prologue Proof ProtocolError Published Reader RemoteProtocolError Request
+SeekRequest Signer SnapshotNotAvailable Storage StorageConflict StorageCorrupt StorageError
+StorageLocked StoreStatistics Subscription Swarm SyncPolicy Transaction Truncated UpgradeRequest
+VerificationError Writer WrongEncryptionKey derive_manifest hash_leaves manifest_key open open_swarm
 """
 
 
