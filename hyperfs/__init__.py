@@ -24,6 +24,7 @@ from hyperfs.batch import Batch
 from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
 from hyperfs.drive import Drive
 from hyperfs.errors import (
+    DriveEncrypted,
     DriveExists,
     FuseUnavailable,
     HyperfsError,
@@ -32,6 +33,7 @@ from hyperfs.errors import (
     RestoreMismatch,
     UnsupportedFormat,
 )
+from hyperfs.links import DriveLink
 from hyperfs.opening import create, open, remove_drive, rename_drive
 from hyperfs.records import Entry
 from hyperfs.registry import DriveInfo, drives
@@ -48,8 +50,10 @@ __all__ = [
     "Batch",
     "Changed",
     "Drive",
+    "DriveEncrypted",
     "DriveExists",
     "DriveInfo",
+    "DriveLink",
     "DriveStatistics",
     "Entry",
     "EntryChange",

@@ -24,6 +24,7 @@ from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
 from hyperfs.follow import Changes
 from hyperfs.index.root import find_root
 from hyperfs.index.tree import Index
+from hyperfs.links import DriveLink
 from hyperfs.live import LiveTree
 from hyperfs.records import ROOT_ID
 from hyperfs.view import View
@@ -90,6 +91,12 @@ class Drive:
         return self.metadata.key
 
     @property
+    def link(self) -> DriveLink:
+        """What a reader has to be told: the key and, if the drive is encrypted and this store knows
+        it, the encryption key."""
+        return DriveLink(self.key, self.metadata.encryption_key)
+
+    @property
     def discovery_key(self) -> DiscoveryKey:
         """Names the drive to strangers: the topic to join. Both cores travel over one stream."""
         return self.metadata.discovery_key
@@ -145,7 +152,7 @@ class Drive:
     async def ready(self) -> None:
         """Return once a version is known, waiting for a peer if there is none in the store.
 
-        Deadlines are the caller's. Raises NotADrive, UnsupportedFormat.
+        Deadlines are the caller's. Raises NotADrive, UnsupportedFormat, DriveEncrypted.
         """
         if self._follower is not None:
             await self._follower.wait_ready()

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from corestore import CorestoreError, DecodeError
+from corestore import CorestoreError, DecodeError, WrongEncryptionKey
 from hyperfs.changes import Changed, EntryChange
 from hyperfs.content import ContentMap
+from hyperfs.errors import DriveEncrypted
 from hyperfs.index.diff import Diff
 from hyperfs.index.node import BlocksMissing
 from hyperfs.index.root import check_header, decode_root
@@ -144,9 +145,26 @@ class Follower:
         metadata = self._metadata
         if metadata.length < 2 or metadata.manifest is None or not metadata.has(0):
             return
-        check_header(metadata.get_nowait(0))
-        await self._open_content()
+        try:
+            await self._begin()
+        except DriveEncrypted as error:
+            self._error = error
+            return
         self.show_newest()
+
+    async def _begin(self) -> None:
+        """Check the header and open the content core.
+
+        Raises NotADrive, UnsupportedFormat, DriveEncrypted; after the last the content core is open
+        all the same: an encrypted drive can be held and served without its encryption key.
+        """
+        try:
+            await self._blocks.fetch((0,))
+            check_header(self._metadata.get_nowait(0))
+        except (DriveEncrypted, WrongEncryptionKey) as error:
+            await self._open_content()
+            raise DriveEncrypted(wrong_key=isinstance(error, WrongEncryptionKey)) from None
+        await self._open_content()
 
     def show_newest(self) -> None:
         """Show the newest version that is in the store and, of a drive of ours, that relies on no
@@ -205,6 +223,10 @@ class Follower:
                         await self._follow(length)
                         self._seen = length
                         self._error = None
+                except DriveEncrypted as error:
+                    # No later version will be more readable.
+                    self._error = error
+                    return
                 except (CorestoreError, OSError) as error:
                     # The version shown stays; a later one may be readable again.
                     logger.warning("version %d of drive %s: %s", length, self._metadata.key, error)
@@ -226,9 +248,7 @@ class Follower:
     async def _follow(self, length: int) -> None:
         tree, old = self._tree, self._tree.view
         if old is None:
-            await self._blocks.fetch((0,))
-            check_header(self._metadata.get_nowait(0))
-            await self._open_content()
+            await self._begin()
         index = await self._blocks.complete(lambda: Index(length - 1, self._blocks, self._cache))
         await self._blocks.complete(index.older)
         view = View(index)

@@ -14,24 +14,31 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from corestore import Corestore, CorestoreError, Key, StorageLocked, derive_manifest
+from corestore import (
+    Corestore,
+    CorestoreError,
+    StorageLocked,
+    WrongEncryptionKey,
+    derive_manifest,
+)
 from hyperfs import registry
 from hyperfs.blocks import CoreBlocks, Patience
-from hyperfs.chunks import MemoryChunkTable
 from hyperfs.committer import Committer
+from hyperfs.dedup import StoredChunkTable
 from hyperfs.drive import Drive
-from hyperfs.errors import NotADrive
+from hyperfs.errors import DriveEncrypted, NotADrive
 from hyperfs.follow import Follower
 from hyperfs.index.build import build_commit
 from hyperfs.index.node import NodeCache
 from hyperfs.index.root import header_block
+from hyperfs.links import DriveLink
 from hyperfs.live import LiveTree
 from hyperfs.records import ROOT_ID, Entry, pack_entry, shared_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from corestore import Hypercore, KeyPair
+    from corestore import Hypercore, Key, KeyPair
 
 logger: Final = logging.getLogger("hyperfs")
 
@@ -47,10 +54,14 @@ BLOBS: Final = hashlib.blake2b(
 ).digest()
 
 
-async def create(store: Corestore, name: str) -> Key:
+async def create(store: Corestore, name: str, *, encrypted: bool = False) -> Key:
     """Make an empty drive called *name* and return its key; durable when this returns.
 
     The key is new even if a drive of this name was removed before.
+
+    Args:
+      encrypted: encrypt both cores, with a new random encryption key. It stays with the cores in
+        the store; `DriveInfo.link` and `Drive.link` have it for the readers.
 
     Raises:
       DriveExists: the name is taken (it has the key of the drive).
@@ -60,7 +71,8 @@ async def create(store: Corestore, name: str) -> Key:
     namespace = os.urandom(registry.NAMESPACE_BYTES)
     space = store.raw_namespace(namespace)
     key_pair = space.key_pair(METADATA_NAME)
-    async with await space.get(name=METADATA_NAME) as metadata:
+    encryption_key = os.urandom(32) if encrypted else None
+    async with await space.get(name=METADATA_NAME, encryption_key=encryption_key) as metadata:
         async with await _open_content(store, metadata, key_pair) as content:
             now = time.time_ns()
             root = Entry(ROOT_ID, stat.S_IFDIR | 0o755, os.getuid(), os.getgid(), now, now, 0)
@@ -119,6 +131,7 @@ async def open(
     *,
     key: Key | bytes | str | None = None,
     name: str | None = None,
+    encryption_key: bytes | None = None,
     create: bool = False,
     read_timeout: float | None = None,
 ) -> AsyncIterator[Drive]:
@@ -129,6 +142,9 @@ async def open(
     the newest version the store has, and follows what its peers tell; see `Drive.ready`.
 
     Args:
+      key: as text it may also be the drive's link.
+      encryption_key: of an encrypted drive, if the link does not have it. Once a drive was read
+        with it, the store knows it.
       create: make a drive called *name* if there is none.
       read_timeout: how many seconds a read waits for missing blocks before TooSlowError; further
         ones then fail at once until a peer sends something. None: for ever.
@@ -136,6 +152,8 @@ async def open(
     Raises:
       NoSuchDrive: there is no drive of that name.
       NotADrive, UnsupportedFormat: what the store has under *key* is no drive this program reads.
+      DriveEncrypted: *encryption_key* is not this drive's. (If one is needed and not given,
+        `Drive.ready` says so.)
       ValueError: both or neither of *key* and *name*, or a malformed one.
     """
     if (key is None) == (name is None):
@@ -147,10 +165,15 @@ async def open(
         wanted = info.key
     else:
         assert key is not None
-        wanted = Key.parse(key)
+        link = DriveLink.parse(key)
+        wanted, encryption_key = link.key, encryption_key or link.encryption_key
         found = registry.find_key(store, wanted)
         name = None if found is None else found.name
-    opening = _Opening(store, await store.get(key=wanted), name, read_timeout)
+    try:
+        metadata = await store.get(key=wanted, encryption_key=encryption_key)
+    except WrongEncryptionKey:
+        raise DriveEncrypted(wrong_key=True) from None
+    opening = _Opening(store, metadata, name, read_timeout)
     failure: BaseException | None = None
     try:
         drive = await opening.prepare()
@@ -198,6 +221,7 @@ class _Opening:
             self._ensure_content,
         )
         self._committer: Committer | None = None
+        self._table: StoredChunkTable | None = None
         self._writes = False
         # A cancelled block may still have something to commit as it ends.
         self._background = trio.CancelScope(shield=True)
@@ -207,13 +231,14 @@ class _Opening:
         if self._metadata.writable:
             await self._ensure_content()
             assert self._content is not None
+            self._table = StoredChunkTable(self._store, self._content)
             self._committer = Committer(
                 self._store,
                 self._metadata,
                 self._content,
                 self._tree,
                 self._cache,
-                MemoryChunkTable(os.urandom(32)),
+                self._table,
             )
             self._tree.before_first_change = self._begin_writing
         await self._follower.show_cached()
@@ -233,6 +258,8 @@ class _Opening:
         nursery.start_soon(self._follower.prefetch)
         if self._committer is not None:
             nursery.start_soon(self._run_committer, self._committer)
+        if self._table is not None:
+            nursery.start_soon(self._table.run)
 
     async def _run_committer(self, committer: Committer) -> None:
         with self._background:
@@ -241,11 +268,12 @@ class _Opening:
     async def finish(self, *, failed: bool) -> None:
         """Commit what is staged, even when cancelled. Raises what that raises, unless something
         has failed already."""
-        if self._committer is None:
+        if self._committer is None or self._table is None:
             return
         with trio.CancelScope(shield=True):
             try:
                 await self._committer.commit()
+                await self._table.save()
             except (OSError, CorestoreError) as error:
                 if not failed:
                     raise
@@ -298,6 +326,8 @@ class _Opening:
         self._metadata.lock()
         assert self._content is not None
         self._content.lock()
+        if self._table is not None:
+            self._table.want()
         writing.add(key)
         self._writes = True
         self._follower.stop()
@@ -315,4 +345,6 @@ async def _open_content(
     if metadata.manifest is None:
         raise NotADrive("a drive's metadata core has a manifest, this core has none")
     manifest = derive_manifest(metadata.manifest, BLOBS, metadata.key)
-    return await store.get(manifest=manifest, key_pair=key_pair)
+    return await store.get(
+        manifest=manifest, key_pair=key_pair, encryption_key=metadata.encryption_key
+    )

@@ -8,11 +8,12 @@ name that is removed and used again never leads to the same key, which would for
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from corestore import Key
 from hyperfs.errors import DriveExists, NoSuchDrive
+from hyperfs.links import DriveLink
 
 if TYPE_CHECKING:
     from corestore import Corestore
@@ -25,16 +26,23 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,40}\Z")
 
 @dataclass(frozen=True, slots=True)
 class DriveInfo:
-    """A drive that has a name here. `namespace` is None if its secret key is not here."""
+    """A drive that has a name here. `namespace` is None if its secret key is not here,
+    `encryption_key` if the drive is not encrypted (or nobody has told us with what)."""
 
     name: str
     key: Key
     namespace: bytes | None
+    encryption_key: bytes | None = field(default=None, repr=False)
 
     @property
     def writable(self) -> bool:
         """Whether this store can write it."""
         return self.namespace is not None
+
+    @property
+    def link(self) -> DriveLink:
+        """What a reader has to be told."""
+        return DriveLink(self.key, self.encryption_key)
 
 
 def check_name(name: str) -> None:
@@ -49,14 +57,7 @@ def drives(store: Corestore) -> list[DriveInfo]:
     """The drives that have a name, sorted by it."""
     found = []
     for user_key, value in store.user_data_items(_PREFIX):
-        namespace = value[:NAMESPACE_BYTES]
-        found.append(
-            DriveInfo(
-                user_key.removeprefix(_PREFIX),
-                Key(value[NAMESPACE_BYTES:]),
-                None if namespace == FOREIGN else namespace,
-            )
-        )
+        found.append(_info(store, user_key.removeprefix(_PREFIX), value))
     return found
 
 
@@ -69,8 +70,13 @@ def find_name(store: Corestore, name: str) -> DriveInfo:
     value = store.user_data(_PREFIX + name)
     if value is None:
         raise NoSuchDrive(name)
+    return _info(store, name, value)
+
+
+def _info(store: Corestore, name: str, value: bytes) -> DriveInfo:
     namespace, key = value[:NAMESPACE_BYTES], Key(value[NAMESPACE_BYTES:])
-    return DriveInfo(name, key, None if namespace == FOREIGN else namespace)
+    encryption_key = store.encryption_key(key.discovery_key)
+    return DriveInfo(name, key, None if namespace == FOREIGN else namespace, encryption_key)
 
 
 def find_key(store: Corestore, key: Key) -> DriveInfo | None:

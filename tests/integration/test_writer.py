@@ -587,3 +587,22 @@ def test_a_file_of_256_mib_is_written_in_bounded_memory(tmp_path):
     )
     # 64 MiB of dirty content at most, what is being appended among it, and the caches.
     assert int(done.stdout) < 130_000
+
+
+async def test_equal_content_is_found_after_reopening(tmp_path):
+    import random
+
+    data = random.Random(5).randbytes(2_000_000)
+    for n in range(3):
+        async with (
+            corestore.open(tmp_path) as store,
+            hyperfs.open(store, name="d", create=True) as drive,
+        ):
+            await drive.write("/own", random.Random(n).randbytes(200_000))
+            # The table is loaded in the background.
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            stored = drive.content.byte_length
+            await drive.write(f"/{n}", data)
+            grown = drive.content.byte_length - stored
+            assert grown == (len(data) if n == 0 else 0)
+            assert await drive.read(f"/{n}") == data
