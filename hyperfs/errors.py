@@ -4,6 +4,7 @@
 CorestoreError
 └── HyperfsError
     ├── NotADrive                     the core's first block is no drive header
+    ├── DriveEncrypted                the drive can be read with its encryption key only
     ├── UnsupportedFormat(version)    a drive of a newer format than this program reads
     ├── DriveExists(name, key)        the store has a drive of this name
     ├── NoSuchDrive(name)             the store has no drive of this name
@@ -31,6 +32,20 @@ class HyperfsError(CorestoreError):
 
 class NotADrive(HyperfsError):
     """Raised when a drive is opened by the key of a core that holds something else."""
+
+
+class DriveEncrypted(HyperfsError):
+    """Raised by reads of an encrypted drive without its encryption key, or with a wrong one.
+
+    It can be fetched and served all the same. Open it by its whole link to read it.
+    """
+
+    def __init__(self, *, wrong_key: bool = False) -> None:
+        super().__init__(
+            "the drive is not encrypted with the key in this link: copy the whole link again"
+            if wrong_key
+            else "this drive is encrypted: use its whole link, hyper://KEY#ENCRYPTIONKEY"
+        )
 
 
 class UnsupportedFormat(HyperfsError):
