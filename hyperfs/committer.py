@@ -311,6 +311,7 @@ class Committer:
         if previous is not None and self._metadata.length > previous.version:
             # Another process was stopped in the middle of a commit.
             await self._metadata.cut_unpublished(previous.version)
+            self._cache.forget_from(previous.version)
         async with self._store.transaction(self._metadata, self._content) as transaction:
             blocks = appender.take()
             if blocks:
