@@ -43,6 +43,7 @@ LINES = [
         "hyperfs.pace",
     ],
     [
+        "hyperfs.hyperbee",
         "hyperfs.index",
         "hyperfs.records",
         "hyperfs.dirty",
@@ -97,6 +98,7 @@ OWNERS = {
     "pyfastcdc": "hyperfs.chunks",
 }
 PURE = {
+    "hyperfs.hyperbee",
     "hyperfs.index",
     "hyperfs.records",
     "hyperfs.dirty",
