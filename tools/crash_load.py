@@ -272,7 +272,7 @@ class Copy(Load):
             else:
                 target.mkdir()
                 with subprocess.Popen(
-                    ["tar", "-C", self.source, "-cf", "-", "."],
+                    ["tar", "-C", self.source, "--format=posix", "-cf", "-", "."],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                 ) as pack:

@@ -8,8 +8,9 @@ somebody looks at the reader's; at a random moment one of these happens:
 
 - `writer`, `reader`, `both`: kill -9;
 - `alone`: kill -9 of both, and the reader comes back without the writer;
-- `writer-power`, `reader-power` (with --power, as root): the store's disk, an ext4 image on a loop
-  device, loses all it has not made durable, then the process is killed.
+- `writer-power`, `reader-power`, `both-power` (with --power, as root): the store's disk, an ext4
+  image on a loop device, loses all it has not made durable, then the process is killed;
+- `twice-power`: kill -9 of the writer, and the power is cut soon after it was mounted again.
 
 Then the drive is mounted again and must be consistent, with all that was fsynced; what the reader
 had been shown must still be true; the reader must become equal; nothing may ever have been forked.
@@ -77,11 +78,13 @@ LOADS: dict[str, type[Load]] = {
     "remove": Remove,
 }
 KILLS = ("writer", "writer", "writer", "both", "reader", "alone")
-CUTS = ("writer-power", "writer-power", "reader-power")
+CUTS = ("writer-power", "writer-power", "twice-power", "both-power", "reader-power")
+WRITER_DIES = ("writer", "both", "alone", "writer-power", "twice-power", "both-power")
+READER_DIES = ("reader", "both", "alone", "reader-power", "both-power")
 WATCHED = ("save", "append", "stream")
 # A world's drive only grows; a new one begins before its disk is full.
 ROUNDS_OF_A_WORLD = 8
-KEPT_FOLDERS = 6
+KEPT_FOLDERS = 4
 DISK_BYTES = 6 << 30
 # EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH. Format: Linux, include/uapi/linux/ext4.h.
 _SHUTDOWN = 0x8004587D
@@ -149,7 +152,7 @@ class Disk:
 async def _heads(store_path: str, key: str, lengths: list[int]) -> dict[str, object]:
     async with corestore.open(store_path) as store:
         (name,) = (core for core in store.cores() if core == corestore.Key.parse(key).discovery_key)
-        found = {}
+        found: dict[str, object] = {}
         others = [core for core in store.cores() if core != name]
         for label, discovery_key in (
             ("metadata", name),
@@ -311,6 +314,9 @@ class World:
         loads = self._start_loads()
         seeds = [f"{kind}={load.seed}" for kind, load in loads.items()]
         watch = self._start("watch", self.top / "there", self._journal("watch"), *seeds)
+        # Programs take a while to start; the moment of the crash is counted from their beginning.
+        new = [load.folder for kind, load in loads.items() if kind != "remove"]
+        wait_until(lambda: all(folder.exists() for folder in new), 10)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(min(0.2, max(0.0, end - time.monotonic())))
@@ -386,18 +392,28 @@ class World:
         self.children.clear()
 
     def _strike(self, kind: str) -> None:
-        if kind.endswith("-power"):
-            self.disks["alice" if kind.startswith("writer") else "bob"].cut_power()
-            time.sleep(self.random.choice((0, 0, 0.05, 0.5)))
-        if kind in ("both", "alone") or kind.startswith("writer"):
+        if kind == "twice-power":
             self.here.kill()
-        if kind in ("both", "alone") or kind.startswith("reader"):
+            self._stop_children()
+            self.mount_writer()
+            time.sleep(self.random.choice((0, 0.05, 0.3, 1.0)))
+        for disk in self._cut(kind):
+            disk.cut_power()
+        if kind.endswith("-power"):
+            time.sleep(self.random.choice((0, 0, 0.05, 0.5)))
+        if kind in WRITER_DIES:
+            self.here.kill()
+        if kind in READER_DIES:
             self.there.kill()
+
+    def _cut(self, kind: str) -> list[Disk]:
+        """The disks that lose their power."""
+        names = (["alice"] * (kind in WRITER_DIES)) + (["bob"] * (kind in READER_DIES))
+        return [self.disks[name] for name in names] if kind.endswith("-power") else []
 
     def _remount(self, kind: str, shown: int, watched: Journal) -> str:
         """Bring back what was killed, and hold it to what the reader has been shown."""
-        if kind.endswith("-power"):
-            disk = self.disks["alice" if kind.startswith("writer") else "bob"]
+        for disk in self._cut(kind):
             disk.unmount()
             disk.mount()
         if kind == "alone":
@@ -424,7 +440,7 @@ class World:
             self.mount_reader()
             again = self.version(self.reader, self.there)
             # What was downloaded last may be lost in a power cut, and comes again.
-            if again < shown and kind != "reader-power":
+            if again < shown and not self._cut(kind):
                 raise Violation(f"the reader showed version {shown} and now {again}")
         return f"{version}, the reader had {shown}"
 
@@ -574,9 +590,9 @@ def run(top: Path, seed: int, rounds: int, seconds: float, *, power: bool) -> in
             for _ in range(ROUNDS_OF_A_WORLD):
                 if done == rounds or time.monotonic() > end:
                     break
-                kind = source.choice(KILLS + CUTS * 2 if power else KILLS)
+                kind = source.choice(CUTS if power and source.random() < 0.7 else KILLS)
                 began = time.monotonic()
-                working = min(6.0, 0.3 + source.expovariate(0.7))
+                working = min(6.0, source.expovariate(0.8))
                 try:
                     told = made.round(kind, working)
                 except Exception as error:
