@@ -65,7 +65,7 @@ def test_synced_appends_and_whole_files_survive_kill(tmp_path):
             ]
             time.sleep(0.1 + rng.random() / 2)
             mount.kill()
-            lines = next(end(writer) for writer in writers)
+            lines, _ = [end(writer) for writer in writers]
             synced = int(lines[-1]) + 1 if lines else synced
         with mounted(tmp_path / "m", store=tmp_path / "store") as mount:
             content = (mount / "log").read_bytes() if synced else b""
