@@ -31,7 +31,7 @@ are the caller's cancel scopes. Appends are seen locally at once, by peers when 
 """
 
 from corestore.codec import Codec, EncodingName
-from corestore.core import CoreStatistics, Hypercore, Position
+from corestore.core import CoreStatistics, Hypercore
 from corestore.durability import SyncPolicy
 from corestore.encoding import Reader, Writer
 from corestore.errors import (
@@ -71,17 +71,11 @@ from corestore.events import (
 from corestore.keys import DiscoveryKey, Key, KeyPair
 from corestore.manifest import Manifest, Prologue, Signer, manifest_key
 from corestore.manifest import derive as derive_manifest
-from corestore.reading import Blocks, Chunks
+from corestore.namespace import CoreOpened, CoreOptions, Namespace, StoreStatistics
+from corestore.reading import Blocks, Chunks, Position
 from corestore.state import MAX_BLOCK_BYTES
 from corestore.storage import DiskStorage, MemoryStorage, Storage
-from corestore.store import (
-    CoreOpened,
-    CoreOptions,
-    Corestore,
-    Namespace,
-    StoreStatistics,
-    open,
-)
+from corestore.store import Corestore, open
 from corestore.swarm import DialInfo, PeerInfo, Swarm, open_swarm
 from corestore.transaction import Transaction
 from corestore.tree import (

@@ -22,7 +22,7 @@ from corestore.errors import BlockNotAvailable, NotWritable, SnapshotNotAvailabl
 from corestore.keys import KeyPair
 from corestore.link import Link
 from corestore.manifest import signed_bytes
-from corestore.reading import Blocks, Chunks
+from corestore.reading import Blocks, Chunks, Position
 from corestore.replication.machine import Outcome
 from corestore.staging import Staged
 from corestore.tree.seek import seek
@@ -42,14 +42,6 @@ if TYPE_CHECKING:
 
 # Wants nobody waits for that one handle keeps alive; older ones are given up first.
 MAX_HINTS: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A byte of the log: the block it is in, and its offset in that block."""
-
-    index: int
-    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +141,7 @@ class Hypercore(Generic[Value]):
 
     @property
     def byte_length(self) -> int:
-        """Bytes in the log; of an encrypted core whose encryption key is here, before encryption."""
+        """Bytes in the log, as its readers count them: before encryption, if the key is here."""
         head = self._head
         return head.byte_length - self._state.padding * head.length
 
@@ -329,11 +321,9 @@ class Hypercore(Generic[Value]):
         """
         if end is None and not live:
             end = self.length
-        return Blocks(self, start, end)
+        return Blocks(self, self._get_bytes, self._codec, start, end)
 
-    def chunks(
-        self, offset: int = 0, length: int | None = None, *, live: bool = False
-    ) -> Chunks[Value]:
+    def chunks(self, offset: int = 0, length: int | None = None, *, live: bool = False) -> Chunks:
         """Iterate over the bytes `offset..offset + length` as they lie in the blocks, fetching
         what is missing.
 
@@ -350,7 +340,7 @@ class Hypercore(Generic[Value]):
             end: int | None = offset + length if live else min(offset + length, self.byte_length)
         else:
             end = None if live else self.byte_length
-        return Chunks(self, offset, end)
+        return Chunks(self, self._get_bytes, offset, end)
 
     async def update(self) -> bool:
         """Ask the peers whether the log grew; whether it did.

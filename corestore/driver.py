@@ -15,7 +15,7 @@ import heapq
 import itertools
 import logging
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -52,7 +52,7 @@ COMMIT_BYTES: Final = 1 << 20
 BATCH_COST: Final = 16 << 10
 # Verified blocks that wait for a transaction, counted alike; links stop reading beyond it.
 MAX_PENDING_BYTES: Final = 8 << 20
-# Cores that nobody here has open, kept in memory because peers ask for them.
+# Cores that nobody here has open, kept in memory because peers ask for them (or just closed here).
 PASSIVE_CORES: Final = 1000
 # How soon a commit of another process is noticed while nothing else happens.
 POLL_INTERVAL: Final = 0.5
@@ -92,6 +92,10 @@ class LinkHandle(Protocol):
         """End the conversation about this core, if there is one."""
         ...
 
+    def close_idle(self, state: CoreState) -> None:
+        """End the conversation about this core if neither side wants anything of it."""
+        ...
+
     def stop(self, reason: Exception) -> None:
         """End the link."""
         ...
@@ -101,6 +105,7 @@ class LinkHandle(Protocol):
 class _Waiter:
     """Somebody waits for a ticket of a machine."""
 
+    state: CoreState
     event: trio.Event
     settled: Settle | None = None
 
@@ -121,10 +126,15 @@ class Driver:
         storage: Storage,
         policy: SyncPolicy,
         find_key_pair: Callable[[CoreRecord], KeyPair | None],
+        *,
+        cache_size: int = PASSIVE_CORES,
     ) -> None:
         self.storage = storage
         self.sync_group = SyncGroup(storage, policy, self._synced)
         self.states: dict[DiscoveryKey, CoreState] = {}
+        # Those of them that nobody here has open; the one used longest ago first.
+        self._passive: OrderedDict[DiscoveryKey, CoreState] = OrderedDict()
+        self._cache_size = cache_size
         self.links: set[LinkHandle] = set()
         # How many look for peers of any core at the moment: `update` waits for them.
         self.finding = 0
@@ -155,7 +165,9 @@ class Driver:
         if state is None:
             known = self.storage.open_core(discovery_key)
             if known is not None:
-                state = self._load(known)
+                return self._load(known)
+        elif not state.handles:
+            self._passive.move_to_end(discovery_key)
         return state
 
     def create(self, record: CoreRecord) -> CoreState:
@@ -187,13 +199,14 @@ class Driver:
         self._queued_bytes = sum(_size(batch) for _, batch in self._queue)
         self.storage.remove_core(discovery_key)
         del self.states[discovery_key]
+        self._passive.pop(discovery_key, None)
         self.sync_group.committed(publish=False)
 
     def _load(self, stored: CoreStorage) -> CoreState:
-        self._forget_passive()
+        self._forget_surplus(room=1)
         state = CoreState(stored, self._find_key_pair(stored.record))
         state.replicator.set_downloading(False)
-        self.states[state.discovery_key] = state
+        self.states[state.discovery_key] = self._passive[state.discovery_key] = state
         try:
             resigned = state.resign_commit()
             if resigned is not None:
@@ -204,21 +217,32 @@ class Driver:
             logger.warning("core %s stays unsigned: %s", state.key, error)
         return state
 
-    def _forget_passive(self) -> None:
-        """Make room for another core: forget those nobody here or elsewhere uses, oldest first."""
-        if len(self.states) < PASSIVE_CORES:
+    def _forget_surplus(self, *, room: int = 0) -> None:
+        """Forget passive cores beyond the cache's size, and *room* more. Peers may ask again.
+
+        What is not published or written yet stays.
+        """
+        surplus = len(self._passive) + room - self._cache_size
+        if surplus <= 0:
             return
         writing = {state for state, _ in self._queue}
-        for discovery_key, state in list(self.states.items()):
-            if not (state.handles or state.peers or state.finding or state in writing):
-                del self.states[discovery_key]
-                if len(self.states) < PASSIVE_CORES:
-                    return
+        for state in list(self._passive.values()):
+            if surplus and state not in writing and state.head == state.published:
+                self._forget(state)
+                surplus -= 1
+
+    def _forget(self, state: CoreState) -> None:
+        for link in tuple(self.links):
+            link.close_channel(state)
+        del self.states[state.discovery_key], self._passive[state.discovery_key]
+        state.events.close()
+        self.storage.release_core(state.storage)
 
     def add_handle(self, state: CoreState) -> None:
         """A handle on *state* was opened: the core is wanted, on every link."""
         state.handles += 1
         if state.handles == 1:
+            self._passive.pop(state.discovery_key, None)
             state.replicator.set_downloading(True)
             self._offer(state)
             self.drain(state)
@@ -233,6 +257,11 @@ class Driver:
         if state.handles == 0 and not self.closed:
             state.replicator.set_downloading(False)
             self.drain(state)
+            if self.states.get(state.discovery_key) is state:
+                self._passive[state.discovery_key] = state
+            for link in tuple(self.links):
+                link.close_idle(state)
+            self._forget_surplus()
 
     # -- commits ----------------------------------------------------------------------------------
 
@@ -349,6 +378,12 @@ class Driver:
                     case WakeAt(time):
                         self._wake_at(state, time)
 
+    def heard(self, state: CoreState) -> None:
+        """A peer said something about *state*, or was answered: carry out what follows."""
+        if state.discovery_key in self._passive:
+            self._passive.move_to_end(state.discovery_key)
+        self.drain(state)
+
     async def wait(self, state: CoreState, ticket: Ticket) -> Settle:
         """Wait until the machine of *state* settles *ticket*; cancelled, so is the ticket.
 
@@ -356,7 +391,7 @@ class Driver:
           OSError, CorestoreError: what was fetched could not be stored.
           trio.ClosedResourceError: it was abandoned.
         """
-        waiter = self._waiters[ticket] = _Waiter(trio.Event())
+        waiter = self._waiters[ticket] = _Waiter(state, trio.Event())
         if not state.peers:
             # A peer that had closed the channel, or did not know the core then, may serve it now.
             self._offer(state)
@@ -550,9 +585,17 @@ class Driver:
             await trio.sleep(POLL_INTERVAL)
             try:
                 self._look_for_changes()
+                self._offer_wanted()
             except (OSError, StorageError) as error:
                 self.sync_group.fail(error)
                 return
+
+    def _offer_wanted(self) -> None:
+        """Ask again for cores that somebody waits for and no peer speaks of: a peer may have closed
+        the channel, or have got the core since."""
+        for state in {waiter.state for waiter in self._waiters.values()}:
+            if not state.peers:
+                self._offer(state)
 
     def _look_for_changes(self) -> None:
         """Take over what other processes committed."""

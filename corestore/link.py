@@ -14,6 +14,7 @@ Format: hypercore 11 and corestore 7, how many cores share one stream; corestore
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -59,7 +60,7 @@ OFFER_AGAIN_SECONDS: Final = 5.0
 class _Channel:
     """One core's channel on a link: the `Port` of its machine."""
 
-    __slots__ = ("channel", "closed_at", "link", "peer", "state")
+    __slots__ = ("channel", "link", "peer", "refused_at", "remote_downloading", "state")
 
     def __init__(self, link: Link, state: CoreState) -> None:
         self.link = link
@@ -67,7 +68,10 @@ class _Channel:
         self.channel: Channel | None = None
         # Set while the channel is open both ways.
         self.peer: PeerId | None = None
-        self.closed_at = 0.0
+        # When the peer said that it does not have the core.
+        self.refused_at = -math.inf
+        # Whether the peer wants anything, as far as it has told.
+        self.remote_downloading = True
 
     @property
     def remote_public_key(self) -> bytes:
@@ -189,7 +193,7 @@ class Link:
         if channel is not None:
             if channel.channel is not None:
                 return
-            if trio.current_time() < channel.closed_at + OFFER_AGAIN_SECONDS:
+            if trio.current_time() < channel.refused_at + OFFER_AGAIN_SECONDS:
                 return
         self._open(state)
         self._wake.set()
@@ -201,6 +205,16 @@ class Link:
             entry.channel.close()
             self._closed(entry)
             self._wake.set()
+
+    def close_idle(self, state: CoreState) -> None:
+        """End the conversation about this core if neither side wants anything of it.
+
+        Whoever wants something later opens the channel again.
+        """
+        entry = self._by_core.get(state.discovery_key)
+        if entry is None or entry.peer is None or state.handles or entry.remote_downloading:
+            return
+        self.close_channel(state)
 
     def _open(self, state: CoreState) -> None:
         proof = messages.capability(state.key, self._handshake_hash, initiator=self.initiator)
@@ -267,8 +281,8 @@ class Link:
             return
         del self._by_channel[entry.channel]
         entry.channel = None
-        entry.closed_at = trio.current_time()
         if entry.peer is None:
+            entry.refused_at = trio.current_time()
             self._found(entry.state)
         else:
             self._driver.remove_peer(entry.peer)
@@ -330,7 +344,8 @@ class Link:
 
     def _end_turn(self, turn: _Turn) -> None:
         for state in turn.touched:
-            self._driver.drain(state)
+            self._driver.heard(state)
+            self.close_idle(state)
         self._mux.uncork()
         self._wake.set()
 
@@ -344,6 +359,8 @@ class Link:
                 message = messages.decode(kind, body)
                 if message is not None:
                     state = entry.state
+                    if isinstance(message, messages.Sync):
+                        entry.remote_downloading = message.downloading
                     state.replicator.receive(entry.peer, message, trio.current_time())
                     touched.add(state)
             case RemoteOpen():

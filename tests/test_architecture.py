@@ -57,20 +57,23 @@ LINES = [
     ["corestore.swarm"],
     [
         "corestore.store",
+        "corestore.namespace",
         "corestore.transaction",
         "corestore.core",
+        "corestore.reading",
         "corestore.link",
         "corestore.driver",
         "corestore.staging",
         "corestore.state",
         "corestore.durability",
         "corestore.events",
+        "corestore.keyring",
     ],
     ["corestore.wire|corestore.replication|corestore.storage"],
     ["corestore.commit"],
     ["corestore.manifest", "corestore.encryption"],
     ["corestore.tree", "corestore.bitfield"],
-    ["corestore.keys", "corestore.crypto", "corestore.encoding"],
+    ["corestore.keys", "corestore.crypto", "corestore.encoding", "corestore.codec"],
     ["corestore.errors"],
 ]
 IMPURE_WORDS = {
@@ -117,6 +120,7 @@ PURE = {
     "corestore.keys",
     "corestore.crypto",
     "corestore.encoding",
+    "corestore.codec",
     "corestore.errors",
 }
 

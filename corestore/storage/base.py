@@ -120,8 +120,16 @@ class Storage(Protocol):
 
     def cores(self) -> Iterator[DiscoveryKey]: ...
 
+    def records(self) -> Iterator[CoreRecord]:
+        """What is kept of every core, in the order they became known; opens none."""
+        ...
+
     def open_core(self, discovery_key: DiscoveryKey) -> CoreStorage | None:
         """The core if it is known here, else None. Handles are shared: same key, same object."""
+        ...
+
+    def release_core(self, core: CoreStorage) -> None:
+        """Nobody uses *core* any more: it may leave memory. Opening it again is always possible."""
         ...
 
     def create_core(self, record: CoreRecord) -> CoreStorage:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from corestore.errors import StorageConflict, StorageLocked
-from corestore.keys import DiscoveryKey
+from corestore.keys import DiscoveryKey, Key
 from corestore.storage import folder, recovery, rules, schema
+from corestore.storage.base import CoreRecord
 from corestore.storage.database import Database
 from corestore.storage.diskcore import DiskCore, NodeCache
 from corestore.storage.files import DataFiles, FileIO
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import apsw
 
     from corestore.commit import Commit
-    from corestore.storage.base import CoreRecord, CoreStorage, SyncTicket
+    from corestore.storage.base import CoreStorage, SyncTicket
     from corestore.tree.types import Head
 
 
@@ -98,6 +99,12 @@ class DiskStorage:
         rows = self.database.all("SELECT discovery_key FROM core ORDER BY id")
         return (DiscoveryKey(cast("bytes", name)) for (name,) in rows)
 
+    def records(self) -> Iterator[CoreRecord]:
+        """What is kept of every core, in the same order."""
+        rows = self.database.all("SELECT key, manifest, signer FROM core ORDER BY id")
+        found = cast("list[tuple[bytes, bytes | None, bytes | None]]", rows)
+        return (CoreRecord(Key(key), manifest, signer) for key, manifest, signer in found)
+
     def open_core(self, discovery_key: DiscoveryKey) -> DiskCore | None:
         """The core if it is known here, else None; always the same object."""
         self._health.check()
@@ -128,6 +135,12 @@ class DiskStorage:
             if core.stored_published.length and self.look() != self._durable_version:
                 self._make_durable()
             core.set_published(core.stored_published)
+
+    def release_core(self, core: CoreStorage) -> None:
+        """Drop the object unless it holds a lock or waits for a sync."""
+        own = self._cores.get(core.record.key.discovery_key)
+        if own is core and own.lock is None and not self.syncer.waits(own):
+            del self._cores[own.name]
 
     def create_core(self, record: CoreRecord) -> DiskCore:
         """Make a core known, of length 0, or fill in what was unknown of it."""

@@ -181,6 +181,13 @@ class MemoryStorage:
         """The discovery keys of all known cores."""
         return iter(list(self._cores))
 
+    def records(self) -> Iterator[CoreRecord]:
+        """What is kept of every core."""
+        return iter([core.record for core in self._cores.values()])
+
+    def release_core(self, core: CoreStorage) -> None:
+        """Nothing: it lives here only."""
+
     def open_core(self, discovery_key: DiscoveryKey) -> MemoryCore | None:
         """The core if it is known here, else None."""
         self.check_open()

@@ -69,6 +69,10 @@ class Syncer:
         """Something was committed outside any core."""
         self._log_changes += 1
 
+    def waits(self, core: DiskCore) -> bool:
+        """Whether something of *core* may not be durable yet."""
+        return core in self._cores
+
     def forget(self, core: DiskCore) -> None:
         """*core* is gone."""
         self._cores.pop(core, None)

@@ -516,21 +516,3 @@ async def test_a_core_removed_here_is_not_spoken_of_any_more():
             await eventually(lambda: copy.peers == [])
             await writing.get(name="another")
             assert not await copy.update()
-
-
-async def test_cores_nobody_uses_are_forgotten_beyond_a_bound(monkeypatch, nursery):
-    monkeypatch.setattr(corestore.driver, "PASSIVE_CORES", 4)
-    async with corestore.open(None) as store:
-        used = await store.get(name="used")
-        keys = []
-        for number in range(10):
-            core = await store.get(name=str(number))
-            await core.append(b"x")
-            keys.append(core.key)
-            await core.aclose()
-        assert store.statistics().cores_open == 1
-        assert len(store._driver.states) <= 4
-        for key in keys:
-            async with await store.get(key=key) as core:
-                assert await core.get(0) == b"x"
-        assert await used.append(b"y") == 1
