@@ -11,6 +11,8 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import trio
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable
 
@@ -106,12 +108,17 @@ class DriveAccess:
     """
 
     LIST_LIMIT = 500
+    READY_SECONDS = 10.0
 
     def __init__(self, drive: Drive, changed: Callable[[bytes], None] | None = None) -> None:
         self._drive = drive
         self._changed = changed or (lambda path: None)
 
     async def stat(self, path: bytes) -> FileInfo:
+        if not self._drive.version:
+            # A seed takes questions before it knows the drive, and may never be able to read it.
+            with trio.fail_after(self.READY_SECONDS):
+                await self._drive.ready()
         return file_info(await self._drive.entry(path))
 
     async def list(self, path: bytes, after: bytes = b"") -> list[tuple[bytes, FileInfo]]:

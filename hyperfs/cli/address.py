@@ -1,22 +1,23 @@
 """What users type to name a drive: keys, names, and paths inside drives (pure).
 
 A drive is a KEY (z-base-32, 64 hexadecimal digits, `hyper://KEY[+VERSION][/path]` or
-`pear://KEY`) or a local NAME. A path inside it follows a colon: `photos:/2026`, `KEY:/a b`.
+`pear://KEY`) or a local NAME. A path inside it follows a colon: `photos:/2026`, `KEY:/a b`. The
+encryption key of an encrypted drive follows the key, or the version: `hyper://KEY#ENCRYPTIONKEY`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from corestore import Key
+from hyperfs.links import SCHEMES, DriveLink
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,40}")
 # What `export-key` writes begins with this, so that a secret is never taken for a key.
 SECRET_PREFIX: Final = "hyperfs-secret-"
-_SCHEMES: Final = ("hyper://", "pear://")
 _KEY_LENGTHS: Final = (52, 64)
 
 
@@ -26,15 +27,21 @@ class AddressError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A drive and a place in it. Exactly one of `key` and `name` is set; `path` starts with /."""
+    """A drive and a place in it. Exactly one of `key` and `name` is set; `path` starts with /.
+
+    `encryption_key` is set if the drive was named by a link that has it.
+    """
 
     key: Key | None = None
     name: str | None = None
     version: int | None = None
     path: bytes = b"/"
+    encryption_key: bytes | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return self.name if self.name is not None else str(self.key)
+        if self.key is None:
+            return self.name or ""
+        return str(DriveLink(self.key, self.encryption_key))
 
 
 def parse(text: str) -> Address:
@@ -44,7 +51,7 @@ def parse(text: str) -> Address:
       AddressError: it is neither a key nor a possible name.
     """
     _refuse_secrets(text)
-    for scheme in _SCHEMES:
+    for scheme in SCHEMES:
         if text.startswith(scheme):
             return _parse_url(text[len(scheme) :])
     drive, colon, path = text.partition(":")
@@ -54,7 +61,8 @@ def parse(text: str) -> Address:
         raise AddressError(f"write a path in a drive as {drive}:/{path}")
     place = os.fsencode(path) if colon else b"/"
     if looks_like_key(drive):
-        return Address(key=parse_key(drive), path=place)
+        key, secret = _split_secret(drive)
+        return Address(key=parse_key(key), path=place, encryption_key=secret)
     return Address(name=parse_name(drive), path=place)
 
 
@@ -70,7 +78,7 @@ def parse_key(text: str) -> Key:
       AddressError: with what is wrong with it.
     """
     _refuse_secrets(text)
-    for scheme in _SCHEMES:
+    for scheme in SCHEMES:
         if text.startswith(scheme):
             key = _parse_url(text[len(scheme) :]).key
             assert key is not None
@@ -115,6 +123,8 @@ def parse_endpoint(text: str) -> tuple[str, int]:
 
 def _parse_url(rest: str) -> Address:
     drive, slash, path = rest.partition("/")
+    # A colon in front of the path is what follows a key or a name.
+    drive, secret = _split_secret(drive.removesuffix(":") if slash else drive)
     text, plus, version = drive.partition("+")
     if plus and not (version.isascii() and version.isdigit()):
         raise AddressError(f"the version after + must be a number, not {version!r}")
@@ -122,7 +132,14 @@ def _parse_url(rest: str) -> Address:
         key=parse_key(text),
         version=int(version) if plus else None,
         path=b"/" + os.fsencode(path) if slash else b"/",
+        encryption_key=secret,
     )
+
+
+def _split_secret(text: str) -> tuple[str, bytes | None]:
+    """What is in front of `#`, and the encryption key behind it."""
+    rest, mark, secret = text.partition("#")
+    return rest, bytes(parse_key(secret)) if mark else None
 
 
 def _refuse_secrets(text: str) -> None:

@@ -30,27 +30,34 @@ NAME = NameType()
 
 @click.command()
 @click.argument("name", type=NAME)
+@click.option(
+    "--encrypted",
+    is_flag=True,
+    help="Encrypt everything: readers need the link that is printed, those who only hold the drive"
+    " for others the key in it.",
+)
 @pass_settings
-def create(settings: Settings, name: str) -> None:
+def create(settings: Settings, name: str, encrypted: bool) -> None:
     """Make a drive called NAME and print its key.
 
     The key is what others need to read the drive; only this store can write it.
     """
-    trio.run(_create, settings, name)
+    trio.run(_create, settings, name, encrypted)
 
 
-async def _create(settings: Settings, name: str) -> None:
+async def _create(settings: Settings, name: str, encrypted: bool) -> None:
     async with open_store(settings) as store:
         try:
-            key = await hyperfs.create(store, name)
+            key = await hyperfs.create(store, name, encrypted=encrypted)
         except hyperfs.DriveExists as error:
             raise Failure(
                 f"a drive called {name} is there already; its key is {error.key}"
             ) from None
+        link = hyperfs.DriveLink(key, store.encryption_key(key.discovery_key))
     if settings.output.json:
-        settings.output.record(name=name, key=str(key), url=f"hyper://{key}")
+        settings.output.record(name=name, key=str(key), url=str(link), encrypted=encrypted)
     else:
-        settings.output.data(str(key))
+        settings.output.data(str(link) if encrypted else str(key))
 
 
 @click.group(invoke_without_command=True)
@@ -71,13 +78,15 @@ async def _list(settings: Settings) -> None:
                 name=info.name,
                 key=str(info.key),
                 writable=info.writable,
+                url=str(info.link),
+                encrypted=info.encryption_key is not None,
                 directory=mounted.get(str(info.key)),
             )
         return
     rows = [
         (
             info.name,
-            str(info.key),
+            str(info.key if info.encryption_key is None else info.link),
             "read-write" if info.writable else "read-only",
             mounted.get(str(info.key)) or "",
         )

@@ -9,6 +9,7 @@ import os
 import trio
 
 import corestore
+import hyperfs
 from hyperfs.cli.address import AddressError
 
 
@@ -60,6 +61,8 @@ def explain(error: BaseException) -> Failure | None:
             return Failure(str(error), Exit.FORK)
         case corestore.VerificationError():
             return Failure(f"verification failed: {error}", Exit.VERIFICATION)
+        case hyperfs.DriveEncrypted():
+            return Failure(str(error), Exit.NOT_PERMITTED)
         case corestore.CoreNotFound():
             return Failure(str(error), Exit.NOT_FOUND)
         case trio.TooSlowError() | corestore.BlockNotAvailable():

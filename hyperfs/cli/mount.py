@@ -156,14 +156,16 @@ async def _mount(
         key = find_key(store, address)
         async with (
             corestore.open_swarm(store) as swarm,
-            hyperfs.open(store, key=key, read_timeout=read_timeout) as drive,
+            hyperfs.open(
+                store, key=key, encryption_key=address.encryption_key, read_timeout=read_timeout
+            ) as drive,
             # The innermost: what is outside of it is still there to finish the work when it ends.
             stoppable() as stop,
         ):
             if drive.writable and not options.read_only:
                 await drive.claim()
             bound = await reach(swarm, key, listen=listen, peers=network.peers)
-            output.say(f"hyper://{key}")
+            output.say(str(drive.link))
             for where in bound:
                 output.say(f"listening on {where}")
             if not drive.writable:
@@ -181,8 +183,9 @@ async def _mount(
                     listening=bound,
                 )
                 access = DriveAccess(drive, changed=mounted.changed_outside)
+                status = partial(report, store, swarm, drive)
                 async with visible(
-                    settings, info, {str(key): access}, partial(report, store, swarm, drive), stop
+                    settings, info, {str(key): access}, status, stop, url=str(drive.link)
                 ):
                     # Until the mount is gone (a plain umount works too) or `stop` is called.
                     await mounted.wait_unmounted()

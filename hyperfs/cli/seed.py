@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -55,10 +55,11 @@ async def _seed(
         bound: tuple[str, ...] = ()
         for address in addresses:
             key = find_key(store, address)
-            drives.append(await opened.enter_async_context(hyperfs.open(store, key=key)))
+            opening = hyperfs.open(store, key=key, encryption_key=address.encryption_key)
+            drives.append(await opened.enter_async_context(opening))
         stop = await opened.enter_async_context(stoppable())
         for number, drive in enumerate(drives):
-            settings.output.say(f"hyper://{drive.key}")
+            settings.output.say(str(drive.link))
             first = number == 0
             bound += await reach(
                 swarm,
@@ -70,7 +71,8 @@ async def _seed(
             settings.output.say(f"listening on {where}")
         for drive in drives:
             if not drive.writable and network.peers:
-                await first_version(store, drive, network)
+                with suppress(hyperfs.DriveEncrypted):
+                    await first_version(store, drive, network)
         info = ProcessInfo(
             pid=os.getpid(),
             command="seed",
@@ -79,8 +81,9 @@ async def _seed(
             listening=bound,
         )
         access = {str(drive.key): DriveAccess(drive) for drive in drives}
+        status = partial(_report, store, swarm, drives)
         async with (
-            visible(settings, info, access, partial(_report, store, swarm, drives), stop),
+            visible(settings, info, access, status, stop, url=str(drives[0].link)),
             trio.open_nursery() as nursery,
         ):
             for drive in drives:
@@ -89,8 +92,9 @@ async def _seed(
 
 
 async def _hold(drive: Drive) -> None:
-    """Fetch everything of a drive, and go on as it grows."""
-    await drive.ready()
+    """Fetch everything of a drive, and go on as it grows: of an encrypted one as it is stored."""
+    with suppress(hyperfs.DriveEncrypted):
+        await drive.ready()
     assert drive.content is not None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(drive.metadata.download, live=True))

@@ -43,14 +43,14 @@ async def stoppable() -> AsyncIterator[Callable[[], None]]:
         nursery.cancel_scope.cancel()
 
 
-def describe(info: ProcessInfo) -> dict[str, JsonValue]:
+def describe(info: ProcessInfo, url: str) -> dict[str, JsonValue]:
     """What `--json` prints when the process is ready."""
     return {
         "ready": True,
         "pid": info.pid,
         "key": info.keys[0],
         "keys": list(info.keys),
-        "url": f"hyper://{info.keys[0]}",
+        "url": url,
         "name": info.name,
         "directory": info.directory,
         "writable": info.writable,
@@ -65,15 +65,20 @@ async def visible(
     drives: Mapping[str, Access],
     status: Callable[[], control.StatusReport],
     stop: Callable[[], None],
+    *,
+    url: str,
 ) -> AsyncIterator[None]:
-    """Say that all is ready, and be seen by `status`, `umount` and the others during the block."""
+    """Say that all is ready, and be seen by `status`, `umount` and the others during the block.
+
+    *url* is the first drive's link. Other processes are not told: it may have an encryption key.
+    """
     async with trio.open_nursery() as nursery:
         await nursery.start(control.serve, info.socket, drives, status, stop)
         with announced(info):
             if settings.output.json:
-                settings.output.record(**describe(info))
+                settings.output.record(**describe(info, url))
             settings.output.say(f"ready: {info.directory}" if info.directory else "ready: seeding")
-            daemon.report_ready(describe(info))
+            daemon.report_ready(describe(info, url))
             yield
         nursery.cancel_scope.cancel()
 

@@ -47,6 +47,10 @@ async def open_access(
     async with open_store(settings) as store:
         key = find_key(store, address)
         process = processes.serving(str(key), store=settings.store)
+        secret = address.encryption_key or store.encryption_key(key.discovery_key)
+        if process is not None and process.command == "seed" and secret is not None:
+            # It may hold the drive without being able to read it.
+            process = None
         if process is not None and address.version is None and (process.writable or not write):
             # The store is closed before the other process is asked: it may wait for us otherwise.
             pass
@@ -70,7 +74,7 @@ async def _open_here(
 ) -> AsyncIterator[Access]:
     async with (
         corestore.open_swarm(store) as swarm,
-        hyperfs.open(store, key=key) as drive,
+        hyperfs.open(store, key=key, encryption_key=address.encryption_key) as drive,
     ):
         if write and not drive.writable:
             raise Failure(

@@ -41,9 +41,9 @@ _MAX_TIME: Final = (1 << 63) - 1
 
 _BEE_MAGIC: Final = b"\x0a\x08hyperbee"
 _USER_DATA: Final = b"hyperfs/"
-# How long encrypted headers are, with their 8 bytes of padding: ours, whose version has 1 to 6
+# How long encrypted headers are, with their 8 bytes of padding: ours, whose version has 1 or 2
 # digits, and those of Hyperdrives, without and with the content core's key.
-_ENCRYPTED_SIZES: Final = frozenset((*range(31, 37), 20, 54))
+_ENCRYPTED_SIZES: Final = frozenset((31, 32, 20, 54))
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,12 +280,12 @@ def check_header(block: bytes) -> int:
     """The format version of the drive that begins with *block*.
 
     Raises:
-      DriveEncrypted: it has the length of an encrypted header and does not begin like one that is
-        not. Nothing else tells the two from another log without the encryption key.
+      DriveEncrypted: it has the length of an encrypted header, and is neither one that is not nor
+        ASCII. Without the encryption key nothing else tells it from another log's block.
       NotADrive: it is no header of ours; a Hyperdrive of the Node stack among them.
       UnsupportedFormat: of a later format.
     """
-    if len(block) in _ENCRYPTED_SIZES and not block.startswith(_BEE_MAGIC):
+    if len(block) in _ENCRYPTED_SIZES and not (block.startswith(_BEE_MAGIC) or block.isascii()):
         raise DriveEncrypted
     metadata = _field(block, 2) if _field(block, 1) == b"hyperbee" else None
     user_data = _field(metadata, 2) if metadata is not None else None

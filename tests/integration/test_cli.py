@@ -6,6 +6,9 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -35,6 +38,19 @@ def failed(done, code, *told):
     assert "Traceback" not in done.stderr
 
 
+@contextmanager
+def seeding(person, what, *more):
+    """A `seed` in a process of its own; yields what it says when it is ready."""
+    command = person.command("--json", "seed", what, "--listen", ":0", *more)
+    process = subprocess.Popen(command, env=person.environment(), stdout=subprocess.PIPE, text=True)
+    try:
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
 def test_create_prints_the_key_alone(alice):
     done = alice.run("create", "photos")
     assert done.returncode == 0
@@ -52,7 +68,14 @@ def test_drives_are_listed_renamed_and_removed(alice):
     key = alice.ask("create", "photos").strip()
     alice.ask("drives", "rename", "photos", "pictures")
     assert [json.loads(line) for line in alice.ask("--json", "drives").splitlines()] == [
-        {"name": "pictures", "key": key, "writable": True, "directory": None}
+        {
+            "name": "pictures",
+            "key": key,
+            "writable": True,
+            "url": f"hyper://{key}",
+            "encrypted": False,
+            "directory": None,
+        }
     ]
     alice.ask("drives", "remove", "--yes", "pictures")
     assert alice.ask("drives") == ""
@@ -186,3 +209,46 @@ def test_output_into_a_closed_pipe_is_no_error(alice, tmp_path):
 def test_every_verb_explains_itself(alice, verb):
     text = alice.ask(*([verb] if verb else []), "--help")
     assert "Usage:" in text
+
+
+def test_an_encrypted_drive_takes_its_link(alice, tmp_path):
+    link = alice.ask("create", "--encrypted", "diary").strip()
+    url, secret = link.split("#")
+    key = url.removeprefix("hyper://")
+    assert json.loads(alice.ask("--json", "drives"))["url"] == link
+    assert link in alice.ask("drives")
+    file = tmp_path / "page"
+    file.write_bytes(b"dear diary")
+    alice.ask("put", str(file), "diary:/")
+    assert alice.ask("cat", f"{key}:/page") == "dear diary"
+    failed(alice.run("ls", secret), 2, "secret of this store, not a key")
+    wrong = f"{url}#{SOMEBODYS_KEY}"
+    failed(alice.run("ls", wrong), 12, "copy the whole link again")
+
+
+def test_an_encrypted_drive_is_seeded_by_its_key_and_read_by_its_link(tmp_path):
+    """alice writes; bob holds it without being able to read it; carol reads, from bob alone."""
+    with people(tmp_path, "alice", "bob", "carol") as (alice, bob, carol):
+        link = alice.ask("create", "--encrypted", "diary").strip()
+        key = link.split("#")[0]
+        (tmp_path / "page").write_bytes(b"dear diary" * 10_000)
+        alice.ask("put", str(tmp_path / "page"), "diary:/")
+        with seeding(alice, "diary") as near:
+            assert near["url"] == link
+            peer = ("--peer", near["listening"][0])
+            failed(carol.run("ls", key, *peer), 12, "encrypted: use its whole link")
+            with seeding(bob, key, *peer) as held:
+                assert held["url"] == key
+                deadline = time.monotonic() + 30
+                while True:
+                    running = map(json.loads, bob.ask("--json", "status").splitlines())
+                    status = next(each for each in running if each["pid"] == held["pid"])
+                    if 0 < status["blocks"] == status["blocks_stored"]:
+                        break
+                    assert time.monotonic() < deadline, status
+        with seeding(bob, key) as held:
+            peer = ("--peer", held["listening"][0])
+            failed(bob.run("ls", key), 12, "encrypted: use its whole link")
+            assert bob.ask("ls", link) == bob.ask("ls", key) == "page\n"
+            assert carol.ask("cat", f"{link}:/page", *peer) == "dear diary" * 10_000
+            assert carol.ask("ls", key, *peer) == "page\n"

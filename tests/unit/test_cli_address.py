@@ -8,6 +8,7 @@ from corestore import Key
 from hyperfs.cli.address import Address, AddressError, parse, parse_endpoint
 
 KEY = Key(bytes(range(32)))
+SECRET = Key(bytes(range(1, 33)))
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,12 @@ KEY = Key(bytes(range(32)))
         (f"hyper://{KEY}/x/y", Address(key=KEY, path=b"/x/y")),
         (f"hyper://{KEY}+12/x", Address(key=KEY, version=12, path=b"/x")),
         (f"pear://{KEY}", Address(key=KEY)),
+        (f"hyper://{KEY}:/x", Address(key=KEY, path=b"/x")),
+        (f"hyper://{KEY}#{SECRET}", Address(key=KEY, encryption_key=SECRET)),
+        (f"hyper://{KEY}#{SECRET}/x#y", Address(key=KEY, path=b"/x#y", encryption_key=SECRET)),
+        (f"hyper://{KEY}#{SECRET}:/x", Address(key=KEY, path=b"/x", encryption_key=SECRET)),
+        (f"hyper://{KEY}+12#{SECRET}/", Address(key=KEY, version=12, encryption_key=SECRET)),
+        (f"{KEY}#{SECRET.hex()}:/x", Address(key=KEY, path=b"/x", encryption_key=SECRET)),
     ],
 )
 def test_drives_are_named_in_these_ways(text, address):
@@ -43,6 +50,8 @@ def test_drives_are_named_in_these_ways(text, address):
         ("hyperfs-secret-" + str(KEY), "secret, not a key"),
         (f"hyper://{KEY}+one", "must be a number"),
         ("hyper://abc", "this has 3"),
+        (f"hyper://{KEY}#", "this has 0"),
+        (f"{KEY}#{SECRET}y", "this has 53"),
         ("", "cannot be a drive's name"),
         ("a b", "cannot be a drive's name"),
         ("..", "cannot be a drive's name"),
