@@ -212,8 +212,8 @@ class Hypercore(Generic[Value]):
         """
         state = self._state
         head = state.published
-        if request.fork != head.fork:
-            raise tree.InvalidRequest(f"the log is on fork {head.fork}")
+        if request.fork != head.fork or head.length == 0:
+            raise tree.InvalidRequest(f"{head.length} blocks are published, on fork {head.fork}")
         prologue = None if state.manifest is None else state.manifest.prologue
         length = 0 if prologue is None else prologue.length
         return tree.build(request, head, nodes=state, block=state.block, prologue_length=length)
