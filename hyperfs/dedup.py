@@ -92,12 +92,16 @@ class StoredChunkTable:
         await self._load()
         while True:
             await self._full.wait()
-            try:
-                await self.save()
-            except (OSError, CorestoreError) as error:
-                # A full disk: commits report it. What is not kept is not found again, that is all.
-                logger.debug("the chunk table was not saved: %s", error)
-                self._full = trio.Event()
+            await self.finish()
+
+    async def finish(self) -> None:
+        """`save`, if it can be: what is not kept is not found again, that is all."""
+        try:
+            await self.save()
+        except (OSError, CorestoreError) as error:
+            # A full disk, say. Commits report it.
+            logger.debug("the chunk table was not saved: %s", error)
+            self._full = trio.Event()
 
     async def save(self) -> None:
         """Write what was added since the last time. Raises as `Corestore.transaction` does."""

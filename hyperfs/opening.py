@@ -17,6 +17,7 @@ import trio
 from corestore import (
     Corestore,
     CorestoreError,
+    StorageCorrupt,
     StorageLocked,
     WrongEncryptionKey,
     derive_manifest,
@@ -273,11 +274,12 @@ class _Opening:
         with trio.CancelScope(shield=True):
             try:
                 await self._committer.commit()
-                await self._table.save()
             except (OSError, CorestoreError) as error:
                 if not failed:
                     raise
                 logger.error("what was written last is lost: %s", error)
+            else:
+                await self._table.finish()
 
     def stop(self) -> None:
         """End what `start` started, together with its nursery."""
@@ -310,6 +312,8 @@ class _Opening:
         except StorageLocked:
             # Another process writes the drive; its log is none of our business.
             return
+        except ValueError as error:
+            raise StorageCorrupt(f"version {metadata.length} of drive {metadata.key}") from error
         # Roots of the cut tail were looked at; other blocks will take their places.
         self._cache.forget_from(view.version)
         logger.warning("drive %s goes on from version %d", metadata.key, view.version)
