@@ -111,10 +111,11 @@ const actions = {
   },
 
   // A core outside of the store, of another kind: compat, or with a manifest of this version.
-  async hypercore({ folder, seed, version, compat }) {
+  async hypercore({ folder, seed, version, compat, encryption }) {
     const pair = keyPair(bytes(seed))
     const manifest = compat ? undefined : { version, signers: [{ publicKey: pair.publicKey }] }
-    const core = new Hypercore(folder, { keyPair: pair, compat, manifest })
+    const encrypted = encryption ? { encryption: { key: bytes(encryption) } } : {}
+    const core = new Hypercore(folder, { keyPair: pair, compat, manifest, ...encrypted })
     await core.ready()
     return describe(cores.push(core) - 1)
   },
@@ -148,6 +149,12 @@ const actions = {
   },
 
   async waitLength({ core, length }) {
+    await grown(cores[core], length)
+    return describe(core)
+  },
+
+  async waitFork({ core, fork, length }) {
+    while (cores[core].fork < fork) await new Promise((resolve) => cores[core].once('truncate', resolve))
     await grown(cores[core], length)
     return describe(core)
   },
