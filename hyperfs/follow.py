@@ -4,6 +4,9 @@ A new length is followed in this order: its root block and overlay are fetched, 
 the version before is found (if anybody wants to know), then, in one step, look-ups show the new
 version and open files their new content; then subscribers are told. Until then the old version is
 shown.
+
+Which version is shown is kept in the store: without peers it is the one to go on with. A later one
+may be here in part, and what was read before could not be reached through that.
 """
 
 from __future__ import annotations
@@ -52,6 +55,8 @@ MAX_QUEUED: Final = 64
 # How far back a store without peers looks for a version it can show.
 _SEARCH_BLOCKS: Final = 65536
 _PREFETCH_BLOCKS: Final = 64
+# User data of the metadata core: the version shown last, in decimal digits.
+_SHOWN: Final = "drive/shown"
 # A root that does not come in this time may be one whose only holder went away: try the newest.
 _RETARGET_SECONDS: Final = 2.0
 
@@ -167,15 +172,28 @@ class Follower:
         await self._open_content()
 
     def show_newest(self) -> None:
-        """Show the newest version that is in the store and, of a drive of ours, that relies on no
-        more content than there is. Others are told nothing."""
+        """Show the newest version that is in the store. Others are told nothing.
+
+        Of a drive of ours, one that relies on no more content than there is; of somebody else's,
+        none newer than the one that was shown last.
+        """
+        metadata = self._metadata
+        tops = [metadata.length]
+        if not metadata.writable and (shown := self._shown_before()):
+            tops.insert(0, min(shown, metadata.length))
+        for top in tops:
+            if self._show_at_most(top):
+                return
+
+    def _show_at_most(self, top: int) -> bool:
+        """Whether a version up to *top* is shown now."""
         metadata, tree = self._metadata, self._tree
         limit = metadata.length
         if metadata.writable and tree.content_blocks is not None:
             limit = tree.content_blocks.core.length
-        for index in range(metadata.length - 1, max(0, metadata.length - _SEARCH_BLOCKS), -1):
+        for index in range(top - 1, max(0, top - _SEARCH_BLOCKS), -1):
             if tree.view is not None and tree.view.version > index:
-                return
+                return True
             view = self._local_view(index)
             if view is None or (metadata.writable and view.index.root.content_length > limit):
                 continue
@@ -183,7 +201,18 @@ class Follower:
             if index == metadata.length - 1:
                 self._seen = metadata.length
             self._moved.unpark_all()
-            return
+            return True
+        return False
+
+    def _shown_before(self) -> int:
+        """The version that was shown last out of this store; 0 if that is not known."""
+        kept = self._metadata.user_data(_SHOWN)
+        return int(kept) if kept is not None and kept.isdigit() else 0
+
+    async def _keep_shown(self, version: int) -> None:
+        # Several processes may follow the drive: the record only grows.
+        if not self._metadata.writable and version > self._shown_before():
+            await self._metadata.set_user_data(_SHOWN, b"%d" % version)
 
     async def prefetch(self) -> None:
         """Fetch the inner nodes of the version shown, and of later ones, until cancelled: with
@@ -253,8 +282,11 @@ class Follower:
         await self._blocks.complete(index.older)
         view = View(index)
         changed: Changed | None = None
-        if old is not None and (self.subscribers or tree.files):
+        # Without peers, one that is here in part must not take the place of one that is whole.
+        alone = not self._metadata.peers
+        if old is not None and (self.subscribers or tree.files or alone):
             changed = await self._compare(old, view)
+        await self._keep_shown(length)
         if self._is_ended():
             return
         # No await from here on: look-ups, open files and subscribers change together.
