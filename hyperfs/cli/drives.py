@@ -9,8 +9,9 @@ import hyperfs
 from hyperfs.cli import processes
 from hyperfs.cli.address import AddressError, parse_name
 from hyperfs.cli.failures import Exit, Failure
+from hyperfs.cli.flags import pass_settings, settings_of
 from hyperfs.cli.output import table
-from hyperfs.cli.settings import Settings, open_store, pass_settings
+from hyperfs.cli.settings import Settings, open_store
 
 
 class NameType(click.ParamType[str]):
@@ -22,7 +23,7 @@ class NameType(click.ParamType[str]):
         try:
             return parse_name(value)
         except AddressError as error:
-            self.fail(str(error), param, ctx)
+            raise click.UsageError(str(error), ctx) from None
 
 
 NAME = NameType()
@@ -65,13 +66,15 @@ async def _create(settings: Settings, name: str, encrypted: bool) -> None:
 def drives(context: click.Context) -> None:
     """List the drives that have a name here."""
     if context.invoked_subcommand is None:
-        trio.run(_list, context.obj)
+        trio.run(_list, settings_of(context))
 
 
 async def _list(settings: Settings) -> None:
     mounted = {key: p.directory for p in processes.running() for key in p.keys if p.directory}
-    async with open_store(settings) as store:
-        found = list(hyperfs.drives(store))
+    found = []
+    if settings.store.exists():
+        async with open_store(settings) as store:
+            found = hyperfs.drives(store)
     if settings.output.json:
         for info in found:
             settings.output.record(
@@ -108,7 +111,7 @@ def rename(settings: Settings, old: str, new: str) -> None:
 
 
 async def _rename(settings: Settings, old: str, new: str) -> None:
-    async with open_store(settings) as store:
+    async with open_store(settings, create=False) as store:
         try:
             await hyperfs.rename_drive(store, old, new)
         except hyperfs.DriveExists as error:
@@ -128,25 +131,32 @@ def remove(settings: Settings, name: str, yes: bool) -> None:
 
     A drive made here can never be written again: a new one of the same name has another key.
     """
-    if not yes:
-        click.confirm(
-            f"Delete the drive {name} and all its files from this store?", abort=True, err=True
-        )
-    trio.run(_remove, settings, name)
+    trio.run(_remove, settings, name, yes)
 
 
-async def _remove(settings: Settings, name: str) -> None:
-    async with open_store(settings) as store:
-        for info in hyperfs.drives(store):
-            process = processes.serving(str(info.key), store=settings.store)
-            if info.name == name and process is not None:
-                raise Failure(
-                    f"process {process.pid} is serving this drive; stop it first", Exit.LOCKED
-                )
+async def _remove(settings: Settings, name: str, yes: bool) -> None:
+    async with open_store(settings, create=False) as store:
+        info = next((info for info in hyperfs.drives(store) if info.name == name), None)
+        if info is None:
+            raise _no_such_drive(name)
+        process = processes.serving(str(info.key), store=settings.store)
+        if process is not None:
+            raise Failure(
+                f"process {process.pid} is serving this drive; stop it first", Exit.LOCKED
+            )
+        if not yes:
+            _confirm(f"Delete the drive {name} and all its files from this store?")
         try:
             await hyperfs.remove_drive(store, name)
         except hyperfs.NoSuchDrive:
             raise _no_such_drive(name) from None
+
+
+def _confirm(question: str) -> None:
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort:
+        raise Failure("nothing was deleted; --yes deletes without asking") from None
 
 
 def _no_such_drive(name: str) -> Failure:

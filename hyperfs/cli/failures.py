@@ -73,6 +73,9 @@ def explain(error: BaseException) -> Failure | None:
             )
         case corestore.CorestoreError():
             return Failure(str(error) or type(error).__name__)
+        case BrokenPipeError():
+            # Whoever read our output has enough (`hyperfs ls | head`).
+            return Failure("nobody reads the output any more", Exit.OK)
         case OSError():
             return _explain_os_error(error)
         case _:

@@ -12,22 +12,23 @@ import click
 import trio
 
 from hyperfs.cli.failures import Exit, Failure
+from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, peer_option, timeout_option
 from hyperfs.cli.output import JsonValue, Output, size_text, table
 from hyperfs.cli.session import Network, open_access
-from hyperfs.cli.settings import Settings, pass_settings
 from hyperfs.cli.walk import walk
 
 if TYPE_CHECKING:
     from hyperfs.cli.access import Access, FileInfo
     from hyperfs.cli.address import Address
+    from hyperfs.cli.settings import Settings
 
 READ_BYTES = 1 << 20
 
 
 @click.command()
 @click.argument("place", type=ADDRESS, metavar="DRIVE[:/PATH]")
-@click.option("-l", "long", is_flag=True, help="Show modes, sizes and times.")
+@click.option("-l", "--long", is_flag=True, help="Show modes, sizes and times.")
 @click.option("-R", "--recursive", is_flag=True, help="List folders' contents too.")
 @peer_option
 @timeout_option
@@ -70,10 +71,10 @@ def _show(output: Output, entries: list[tuple[bytes, FileInfo]], long: bool) -> 
     elif long:
         rows = [(*_long(info), _arrow(name, info)) for name, info in entries]
         for line in table(rows):
-            output.data_bytes(os.fsencode(line) + b"\n")
+            output.data_name(line)
     else:
         for name, _ in entries:
-            output.data_name(name)
+            output.data_name(os.fsdecode(name))
 
 
 def _long(info: FileInfo) -> tuple[str, str, str]:
@@ -132,18 +133,20 @@ async def _cat(settings: Settings, places: tuple[Address, ...], network: Network
             info = await access.stat(place.path)
             if info.is_directory:
                 raise Failure(f"{os.fsdecode(place.path)} is a folder; `hyperfs ls` lists it")
+            if info.target is not None:
+                raise Failure(
+                    f"{os.fsdecode(place.path)} is a link to {os.fsdecode(info.target)}; name the"
+                    " file itself"
+                )
+            if not info.is_file:
+                raise Failure(f"{os.fsdecode(place.path)} is a {kind(info)}, it has no content")
             offset = 0
             while offset < info.size:
-                data = await _read(access, place.path, offset, timeout=network.timeout)
+                data = await access.read(place.path, offset, READ_BYTES)
                 if not data:
                     break
                 settings.output.data_bytes(data)
                 offset += len(data)
-
-
-async def _read(access: Access, path: bytes, offset: int, *, timeout: float) -> bytes:
-    with trio.fail_after(timeout):
-        return await access.read(path, offset, READ_BYTES)
 
 
 @click.command()
@@ -176,7 +179,7 @@ async def _stat(settings: Settings, place: Address, network: Network) -> None:
     if info.target is not None:
         rows.append(("target", os.fsdecode(info.target)))
     for line in table(list(rows)):
-        settings.output.data_bytes(os.fsencode(line) + b"\n")
+        settings.output.data_name(line)
 
 
 @click.command()

@@ -1,39 +1,70 @@
-"""The program: global options, and the one place where errors become a sentence and a code."""
+"""The program: its overview, and the one place where errors become a sentence and a code."""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from importlib import metadata
-from pathlib import Path
+from typing import Final
 
 import click
 
-from hyperfs.cli import drives, files, mount, seed, status, transfer
+from hyperfs.cli import drives, files, flags, mount, seed, status, transfer
 from hyperfs.cli.failures import Exit, explain
 from hyperfs.cli.output import Output
-from hyperfs.cli.settings import Settings, default_store
 
-_LOG_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+# The verbs in the order people meet them, with what the overview says of each.
+_SECTIONS: Final = (
+    (
+        "Drives",
+        (
+            (drives.create, "Make a drive and print its key"),
+            (drives.drives, "List the drives that have a name here; rename, remove"),
+        ),
+    ),
+    (
+        "Mounting and sharing",
+        (
+            (mount.mount, "Mount a drive on a folder and share it"),
+            (mount.umount, "Make everything durable and unmount"),
+            (seed.seed, "Hold whole drives for others, without mounting"),
+            (status.status, "Show what runs, versions and peers"),
+        ),
+    ),
+    (
+        "Files in drives, without a mount (NAME:/path or KEY:/path)",
+        (
+            (files.ls, "List a folder"),
+            (files.cat, "Write files to stdout"),
+            (files.stat, "Show what is known of a file"),
+            (transfer.put, "Copy local files into a drive"),
+            (transfer.get, "Copy files out of a drive"),
+            (files.rm, "Remove files"),
+        ),
+    ),
+)
+
+
+class Overview(click.Group):
+    """Shows the verbs in sections."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.commands]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, verbs in _SECTIONS:
+            with formatter.section(title):
+                formatter.write_dl([(verb.name or "", text) for verb, text in verbs])
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HYPERFS"}
+    cls=Overview,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Every flag has a variable: --read-timeout is HYPERFS_READ_TIMEOUT. Data goes to stdout,"
+    " everything else to stderr. `hyperfs VERB --help` tells more.",
 )
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    help="Folder of the store [HYPERFS_STORE; default: under the XDG data folder].",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors on stderr.")
-@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything.")
 @click.version_option(metadata.version("hyperfs"), prog_name="hyperfs")
-@click.pass_context
-def cli(
-    context: click.Context, store: Path | None, as_json: bool, quiet: bool, verbose: int
-) -> None:
+def cli() -> None:
     """A peer-to-peer file system.
 
     Make a drive, mount it, save files into it with any program; every machine that has the
@@ -44,54 +75,62 @@ def cli(
       hyperfs mount photos ~/photos --listen :4000
       hyperfs mount KEY ~/theirs --peer HOST:4000
     """
-    logging.basicConfig(
-        level=logging.ERROR if quiet else _LOG_LEVELS[min(verbose, 2)],
-        format="%(asctime)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    folder = store.expanduser() if store is not None else default_store()
-    context.obj = Settings(
-        store=Path(os.path.realpath(folder)),
-        output=Output(json=as_json, quiet=quiet, verbose=verbose),
-    )
 
 
-for _command in (
-    drives.create,
-    drives.drives,
-    mount.mount,
-    mount.umount,
-    seed.seed,
-    status.status,
-    files.ls,
-    files.cat,
-    files.stat,
-    files.rm,
-    transfer.put,
-    transfer.get,
-):
-    cli.add_command(_command)
+for _, _verbs in _SECTIONS:
+    for _verb, _text in _verbs:
+        _verb.short_help = _text
+        cli.add_command(_verb)
+        flags.equip(_verb)
+cli.params += flags.common(shown=True)
 
 
 def main() -> None:
     """Run the program with the process's arguments and leave with the exit code."""
+    _open_standard_files()
     output = Output()
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(Exit.INTERRUPTED)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        output.error(error.format_message().rstrip("."))
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            output.say(f"Try '{error.ctx.command_path} --help'.")
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # Whoever read our output has enough (`hyperfs ls | head`).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(Exit.OK)
     except BaseException as error:
         failure = explain(error)
         if failure is None:
             raise
-        output.error(str(failure))
+        if failure.code != Exit.OK:
+            output.error(str(failure))
+        _drop_unwritten()
         sys.exit(failure.code)
+
+
+def _open_standard_files() -> None:
+    """Put /dev/null where stdin, stdout or stderr are closed.
+
+    The next file opened would take that place otherwise, and a message end up in the store.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for the whole process)
+
+
+def _drop_unwritten() -> None:
+    """Let what stdout could not take not fail again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

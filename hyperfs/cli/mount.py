@@ -17,6 +17,7 @@ import hyperfs
 from hyperfs.cli import control, daemon, processes
 from hyperfs.cli.access import DriveAccess
 from hyperfs.cli.failures import Exit, Failure, explain
+from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.mountoptions import parse_options
 from hyperfs.cli.options import (
     ADDRESS,
@@ -28,7 +29,7 @@ from hyperfs.cli.options import (
 from hyperfs.cli.processes import ProcessInfo
 from hyperfs.cli.serving import report, stoppable, visible
 from hyperfs.cli.session import Network, first_version
-from hyperfs.cli.settings import Settings, find_key, open_store, pass_settings, reach
+from hyperfs.cli.settings import Settings, find_key, open_store, reach
 
 if TYPE_CHECKING:
     from hyperfs.cli.address import Address

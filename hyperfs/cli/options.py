@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
 
 from hyperfs.cli.address import Address, AddressError, parse, parse_endpoint
 from hyperfs.cli.settings import DEFAULT_TIMEOUT
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 Endpoint = tuple[str, int]
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class AddressType(click.ParamType[Address]):
@@ -27,7 +30,7 @@ class AddressType(click.ParamType[Address]):
         try:
             return parse(value)
         except AddressError as error:
-            self.fail(str(error), param, ctx)
+            raise click.UsageError(str(error), ctx) from None
 
 
 class EndpointType(click.ParamType[tuple[str, int]]):
@@ -46,14 +49,24 @@ class EndpointType(click.ParamType[tuple[str, int]]):
         try:
             return parse_endpoint(value)
         except AddressError as error:
-            self.fail(str(error), param, ctx)
+            raise click.UsageError(str(error), ctx) from None
+
+
+class SecondsType(click.FloatRange):
+    """A time in seconds, from 0 on."""
+
+    name = "number of seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
 
 
 ADDRESS = AddressType()
 ENDPOINT = EndpointType()
+SECONDS = SecondsType()
 
 
-def peer_option(function: F) -> F:
+def peer_option(function: Callable[P, R]) -> Callable[P, R]:
     """`--peer HOST:PORT`, several times."""
     return click.option(
         "--peer",
@@ -65,7 +78,7 @@ def peer_option(function: F) -> F:
     )(function)
 
 
-def listen_option(function: F) -> F:
+def listen_option(function: Callable[P, R]) -> Callable[P, R]:
     """`--listen HOST:PORT`, several times."""
     return click.option(
         "--listen",
@@ -77,11 +90,11 @@ def listen_option(function: F) -> F:
     )(function)
 
 
-def timeout_option(function: F) -> F:
+def timeout_option(function: Callable[P, R]) -> Callable[P, R]:
     """`--timeout SECONDS`."""
     return click.option(
         "--timeout",
-        type=click.FloatRange(min=0),
+        type=SECONDS,
         default=DEFAULT_TIMEOUT,
         show_default=True,
         metavar="SECONDS",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+# C0 and C1 controls, and the bytes of C1 in names not UTF-8.
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\udc80-\udc9f]")
 # Where stderr is no terminal a line this often says how far things are.
 PLAIN_PROGRESS_SECONDS = 5.0
 
@@ -48,24 +51,32 @@ class Output:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
-    def data_name(self, name: bytes) -> None:
-        """A file's name on stdout: its own bytes, whatever they are."""
-        self.data_bytes(name + b"\n")
+    def data_name(self, text: str) -> None:
+        """A line with names of files on stdout: their own bytes, whatever they are.
+
+        On a terminal, what would command the terminal is shown as question marks.
+        """
+        if sys.stdout.isatty():
+            text = printable(text)
+        self.data_bytes(os.fsencode(text) + b"\n")
 
     def record(self, **fields: JsonValue) -> None:
-        """One JSON line on stdout."""
-        self.data(json.dumps(fields, ensure_ascii=False))
+        """One JSON line on stdout, in UTF-8."""
+        try:
+            line = json.dumps(fields, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            # A name that is not UTF-8, as lone surrogates: only as an escape can they be written.
+            line = json.dumps(fields).encode()
+        self.data_bytes(line + b"\n")
 
     def say(self, text: str) -> None:
         """A line for the person, on stderr; `--quiet` silences it."""
         if not self.quiet:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            _tell(text)
 
     def error(self, text: str) -> None:
         """The one sentence of a failure, on stderr, always."""
-        sys.stderr.write(f"hyperfs: {text}\n")
-        sys.stderr.flush()
+        _tell(f"hyperfs: {text}")
 
     @contextmanager
     def progress(self, phase: str, total: int | None = None) -> Iterator[Meter]:
@@ -97,7 +108,7 @@ class BarMeter(Meter):
         self._task = task
 
     def add(self, count: int, what: str = "") -> None:
-        self._bar.update(self._task, advance=count, what=what)
+        self._bar.update(self._task, advance=count, what=printable(what))
 
     def set_total(self, total: int) -> None:
         self._bar.update(self._task, total=total)
@@ -125,6 +136,18 @@ class PlainMeter(Meter):
 
     def set_total(self, total: int) -> None:
         self._total = total
+
+
+def printable(text: str) -> str:
+    """*text* with question marks for what a terminal could take as a command (ESC, BEL, ...)."""
+    return _CONTROLS.sub("?", text)
+
+
+def _tell(text: str) -> None:
+    """A line on stderr; nobody to read it is no reason to stop."""
+    with suppress(BrokenPipeError):
+        sys.stderr.write(printable(text) + "\n")
+        sys.stderr.flush()
 
 
 def _bar() -> Progress:

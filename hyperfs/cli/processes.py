@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import stat
+import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,7 +58,13 @@ def runtime_folder() -> Path:
     Raises:
       PermissionError: it exists and belongs to somebody else.
     """
-    folder = Path(os.environ.get("HYPERFS_RUNTIME_DIR") or platformdirs.user_runtime_dir("hyperfs"))
+    named = os.environ.get("HYPERFS_RUNTIME_DIR")
+    if named is None:
+        with warnings.catch_warnings():
+            # That XDG_RUNTIME_DIR will not do is no news for each command: it takes another.
+            warnings.simplefilter("ignore")
+            named = platformdirs.user_runtime_dir("hyperfs")
+    folder = Path(named)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():

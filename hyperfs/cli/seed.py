@@ -15,11 +15,12 @@ import hyperfs
 from corestore import Corestore, Swarm
 from hyperfs import Drive
 from hyperfs.cli.access import DriveAccess
+from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, listen_option, peer_option, timeout_option
 from hyperfs.cli.processes import ProcessInfo
 from hyperfs.cli.serving import report, stoppable, visible
 from hyperfs.cli.session import Network, first_version
-from hyperfs.cli.settings import Settings, find_key, open_store, pass_settings, reach
+from hyperfs.cli.settings import Settings, find_key, open_store, reach
 
 if TYPE_CHECKING:
     from hyperfs.cli.address import Address

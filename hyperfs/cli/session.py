@@ -44,7 +44,7 @@ async def open_access(
     Raises:
       Failure: the drive is not there, no peer has it, or it may only be read.
     """
-    async with open_store(settings) as store:
+    async with open_store(settings, create=address.key is not None) as store:
         key = find_key(store, address)
         process = processes.serving(str(key), store=settings.store)
         secret = address.encryption_key or store.encryption_key(key.discovery_key)
@@ -74,7 +74,13 @@ async def _open_here(
 ) -> AsyncIterator[Access]:
     async with (
         corestore.open_swarm(store) as swarm,
-        hyperfs.open(store, key=key, encryption_key=address.encryption_key) as drive,
+        hyperfs.open(
+            store,
+            key=key,
+            encryption_key=address.encryption_key,
+            # Its own blocks a writer has; a reader's command must end when its peers are silent.
+            read_timeout=network.timeout,
+        ) as drive,
     ):
         if write and not drive.writable:
             raise Failure(
@@ -84,9 +90,21 @@ async def _open_here(
         if not drive.writable:
             await reach(swarm, key, listen=(), peers=network.peers)
             await first_version(store, drive, network)
-        if address.version is not None:
-            drive = await drive.checkout(address.version)
-        yield DriveAccess(drive)
+        yield DriveAccess(await shown_version(drive, address))
+
+
+async def shown_version(drive: hyperfs.Drive, address: Address) -> hyperfs.Drive:
+    """The drive, or the version of it that was asked for.
+
+    Raises:
+      Failure: there is no such version.
+    """
+    if address.version is None:
+        return drive
+    try:
+        return await drive.checkout(address.version)
+    except ValueError as error:
+        raise Failure(str(error), Exit.NOT_FOUND) from None
 
 
 async def first_version(store: corestore.Corestore, drive: hyperfs.Drive, network: Network) -> None:

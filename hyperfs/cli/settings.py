@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 import platformdirs
 
 import corestore
@@ -33,22 +32,31 @@ class Settings:
     output: Output
 
 
-pass_settings = click.make_pass_decorator(Settings)
-
-
 def default_store() -> Path:
     """`$XDG_DATA_HOME/hyperfs`, unless HYPERFS_STORE or --store says otherwise."""
     return Path(platformdirs.user_data_dir("hyperfs"))
 
 
 @asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[Corestore]:
-    """The store, with its folder's problems told in a sentence."""
+async def open_store(settings: Settings, *, create: bool = True) -> AsyncIterator[Corestore]:
+    """The store, with its folder's problems told in a sentence.
+
+    Raises:
+      Failure: the folder cannot be a store; with *create* false, it is none yet.
+    """
+    if not create and not settings.store.exists():
+        raise Failure(
+            f"there is no store in {settings.store} yet; `hyperfs create NAME` makes one with a"
+            " drive, --store DIR names another",
+            Exit.NOT_FOUND,
+        )
     try:
         context = corestore.open(settings.store)
         store = await context.__aenter__()
-    except FileExistsError:
-        raise Failure(f"{settings.store} is a file; --store must name a folder") from None
+    except (FileExistsError, NotADirectoryError):
+        raise Failure(
+            f"{settings.store} cannot be a folder, a file is in its place; choose --store DIR"
+        ) from None
     except PermissionError:
         raise Failure(f"{settings.store} may not be written by you; choose --store DIR") from None
     try:

@@ -9,11 +9,12 @@ import trio
 
 from hyperfs.cli import control, processes
 from hyperfs.cli.failures import Failure
+from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.output import JsonValue, Output, size_text
-from hyperfs.cli.settings import Settings, pass_settings
 
 if TYPE_CHECKING:
     from hyperfs.cli.processes import ProcessInfo
+    from hyperfs.cli.settings import Settings
 
 ANSWER_SECONDS = 3.0
 

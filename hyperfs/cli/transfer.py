@@ -6,6 +6,7 @@ interrupted one goes on where it stopped.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat as st
 from dataclasses import dataclass, field
@@ -16,9 +17,10 @@ import click
 import trio
 
 from hyperfs.cli.failures import Exit, Failure, explain
+from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, peer_option, timeout_option
+from hyperfs.cli.output import size_text
 from hyperfs.cli.session import Network, open_access
-from hyperfs.cli.settings import Settings, pass_settings
 from hyperfs.cli.walk import walk
 
 if TYPE_CHECKING:
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
     from hyperfs.cli.access import Access, FileInfo
     from hyperfs.cli.address import Address
     from hyperfs.cli.output import Meter, Output
+    from hyperfs.cli.settings import Settings
 
 CHUNK_BYTES = 1 << 20
+# A copy that fails for one reason in ten thousand files must not bury it; --json has them all.
+SHOWN_FAILURES = 10
 
 
 @dataclass(slots=True)
@@ -48,27 +53,34 @@ class Tally:
             )
         else:
             output.say(
-                f"{what}: {self.copied} copied ({self.bytes / 1e6:.1f} MB),"
+                f"{what}: {self.copied} copied ({size_text(self.bytes)}),"
                 f" {self.skipped} the same already"
             )
-        for line in self.failed:
+        for line in self.failed[:SHOWN_FAILURES]:
             output.error(line)
+        if len(self.failed) > SHOWN_FAILURES:
+            output.error(f"... and {len(self.failed) - SHOWN_FAILURES} more")
         if self.failed:
             raise Failure(
-                f"{len(self.failed)} could not be copied; the same command tries them again",
+                f"{len(self.failed)} could not be copied, as said above; the same command again"
+                " copies only what is missing",
                 Exit.PARTIAL,
             )
+
+
+# What will not go away with the next file.
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 # -- put -----------------------------------------------------------------------------------------
 
 
 @click.command()
-@click.argument("sources", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("sources", type=click.Path(), metavar="SOURCE...", nargs=-1, required=True)
 @click.argument("target", type=ADDRESS, metavar="DRIVE:/PATH")
 @click.option("-r", "--recursive", is_flag=True, help="Copy folders with all that is in them.")
 @pass_settings
-def put(settings: Settings, sources: tuple[Path, ...], target: Address, recursive: bool) -> None:
+def put(settings: Settings, sources: tuple[str, ...], target: Address, recursive: bool) -> None:
     """Copy local files into a drive of this store.
 
     Into a folder that is there (or a path that ends with /) files keep their names; otherwise the
@@ -78,12 +90,15 @@ def put(settings: Settings, sources: tuple[Path, ...], target: Address, recursiv
 
 
 async def _put(
-    settings: Settings, sources: tuple[Path, ...], target: Address, recursive: bool
+    settings: Settings, sources: tuple[str, ...], target: Address, recursive: bool
 ) -> None:
     for source in sources:
-        info = await trio.Path(source).lstat()
+        # With a slash at its end a link to a folder is that folder, as everywhere.
+        info = os.lstat(source)
         if st.S_ISDIR(info.st_mode) and not recursive:
             raise Failure(f"{source} is a folder; -r copies it whole")
+        if not st.S_ISDIR(info.st_mode) and source.endswith("/"):
+            raise Failure(f"{source} is not a folder")
     tally = Tally()
     async with open_access(settings, target, Network((), 0.0), write=True) as access:
         into = target.path.endswith(b"/") or await _is_directory(access, target.path)
@@ -91,10 +106,16 @@ async def _put(
             raise Failure(f"{os.fsdecode(target.path)} is not a folder of the drive")
         with settings.output.progress("put") as meter:
             for source in sources:
-                place = target.path
-                if into:
-                    place = target.path.rstrip(b"/") + b"/" + os.fsencode(source.name)
-                await _put_tree(access, source, place, tally, meter)
+                path = Path(source)
+                place = target.path.rstrip(b"/")
+                contents = source.endswith("/") or path.name in ("", "..")
+                if into and not contents:
+                    place += b"/" + os.fsencode(path.name)
+                if len(sources) == 1 and not recursive:
+                    # Alone, its failure is the command's.
+                    await _put_one(access, path, path.lstat(), place, tally, meter)
+                else:
+                    await _put_tree(access, path, place, tally, meter, top=contents)
         await access.sync()
     tally.report(settings.output, "put")
 
@@ -106,10 +127,19 @@ async def _is_directory(access: Access, path: bytes) -> bool:
         return False
 
 
-async def _put_tree(access: Access, source: Path, place: bytes, tally: Tally, meter: Meter) -> None:
+async def _put_tree(
+    access: Access, source: Path, place: bytes, tally: Tally, meter: Meter, *, top: bool = False
+) -> None:
+    """*top*: the contents of *source* go into what is at *place*."""
     try:
-        info = source.lstat()
+        info = source.stat() if top else source.lstat()
         if st.S_ISDIR(info.st_mode):
+            if top and await _is_directory(access, place or b"/"):
+                # Somebody's folder that is there: its mode and time are not the source's.
+                for name in sorted(os.listdir(os.fsencode(source))):
+                    child = Path(os.fsdecode(os.path.join(os.fsencode(source), name)))
+                    await _put_tree(access, child, place + b"/" + name, tally, meter)
+                return
             await access.mkdir(place, st.S_IMODE(info.st_mode))
             for name in sorted(os.listdir(os.fsencode(source))):
                 child = Path(os.fsdecode(os.path.join(os.fsencode(source), name)))
@@ -121,6 +151,8 @@ async def _put_tree(access: Access, source: Path, place: bytes, tally: Tally, me
     except (OSError, Failure) as error:
         failure = explain(error)
         if failure is None or failure.code in (Exit.LOCKED, Exit.NOT_PERMITTED):
+            raise
+        if _is_hopeless(error):
             raise
         tally.failed.append(f"{source}: {failure}")
 
@@ -141,7 +173,7 @@ async def _put_one(
             mtime_ns=info.st_mtime_ns,
         )
     else:
-        tally.failed.append(f"{source}: only files, folders and links can be put")
+        tally.failed.append(f"{source} is neither file, folder nor link, and was left out")
         return
     tally.copied += 1
 
@@ -204,22 +236,27 @@ async def _get(
         contents_only = source.path.endswith(b"/")
         if target.is_dir() and not contents_only:
             target = target / os.fsdecode(name)
-        reader = Getter(access, tally, network.timeout)
+        if not target.parent.is_dir():
+            raise Failure(
+                f"{target.parent} is not there; make it first: mkdir -p {target.parent}",
+                Exit.NOT_FOUND,
+            )
+        reader = Getter(access, tally)
         with settings.output.progress("get") as meter:
             if info.is_directory:
                 await reader.tree(source.path, info, target, meter)
             else:
-                await reader.one(source.path, info, target, meter)
+                # Alone, its failure is the command's.
+                await reader.copy(source.path, info, target, meter)
     tally.report(settings.output, "get")
 
 
 class Getter:
     """Copies out of one drive."""
 
-    def __init__(self, access: Access, tally: Tally, timeout: float) -> None:
+    def __init__(self, access: Access, tally: Tally) -> None:
         self._access = access
         self._tally = tally
-        self._timeout = timeout
 
     async def tree(self, source: bytes, info: FileInfo, target: Path, meter: Meter) -> None:
         """A folder with everything in it. Nothing is ever written outside *target*: names cannot
@@ -227,52 +264,74 @@ class Getter:
         folders = [(target, info)]
         _make_folder(target)
         top = source.rstrip(b"/")
-        async for path, found in walk(self._access, source):
-            place = target / os.fsdecode(path[len(top) + 1 :])
-            if found.is_directory:
-                _make_folder(place)
-                folders.append((place, found))
-            else:
-                await self.one(path, found, place, meter)
+        try:
+            async for path, found in walk(self._access, source):
+                place = target / os.fsdecode(path[len(top) + 1 :])
+                if found.is_directory:
+                    _make_folder(place)
+                    folders.append((place, found))
+                else:
+                    await self.one(path, found, place, meter)
+        except (OSError, Failure, trio.TooSlowError) as error:
+            # What cannot be listed ends the copy; what is here stays.
+            if _is_hopeless(error):
+                raise
+            self._tally.failed.append(f"the rest was not copied: {explain(error)}")
         for place, found in reversed(folders):
             place.chmod(st.S_IMODE(found.mode) & 0o777)
             os.utime(place, ns=(found.mtime_ns, found.mtime_ns))
 
     async def one(self, source: bytes, info: FileInfo, target: Path, meter: Meter) -> None:
-        """A file or a link. A file appears under its name when it is whole."""
+        """As `copy`, but a failure is noted, and the copy goes on with others."""
         try:
-            if _same_here(target, info):
-                self._tally.skipped += 1
-                return
-            draft = target.with_name(f".hyperfs-{os.getpid()}-{info.id}")
-            try:
-                if info.is_symlink:
-                    os.symlink(info.target or b"", draft)
-                elif info.is_file:
-                    await self._content(source, info, draft, meter)
-                    # What a drive holds cannot make a program setuid here.
-                    draft.chmod(st.S_IMODE(info.mode) & 0o777)
-                else:
-                    self._tally.failed.append(f"{os.fsdecode(source)}: neither file nor link")
-                    return
-                os.utime(draft, ns=(info.mtime_ns, info.mtime_ns), follow_symlinks=False)
-                os.replace(draft, target)
-            finally:
-                draft.unlink(missing_ok=True)
-            self._tally.copied += 1
+            await self.copy(source, info, target, meter)
         except (OSError, Failure, trio.TooSlowError) as error:
+            if _is_hopeless(error):
+                raise
             self._tally.failed.append(f"{os.fsdecode(source)}: {explain(error)}")
+
+    async def copy(self, source: bytes, info: FileInfo, target: Path, meter: Meter) -> None:
+        """A file or a link. A file appears under its name when it is whole.
+
+        Raises:
+          OSError, Failure, trio.TooSlowError: it could not be read there or written here.
+        """
+        if _same_here(target, info):
+            self._tally.skipped += 1
+            return
+        draft = target.with_name(f".hyperfs-{os.getpid()}-{info.id}")
+        try:
+            if info.is_symlink:
+                os.symlink(info.target or b"", draft)
+            elif info.is_file:
+                await self._content(source, info, draft, meter)
+                # What a drive holds cannot make a program setuid here.
+                draft.chmod(st.S_IMODE(info.mode) & 0o777)
+            else:
+                raise Failure("neither file nor link, left out")
+            os.utime(draft, ns=(info.mtime_ns, info.mtime_ns), follow_symlinks=False)
+            os.replace(draft, target)
+        except OSError as error:
+            if error.filename in (draft, os.fspath(draft)):
+                error.filename = os.fspath(target)
+            raise
+        finally:
+            draft.unlink(missing_ok=True)
+        self._tally.copied += 1
 
     async def _content(self, source: bytes, info: FileInfo, draft: Path, meter: Meter) -> None:
         with draft.open("xb") as file:
             while file.tell() < info.size:
-                with trio.fail_after(self._timeout):
-                    data = await self._access.read(source, file.tell(), CHUNK_BYTES)
+                data = await self._access.read(source, file.tell(), CHUNK_BYTES)
                 if not data:
                     raise Failure("it became shorter while it was read; try again")
                 file.write(data)
                 self._tally.bytes += len(data)
                 meter.add(len(data), os.fsdecode(source))
+
+
+def _is_hopeless(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _HOPELESS
 
 
 def _make_folder(place: Path) -> None:

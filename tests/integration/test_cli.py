@@ -111,11 +111,165 @@ def test_the_stores_own_secret_is_refused_as_a_key(alice, form):
 
 
 def test_a_name_that_is_not_there_is_not_found(alice):
+    alice.ask("create", "photos")
     failed(alice.run("ls", "nothing:/"), 10, "nothing", "hyperfs drives")
 
 
 def test_a_key_nobody_has_gives_up_after_the_timeout(alice):
     failed(alice.run("ls", SOMEBODYS_KEY, "--timeout", "0.3"), 4, "no peer")
+
+
+def test_asking_for_what_is_not_there_makes_no_store(alice):
+    failed(alice.run("ls", "nothing:/"), 10, "no store", "hyperfs create")
+    failed(alice.run("drives", "rename", "one", "two"), 10, "no store")
+    assert alice.ask("drives") == ""
+    assert not alice.store.exists()
+
+
+def test_flags_stand_before_or_behind_the_verb_or_in_variables(alice, monkeypatch):
+    key = alice.ask("create", "photos").strip()
+    for words in (("--json", "drives"), ("drives", "--json")):
+        assert json.loads(alice.ask(*words))["key"] == key
+    elsewhere = str(alice.store) + "-2"
+    assert alice.ask("drives", "--store", elsewhere) == ""
+    assert alice.ask("--store", elsewhere, "drives", "--store", alice.store) != ""
+    monkeypatch.setenv("HYPERFS_JSON", "1")
+    assert json.loads(alice.ask("drives"))["key"] == key
+    monkeypatch.setenv("HYPERFS_TIMEOUT", "0.25")
+    failed(alice.run("ls", SOMEBODYS_KEY), 4, "0.25 s")
+    failed(alice.run("ls", SOMEBODYS_KEY, "--timeout", "0.125"), 4, "0.125 s")
+    monkeypatch.setenv("HYPERFS_QUIET", "1")
+    assert alice.run("drives", "--store", elsewhere).stderr == ""
+
+
+def test_json_is_utf8_whatever_the_names_and_the_locale(alice, tmp_path, monkeypatch):
+    name = "Grüße \udcff\x1b[31m\n"
+    (tmp_path / name).write_text("x")
+    alice.ask("create", "photos")
+    alice.ask("put", tmp_path / name, "photos:/")
+    for locale in ("C", "C.UTF-8"):
+        monkeypatch.setenv("LC_ALL", locale)
+        done = subprocess.run(
+            alice.command("ls", "photos:/", "--json"),
+            env=alice.environment(),
+            capture_output=True,
+            check=True,
+        )
+        assert json.loads(done.stdout.decode("utf-8"))["name"] == name
+
+
+def test_names_cannot_command_the_terminal(alice, tmp_path):
+    (tmp_path / "a\x1b]0;owned\x07\x9b31m").write_text("x")
+    alice.ask("create", "photos")
+    alice.ask("put", tmp_path / "a\x1b]0;owned\x07\x9b31m", "photos:/")
+    # `script` gives the command a terminal.
+    words = " ".join(alice.command("ls", "photos:/", "-l"))
+    done = subprocess.run(
+        ["script", "-qec", words, "/dev/null"],
+        env=alice.environment(),
+        capture_output=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert b"a?]0;owned??" in done.stdout
+    assert b"\x1b" not in done.stdout
+
+
+def test_a_source_with_a_slash_at_its_end_means_its_contents(alice, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("x")
+    (tmp_path / "link").symlink_to("folder")
+    alice.ask("create", "photos")
+    alice.ask("put", "-r", f"{tmp_path}/folder/", "photos:/")
+    assert alice.ask("ls", "-R", "photos:/") == "file\n"
+    alice.ask("put", "-r", f"{tmp_path}/link/", "photos:/new")
+    assert alice.ask("ls", "-R", "photos:/") == "file\nnew\nnew/file\n"
+    alice.ask("put", "-r", f"{tmp_path}/link", "photos:/new")
+    assert "new/link -> folder" in alice.ask("ls", "-lR", "photos:/")
+
+
+def test_what_cannot_be_copied_is_told_and_the_rest_is(alice, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("x")
+    for number in range(12):
+        os.mkfifo(tmp_path / "folder" / f"fifo{number:02}")
+    alice.ask("create", "photos")
+    done = alice.run("put", "-r", tmp_path / "folder", "photos:/")
+    assert done.returncode == 3
+    assert "fifo09 is neither file" in done.stderr
+    assert "fifo10" not in done.stderr
+    assert "2 more" in done.stderr
+    assert len(json.loads(alice.run("--json", "put", "-r", tmp_path, "photos:/").stdout)) == 4
+    assert alice.ask("ls", "photos:/folder") == "file\n"
+
+
+def test_a_file_alone_fails_with_its_own_code(alice, tmp_path):
+    (tmp_path / "file").write_text("x")
+    alice.ask("create", "photos")
+    alice.ask("put", tmp_path / "file", "photos:/")
+    failed(alice.run("get", "photos:/file", tmp_path / "no" / "file"), 10, "mkdir", "/no")
+    failed(alice.run("put", tmp_path / "missing", "photos:/"), 10, "missing")
+    failed(alice.run("get", "photos:/missing", tmp_path), 10, "missing")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alice", "file", "run"]
+
+
+def test_a_link_is_not_followed_by_cat(alice, tmp_path):
+    (tmp_path / "link").symlink_to("file")
+    alice.ask("create", "photos")
+    alice.ask("put", tmp_path / "link", "photos:/")
+    failed(alice.run("cat", "photos:/link"), 1, "link to file")
+
+
+def test_a_removal_is_asked_for_and_only_of_what_is_there(alice):
+    key = alice.ask("create", "photos").strip()
+    failed(alice.run("drives", "remove", "nothing"), 10, "nothing")
+    done = subprocess.run(
+        alice.command("drives", "remove", "photos"),
+        env=alice.environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "--yes" in done.stderr
+    assert key in alice.ask("drives")
+
+
+def test_a_version_that_is_not_there_is_not_found(alice, tmp_path):
+    (tmp_path / "file").write_text("x")
+    key = alice.ask("create", "photos").strip()
+    alice.ask("put", tmp_path / "file", "photos:/")
+    assert alice.ask("ls", f"hyper://{key}/") == "file\n"
+    failed(alice.run("ls", f"hyper://{key}+999/"), 10, "999")
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "0,1,2"])
+def test_closed_standard_files_do_no_harm(alice, closed):
+    alice.ask("create", "photos")
+    redirections = " ".join(f"{number}>&-" for number in closed.split(","))
+    words = " ".join(alice.command("create", "other"))
+    done = subprocess.run(
+        ["sh", "-c", f"{words} {redirections}"],
+        env=alice.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert len(alice.ask("drives").splitlines()) == 2
+
+
+def test_output_that_cannot_be_written_is_an_error(alice):
+    alice.ask("create", "photos")
+    words = " ".join(alice.command("drives"))
+    done = subprocess.run(
+        ["sh", "-c", f"{words} >/dev/full"],
+        env=alice.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "hyperfs: No space left on device\n"
 
 
 def test_files_go_in_and_come_out_as_they_were(alice, tmp_path):
