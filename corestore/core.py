@@ -261,12 +261,15 @@ class Hypercore(Generic[Value]):
         if index < 0 or (self._snapshot is not None and index >= self._snapshot.length):
             raise ValueError(f"there is no block {index}")
         await trio.lowlevel.checkpoint()
-        while True:
-            self._check_open()
-            block = self._local(index)
-            if block is not None:
-                return block
-            await self._fetch(index, priority)
+        self._check_open()
+        block = self._local(index)
+        if block is None:
+            with self._driver.wanting(self._state):
+                while block is None:
+                    await self._fetch(index, priority)
+                    self._check_open()
+                    block = self._local(index)
+        return block
 
     async def read(self, offset: int, length: int) -> bytes:
         """Bytes `offset..offset + length` of the log; fewer at its end."""
@@ -350,14 +353,15 @@ class Hypercore(Generic[Value]):
         """
         state = self._state
         before = (state.head.fork, state.head.length)
-        while True:
-            self._check_open()
-            await self._wait(state.replicator.want_upgrade())
-            if (state.head.fork, state.head.length) != before:
-                return True
-            if not state.finding and not self._driver.finding:
-                return False
-            await state.changed.park()
+        with self._driver.wanting(state):
+            while True:
+                self._check_open()
+                await self._wait(state.replicator.want_upgrade())
+                if (state.head.fork, state.head.length) != before:
+                    return True
+                if not state.finding and not self._driver.finding:
+                    return False
+                await state.changed.park()
 
     async def wait_length(self, length: int) -> int:
         """Wait until the log has at least *length* blocks; returns how many it has.
@@ -368,17 +372,19 @@ class Hypercore(Generic[Value]):
         if self._snapshot is not None and self._snapshot.length < length:
             raise ValueError(f"a snapshot of {self._snapshot.length} blocks does not grow")
         await trio.lowlevel.checkpoint()
-        while self._head.length < length:
-            self._check_open()
-            await self._state.changed.park()
+        with self._driver.wanting(self._state):
+            while self._head.length < length:
+                self._check_open()
+                await self._state.changed.park()
         return self._head.length
 
     async def wait_peers(self, count: int = 1) -> None:
         """Wait until at least *count* peers have this core's channel open."""
         await trio.lowlevel.checkpoint()
-        while len(self._state.peers) < count:
-            self._check_open()
-            await self._state.changed.park()
+        with self._driver.wanting(self._state):
+            while len(self._state.peers) < count:
+                self._check_open()
+                await self._state.changed.park()
 
     async def download(
         self,

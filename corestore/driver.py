@@ -16,6 +16,7 @@ import itertools
 import logging
 import math
 from collections import OrderedDict, deque
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -35,7 +36,7 @@ from corestore.replication.machine import (
 from corestore.state import CoreState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from corestore.commit import Commit
     from corestore.errors import CorestoreError
@@ -56,6 +57,9 @@ MAX_PENDING_BYTES: Final = 8 << 20
 PASSIVE_CORES: Final = 1000
 # How soon a commit of another process is noticed while nothing else happens.
 POLL_INTERVAL: Final = 0.5
+# Every so many polls, cores that are only followed are offered again to peers that closed them. A
+# peer with a small cache of cores would otherwise load and forget them all the time.
+POLLS_PER_OFFER: Final = 4
 # After the disk refused a commit, before blocks are asked for again.
 REFUSED_DELAY: Final = 1.0
 
@@ -145,6 +149,8 @@ class Driver:
         self._peer_ids = itertools.count(1)
         self._ranks = itertools.count(1)
         self._waiters: dict[Ticket, _Waiter] = {}
+        # How many wait for news of a core.
+        self._wanting: dict[CoreState, int] = {}
         self._queue: deque[tuple[CoreState, CommitBatch]] = deque()
         self._queued_bytes = 0
         self._commit_wanted = trio.Event()
@@ -168,6 +174,12 @@ class Driver:
                 return self._load(known)
         elif not state.handles:
             self._passive.move_to_end(discovery_key)
+        return state
+
+    def find_for_peer(self, discovery_key: DiscoveryKey) -> CoreState | None:
+        """As `find`, for a peer that asks: the core asked for longest ago makes room."""
+        state = self.find(discovery_key)
+        self._forget_surplus(keep=state)
         return state
 
     def create(self, record: CoreRecord) -> CoreState:
@@ -203,7 +215,6 @@ class Driver:
         self.sync_group.committed(publish=False)
 
     def _load(self, stored: CoreStorage) -> CoreState:
-        self._forget_surplus(room=1)
         state = CoreState(stored, self._find_key_pair(stored.record))
         state.replicator.set_downloading(False)
         self.states[state.discovery_key] = self._passive[state.discovery_key] = state
@@ -217,17 +228,17 @@ class Driver:
             logger.warning("core %s stays unsigned: %s", state.key, error)
         return state
 
-    def _forget_surplus(self, *, room: int = 0) -> None:
-        """Forget passive cores beyond the cache's size, and *room* more. Peers may ask again.
+    def _forget_surplus(self, keep: CoreState | None = None) -> None:
+        """Forget the passive cores beyond the cache's size; peers may ask again.
 
-        What is not published or written yet stays.
+        What is not published or written yet stays, and *keep*.
         """
-        surplus = len(self._passive) + room - self._cache_size
+        surplus = len(self._passive) - self._cache_size
         if surplus <= 0:
             return
-        writing = {state for state, _ in self._queue}
+        kept = {state for state, _ in self._queue} | {keep}
         for state in list(self._passive.values()):
-            if surplus and state not in writing and state.head == state.published:
+            if surplus and state not in kept and state.head == state.published:
                 self._forget(state)
                 surplus -= 1
 
@@ -344,6 +355,7 @@ class Driver:
         for state in sorted(known, key=lambda state: state.publish_rank):
             if state.publish():
                 self._published(state)
+        self._forget_surplus()
 
     def _published(self, state: CoreState) -> None:
         state.replicator.published(state.published)
@@ -392,24 +404,39 @@ class Driver:
           trio.ClosedResourceError: it was abandoned.
         """
         waiter = self._waiters[ticket] = _Waiter(state, trio.Event())
-        if not state.peers:
-            # A peer that had closed the channel, or did not know the core then, may serve it now.
-            self._offer(state)
-        self.drain(state)
-        try:
-            await waiter.event.wait()
-        # Cancelled: nobody waits any more.
-        except BaseException:
-            if self._waiters.pop(ticket, None) is not None:
-                state.replicator.cancel(ticket)
-                self.drain(state)
-            raise
+        with self.wanting(state):
+            self.drain(state)
+            try:
+                await waiter.event.wait()
+            # Cancelled: nobody waits any more.
+            except BaseException:
+                if self._waiters.pop(ticket, None) is not None:
+                    state.replicator.cancel(ticket)
+                    self.drain(state)
+                raise
         settled = waiter.settled
         if settled is None:
             raise trio.ClosedResourceError("the core was closed")
         if settled.error is not None:
             raise settled.error
         return settled
+
+    @contextmanager
+    def wanting(self, state: CoreState) -> Iterator[None]:
+        """While held, somebody waits for news of *state*: peers are asked for it, now and again.
+
+        A peer may have closed the channel since, or may have got the core.
+        """
+        count = self._wanting.get(state, 0)
+        self._wanting[state] = count + 1
+        if not count and not state.peers:
+            self._offer(state)
+        try:
+            yield
+        finally:
+            self._wanting[state] -= 1
+            if not self._wanting[state]:
+                del self._wanting[state]
 
     def abandon(self, state: CoreState, ticket: Ticket) -> None:
         """Give up *ticket* because a handle closes; whoever waits for it is told."""
@@ -581,19 +608,20 @@ class Driver:
                 return
 
     async def _run_poll(self) -> None:
-        while True:
+        for number in itertools.count(1):
             await trio.sleep(POLL_INTERVAL)
             try:
                 self._look_for_changes()
-                self._offer_wanted()
+                self._offer_wanted(all_of_them=number % POLLS_PER_OFFER == 0)
             except (OSError, StorageError) as error:
                 self.sync_group.fail(error)
                 return
 
-    def _offer_wanted(self) -> None:
-        """Ask again for cores that somebody waits for and no peer speaks of: a peer may have closed
-        the channel, or have got the core since."""
-        for state in {waiter.state for waiter in self._waiters.values()}:
+    def _offer_wanted(self, *, all_of_them: bool) -> None:
+        """Ask again for cores somebody waits for and no peer speaks of: those of which blocks or
+        answers are due, or all."""
+        wanted = set(self._wanting) if all_of_them else {w.state for w in self._waiters.values()}
+        for state in wanted:
             if not state.peers:
                 self._offer(state)
 

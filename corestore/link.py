@@ -247,7 +247,7 @@ class Link:
         state = None
         known = event.protocol == messages.PROTOCOL or event.protocol in messages.ALIASES
         if known and event.id is not None and len(event.id) == 32:
-            state = self._driver.find(DiscoveryKey(event.id))
+            state = self._driver.find_for_peer(DiscoveryKey(event.id))
         if state is None or (self._only is not None and state is not self._only):
             self._mux.reject(event)
             return
