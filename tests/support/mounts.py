@@ -240,6 +240,14 @@ async def _obey(drive, started):
                 files = started.file_system.handles.files
                 told = started.file_system.invalidations.done
                 say({"inodes": len(table), "files": len(files), "told": told})
+            case "sync":
+                await drive.sync()
+                say({"version": drive.version})
+            case "wait version":
+                with trio.fail_after(DEADLINE_SECONDS), drive.watch_changes() as changes:
+                    while drive.version < command["version"]:
+                        await anext(changes)
+                say({})
             case "write outside":
                 path = os.fsencode(command["path"])
                 await drive.write(path, os.fsencode(command["text"]))
