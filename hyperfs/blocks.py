@@ -6,6 +6,7 @@ Pure code that walks an index or a file's extents runs on local blocks and says 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -16,7 +17,7 @@ from hyperfs.index.node import BlocksMissing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from corestore import Hypercore
+    from corestore import Hypercore, Position
 
 T = TypeVar("T")
 
@@ -94,6 +95,18 @@ class CoreBlocks:
         core.hint(missing)
         raise trio.TooSlowError(f"no peer sent block {missing[0]} of core {core.key}")
 
+    async def seek(self, offset: int) -> Position:
+        """Where byte *offset* of the core is. Asks peers only for what is not known here.
+
+        Raises:
+          ValueError: it is beyond the end.
+          trio.TooSlowError: the drive's patience ended first.
+        """
+        with trio.move_on_after(self._patience.seconds or math.inf):
+            return await self.core.seek(offset)
+        self._patience.give_up()
+        raise trio.TooSlowError(f"no peer told where byte {offset} of core {self.core.key} is")
+
     async def complete(self, function: Callable[[], T]) -> T:
         """What *function* returns once the blocks it reads through this object are local.
 
@@ -104,8 +117,8 @@ class CoreBlocks:
             try:
                 return function()
             except BlocksMissing as missing:
-                indices = missing.indices
-            await self.fetch(indices)
+                indices, source = missing.indices, missing.source
+            await (source or self).fetch(indices)
 
     async def _get_all(self, missing: list[int]) -> None:
         if len(missing) > 1:

@@ -307,6 +307,7 @@ class Committer:
             return None
         tree = self._tree
         previous = tree.view
+        assert previous is None or isinstance(previous, View)
         next_id = tree.next_id
         if previous is not None and self._metadata.length > previous.version:
             # Another process was stopped in the middle of a commit.
@@ -359,6 +360,7 @@ class Committer:
         changes: dict[bytes, bytes | None] = {}
         files = size = 0
         view = self._tree.view
+        assert view is None or isinstance(view, View)
         records = layer.records.changes()
         for each in frozen.values():
             if each.key is not None and each.key not in records:

@@ -14,15 +14,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from hyperfs import extents as ex
+from hyperfs.blobs import Span
 from hyperfs.extents import MAX_ENTRY_EXTENTS, WINDOW_BYTES
 from hyperfs.records import group_key, pack_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from hyperfs.extents import Extent, Hole
+    from hyperfs.blobs import Blob, Piece
+    from hyperfs.extents import Extent
     from hyperfs.records import Entry
-    from hyperfs.view import View
+    from hyperfs.view import TreeView
 
 _ALL: Final = 1 << 62
 _NO_WINDOWS: Final[Mapping[int, tuple[Extent, ...]]] = MappingProxyType({})
@@ -34,9 +36,9 @@ _GONE_PAGE: Final = 256
 class ContentMap:
     """The content of one file, *size* bytes; what nothing covers is a hole.
 
-    At most one of `inline`, `extents` and `grouped` says something. `windows` are those that
-    differ from the ones recorded in `view`, of which only numbers below `kept` count. `stale` says
-    that there may be records of windows that do not count, to be removed with the next record.
+    At most one of `inline`, `extents`, `grouped` and `blob` says something. `windows` are those
+    that differ from the ones recorded in `view`, of which only numbers below `kept` count. `stale`
+    says that there may be records of windows that do not count, to be removed with the next record.
     """
 
     id: int
@@ -45,12 +47,13 @@ class ContentMap:
     extents: tuple[Extent, ...] = ()
     grouped: bool = False
     windows: Mapping[int, tuple[Extent, ...]] = field(default_factory=lambda: _NO_WINDOWS)
-    view: View | None = None
+    view: TreeView | None = None
     kept: int = _ALL
     stale: bool = False
+    blob: Blob | None = None
 
     @classmethod
-    def of_entry(cls, entry: Entry, view: View) -> ContentMap:
+    def of_entry(cls, entry: Entry, view: TreeView) -> ContentMap:
         """The content that *entry*, as recorded in *view*, has."""
         return cls(
             entry.id,
@@ -59,6 +62,7 @@ class ContentMap:
             entry.extents,
             entry.grouped,
             view=view if entry.grouped else None,
+            blob=entry.blob,
         )
 
     # -- looking -----------------------------------------------------------------------------
@@ -76,19 +80,21 @@ class ContentMap:
             return ()
         return self.view.group(self.id, number)
 
-    def pieces(self, start: int, end: int) -> list[Extent | Hole]:
+    def pieces(self, start: int, end: int) -> Sequence[Piece]:
         """The file offsets *start* to *end* (not beyond the size), without a gap. Not for inline.
 
         Raises:
           BlocksMissing: all the windows' records that are not local, as far as can be told.
           DecodeError: of a window's record.
         """
+        if self.blob is not None:
+            return [Span(start, end - start, self.blob)]
         if not self.grouped:
             return ex.pieces(self.extents, start, end)
         numbers = ex.windows(start, end)
         if len(numbers) == 1:
             return ex.pieces(self.window(numbers[0]), start, end)
-        out: list[Extent | Hole] = []
+        out: list[Piece] = []
         for number in numbers:
             low, high = number * WINDOW_BYTES, (number + 1) * WINDOW_BYTES
             out += ex.pieces(self.window(number), max(start, low), min(end, high))
@@ -147,7 +153,7 @@ class ContentMap:
 
     # -- recording ---------------------------------------------------------------------------
 
-    def group_changes(self, newest: View | None) -> Iterator[tuple[bytes, bytes | None]]:
+    def group_changes(self, newest: TreeView | None) -> Iterator[tuple[bytes, bytes | None]]:
         """The group records to write (or, None, to remove) for this content to be recorded on top
         of the version *newest*.
 
@@ -167,7 +173,7 @@ class ContentMap:
         for number, extents in self.windows.items():
             yield group_key(self.id, number), pack_group(extents) if extents else None
 
-    def recorded(self, view: View) -> ContentMap:
+    def recorded(self, view: TreeView) -> ContentMap:
         """The same content, once *view* has its records."""
         if not self.grouped:
             return replace(self, stale=False) if self.stale else self

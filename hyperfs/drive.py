@@ -22,12 +22,9 @@ from hyperfs import paths, versions, walk
 from hyperfs.batch import Batch
 from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
 from hyperfs.follow import Changes
-from hyperfs.index.root import find_root
-from hyperfs.index.tree import Index
 from hyperfs.links import DriveLink
 from hyperfs.live import LiveTree
 from hyperfs.records import ROOT_ID
-from hyperfs.view import View
 from hyperfs.walk import PathEntry
 from hyperfs.writer import SHARED, OpenFile
 
@@ -39,6 +36,7 @@ if TYPE_CHECKING:
     from hyperfs.committer import Committer
     from hyperfs.follow import Follower
     from hyperfs.records import Entry
+    from hyperfs.view import TreeView
     from hyperfs.writer import Location
 
 __all__ = [
@@ -125,23 +123,21 @@ class Drive:
 
     def previous(self) -> int:
         """The version before this one; 0 if this is the first."""
-        index = self._view.index.root.previous
-        return 0 if index is None else index + 1
+        return self._view.previous
 
     @property
     def time_ns(self) -> int:
         """When this version was committed, by the writer's clock."""
-        return self._view.index.root.time_ns
+        return self._view.time_ns
 
     def statistics(self) -> DriveStatistics:
         """Counters of this moment; costs nothing."""
         view, tree = self._tree.view, self._tree
-        root = None if view is None else view.index.root
         content = self.content
         return DriveStatistics(
             version=self.version,
-            files=0 if root is None else root.files,
-            byte_length=0 if root is None else root.bytes,
+            files=0 if view is None else view.files,
+            byte_length=0 if view is None else view.byte_length,
             staged=len(tree.staging),
             dirty_bytes=tree.dirty_bytes,
             content_byte_length=0 if content is None else content.byte_length,
@@ -179,12 +175,13 @@ class Drive:
         tree, newest = self._tree, self._view.version
         if not 0 < version <= newest:
             raise ValueError(f"there is no version {version}; the newest is {newest}")
-        blocks, cache = tree.metadata_blocks, self._view.index.cache
-        root = await blocks.complete(lambda: find_root(version, blocks, cache, length=newest))
-        if root is None:
+        blocks, form = tree.metadata_blocks, tree.format
+        assert form is not None
+        view = await blocks.complete(lambda: form.checkout(version, newest))
+        if view is None:
             raise ValueError(f"version {version} is before the first")
         past = LiveTree(blocks, writable=False)
-        past.view = View(await blocks.complete(lambda: Index(root, blocks, cache)))
+        past.view, past.format = view, form
         if tree.content_blocks is not None:
             past.set_content(tree.content_blocks)
         return Drive(self.metadata, past, name=self.name, store_path=self.store_path)
@@ -196,7 +193,10 @@ class Drive:
         """
         if other.key != self.key:
             raise ValueError("only versions of one drive can be compared")
-        return versions.diff(other._view, self._view, self._tree.metadata_blocks, paths.split(path))
+        tree = self._tree
+        assert tree.format is not None
+        pair = other._view, self._view
+        return versions.diff(*pair, tree.format, tree.metadata_blocks, paths.split(path))
 
     @contextmanager
     def watch_changes(self) -> Iterator[Changes]:
@@ -444,7 +444,7 @@ class Drive:
             self._committer.check()
 
     @property
-    def _view(self) -> View:
+    def _view(self) -> TreeView:
         view = self._tree.view
         if view is None:
             raise ValueError("no version of this drive is known yet: wait for `ready`")

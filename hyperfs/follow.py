@@ -18,24 +18,11 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from corestore import CorestoreError, DecodeError, WrongEncryptionKey
-from hyperfs.changes import Changed, EntryChange
+from hyperfs.changes import Changed
 from hyperfs.content import ContentMap
 from hyperfs.errors import DriveEncrypted
-from hyperfs.index.diff import Diff
 from hyperfs.index.node import BlocksMissing
-from hyperfs.index.root import check_header, decode_root
-from hyperfs.index.tree import Index
-from hyperfs.records import (
-    ID_BYTES,
-    Entry,
-    Link,
-    entry_key,
-    is_name,
-    key_id,
-    shared_key,
-    unpack_record,
-)
-from hyperfs.view import View
+from hyperfs.records import Entry, entry_key, shared_key
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
@@ -43,8 +30,9 @@ if TYPE_CHECKING:
 
     from corestore import Hypercore
     from hyperfs.blocks import CoreBlocks
-    from hyperfs.index.node import NodeCache
+    from hyperfs.changes import EntryChange
     from hyperfs.live import LiveTree
+    from hyperfs.view import Format, TreeView
     from hyperfs.writer import OpenFile
 
 logger: Final = logging.getLogger("hyperfs")
@@ -101,8 +89,10 @@ class Follower:
     """Follows one metadata core and moves a tree along. `run` must be running.
 
     *blocks* must wait without a limit: nothing waits for the follower but `wait_ready`.
-    *open_content* is called once, when the metadata core's manifest is known, before the first
-    version is shown.
+    *open_format* is called once, when the metadata core's manifest is known, before the first
+    version is shown: with block 0, or None for one that cannot be read without an encryption key.
+    It opens the content core and, unless it raises NotADrive, UnsupportedFormat or DriveEncrypted,
+    gives the tree its format.
     """
 
     def __init__(
@@ -110,14 +100,12 @@ class Follower:
         metadata: Hypercore,
         blocks: CoreBlocks,
         tree: LiveTree,
-        cache: NodeCache,
-        open_content: Callable[[], Awaitable[None]],
+        open_format: Callable[[bytes | None], Awaitable[None]],
     ) -> None:
         self._metadata = metadata
         self._blocks = blocks
         self._tree = tree
-        self._cache = cache
-        self._open_content = open_content
+        self._open_format = open_format
         self._moved = trio.lowlevel.ParkingLot()
         self._error: BaseException | None = None
         self._seen = 0
@@ -148,7 +136,7 @@ class Follower:
         Raises NotADrive, UnsupportedFormat.
         """
         metadata = self._metadata
-        if metadata.length < 2 or metadata.manifest is None or not metadata.has(0):
+        if metadata.length < 2 or not metadata.has(0):
             return
         try:
             await self._begin()
@@ -165,11 +153,10 @@ class Follower:
         """
         try:
             await self._blocks.fetch((0,))
-            check_header(self._metadata.get_nowait(0))
+            await self._open_format(self._metadata.get_nowait(0))
         except (DriveEncrypted, WrongEncryptionKey) as error:
-            await self._open_content()
+            await self._open_format(None)
             raise DriveEncrypted(wrong_key=isinstance(error, WrongEncryptionKey)) from None
-        await self._open_content()
 
     def show_newest(self) -> None:
         """Show the newest version that is in the store. Others are told nothing.
@@ -188,21 +175,23 @@ class Follower:
     def _show_at_most(self, top: int) -> bool:
         """Whether a version up to *top* is shown now."""
         metadata, tree = self._metadata, self._tree
-        limit = metadata.length
+        assert tree.format is not None
+        limit = None
         if metadata.writable and tree.content_blocks is not None:
             limit = tree.content_blocks.core.length
-        for index in range(top - 1, max(0, top - _SEARCH_BLOCKS), -1):
-            if tree.view is not None and tree.view.version > index:
+        oldest = top - _SEARCH_BLOCKS
+        if tree.view is not None:
+            if tree.view.version >= top:
                 return True
-            view = self._local_view(index)
-            if view is None or (metadata.writable and view.index.root.content_length > limit):
-                continue
-            tree.view = view
-            if index == metadata.length - 1:
-                self._seen = metadata.length
-            self._moved.unpark_all()
-            return True
-        return False
+            oldest = max(oldest, tree.view.version + 1)
+        view = tree.format.find_local(top, oldest, limit)
+        if view is None:
+            return tree.view is not None
+        tree.view = view
+        if view.version == metadata.length:
+            self._seen = metadata.length
+        self._moved.unpark_all()
+        return True
 
     def _shown_before(self) -> int:
         """The version that was shown last out of this store; 0 if that is not known."""
@@ -215,8 +204,8 @@ class Follower:
             await self._metadata.set_user_data(_SHOWN, b"%d" % version)
 
     async def prefetch(self) -> None:
-        """Fetch the inner nodes of the version shown, and of later ones, until cancelled: with
-        them a look-up takes one block."""
+        """Fetch what many look-ups need of the version shown, and of later ones, until
+        cancelled."""
         if self._metadata.writable:
             return
         tree, done = self._tree, None
@@ -226,7 +215,7 @@ class Follower:
                 await self._moved.park()
                 continue
             try:
-                missing = view.index.inner_blocks(_PREFETCH_BLOCKS)
+                missing = view.blocks_ahead(_PREFETCH_BLOCKS)
             except (CorestoreError, OSError):
                 missing = []
             if missing:
@@ -278,14 +267,14 @@ class Follower:
         tree, old = self._tree, self._tree.view
         if old is None:
             await self._begin()
-        index = await self._blocks.complete(lambda: Index(length - 1, self._blocks, self._cache))
-        await self._blocks.complete(index.older)
-        view = View(index)
+        form = tree.format
+        assert form is not None
+        view = await self._blocks.complete(lambda: form.view(length))
         changed: Changed | None = None
         # Without peers, one that is here in part must not take the place of one that is whole.
         alone = not self._metadata.peers
         if old is not None and (self.subscribers or tree.files or alone):
-            changed = await self._compare(old, view)
+            changed = await self._compare(form, old, view)
         await self._keep_shown(length)
         if self._is_ended():
             return
@@ -298,67 +287,23 @@ class Follower:
         for subscriber in self.subscribers:
             subscriber.put(changed)
 
-    async def _compare(self, old: View, new: View) -> Changed:
+    async def _compare(self, form: Format, old: TreeView, new: TreeView) -> Changed:
         changes: list[EntryChange] = []
-        steps = Diff(old.index, new.index)
+        steps = form.changes(old, new)
         try:
             while True:
-                found = await self._blocks.complete(lambda: next(steps, None))
-                if found is None:
+                change = await self._blocks.complete(lambda: next(steps, None))
+                if change is None:
                     return Changed(new.version, tuple(changes))
-                change = await self._entry_change(old, new, *found)
-                if change is not None:
-                    changes.append(change)
+                changes.append(change)
                 if len(changes) > MAX_LISTED:
                     break
-        except DecodeError as error:
+        except (DecodeError, trio.TooSlowError) as error:
             logger.warning("changes up to version %d are not all readable: %s", new.version, error)
         return Changed(new.version, (), complete=False)
 
-    async def _entry_change(
-        self, old: View, new: View, key: bytes, before: bytes | None, after: bytes | None
-    ) -> EntryChange | None:
-        """What a changed key means; None for what another change tells (groups of extents)."""
-        name = key[ID_BYTES:]
-        if key == shared_key(key_id(key)):
-            directory = named = None
-        elif is_name(name):
-            directory, named = key_id(key), name
-        else:
-            return None
-        was = await self._blocks.complete(lambda: _entry(old, before))
-        now = await self._blocks.complete(lambda: _entry(new, after))
-        if was is None and now is None:
-            return None
-        return EntryChange(directory, named, was, now)
 
-    def _local_view(self, index: int) -> View | None:
-        if not self._metadata.has(index):
-            return None
-        try:
-            if decode_root(self._blocks.block(index), index) is None:
-                return None
-            found = Index(index, self._blocks, self._cache)
-            found.older()
-        except (BlocksMissing, DecodeError):
-            return None
-        return View(found)
-
-
-def _entry(view: View, value: bytes | None) -> Entry | None:
-    """The entry that a record leads to; None for none, for groups, and for what is damaged."""
-    if value is None:
-        return None
-    try:
-        record = unpack_record(value)
-        if isinstance(record, Link):
-            record = view.find(shared_key(record.id)) or ()
-    except DecodeError:
-        return None
-    return record if isinstance(record, Entry) else None
-
-
-def _move_files(tree: LiveTree, changed: Changed, view: View) -> None:
+def _move_files(tree: LiveTree, changed: Changed, view: TreeView) -> None:
     """Let open files show the new version. One that was removed keeps its last content."""
     if not changed.complete:
         for file in list(tree.files.values()):
@@ -378,7 +323,7 @@ def _move_files(tree: LiveTree, changed: Changed, view: View) -> None:
         file.refresh(new, ContentMap.of_entry(new, view))
 
 
-def _look_again(file: OpenFile, view: View) -> None:
+def _look_again(file: OpenFile, view: TreeView) -> None:
     location = file.location
     if location is None:
         return

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from hyperfs.blocks import CoreBlocks
     from hyperfs.staging import Layer, StagedRecord
-    from hyperfs.view import View
+    from hyperfs.view import Format, TreeView
     from hyperfs.writer import Location
 
 
@@ -46,7 +46,9 @@ class LiveTree:
 
     def __init__(self, metadata_blocks: CoreBlocks, *, writable: bool) -> None:
         self.metadata_blocks = metadata_blocks
-        self.view: View | None = None
+        self.view: TreeView | None = None
+        # How the log is read; known before the first view.
+        self.format: Format | None = None
         self.writable = writable
         self.staging = Staging(self._changed)
         self.files: dict[int, OpenFile] = {}
@@ -75,7 +77,7 @@ class LiveTree:
         """See `FileOwner`."""
         if self.writable or self.view is None:
             return None
-        return self.view.index.root.content_length
+        return self.view.content_length
 
     def set_content(self, blocks: CoreBlocks) -> None:
         """The content core is known now."""
@@ -178,7 +180,7 @@ class LiveTree:
     def _scan_view(
         self, start: bytes, end: bytes | None, limit: int
     ) -> list[tuple[bytes, StagedRecord]]:
-        return [] if self.view is None else self.view.scan(start, end, limit)
+        return [] if self.view is None else list(self.view.scan(start, end, limit))
 
     def _live(self, record: StagedRecord | None) -> Entry | None:
         if record is None:
@@ -197,7 +199,7 @@ class LiveTree:
         """See `Drive.new_id`."""
         self.check_writable()
         if self.view is not None:
-            self._next_id = max(self._next_id, self.view.index.root.next_id)
+            self._next_id = max(self._next_id, self.view.next_id)
         id = self._next_id
         if id > MAX_ID:
             raise NotWritable("the drive has used up its 2**48 file ids")
@@ -207,7 +209,7 @@ class LiveTree:
     @property
     def next_id(self) -> int:
         """The first id that was not handed out."""
-        stored = 0 if self.view is None else self.view.index.root.next_id
+        stored = 0 if self.view is None else self.view.next_id
         return max(self._next_id, stored)
 
     def put(self, directory: int, name: bytes, entry: Entry) -> None:

@@ -29,12 +29,14 @@ from hyperfs.dedup import StoredChunkTable
 from hyperfs.drive import Drive
 from hyperfs.errors import DriveEncrypted, NotADrive
 from hyperfs.follow import Follower
+from hyperfs.hyperdrive import HyperdriveFormat, Owner, content_key, is_hyperdrive
 from hyperfs.index.build import build_commit
 from hyperfs.index.node import NodeCache
-from hyperfs.index.root import header_block
+from hyperfs.index.root import check_header, header_block
 from hyperfs.links import DriveLink
 from hyperfs.live import LiveTree
 from hyperfs.records import ROOT_ID, Entry, pack_entry, shared_key
+from hyperfs.view import IndexFormat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -212,14 +214,15 @@ class _Opening:
         self._name = name
         self._patience = Patience(read_timeout)
         self._cache = NodeCache()
-        self._tree = LiveTree(CoreBlocks(metadata, self._patience), writable=metadata.writable)
+        # Those of the Node stack are read, whoever has their secret key.
+        writable = metadata.writable and not _is_hyperdrive(metadata)
+        self._tree = LiveTree(CoreBlocks(metadata, self._patience), writable=writable)
         # The follower waits for as long as it takes: nobody waits for it.
         self._follower = Follower(
             metadata,
             CoreBlocks(metadata, Patience(None)),
             self._tree,
-            self._cache,
-            self._ensure_content,
+            self._open_format,
         )
         self._committer: Committer | None = None
         self._table: StoredChunkTable | None = None
@@ -229,8 +232,8 @@ class _Opening:
 
     async def prepare(self) -> Drive:
         """What needs no peer: cores, the newest version there is, repair."""
-        if self._metadata.writable:
-            await self._ensure_content()
+        if self._tree.writable:
+            await self._ensure_content(None)
             assert self._content is not None
             self._table = StoredChunkTable(self._store, self._content)
             self._committer = Committer(
@@ -294,9 +297,30 @@ class _Opening:
             if self._content is not None:
                 await self._content.aclose()
 
-    async def _ensure_content(self) -> None:
+    async def _open_format(self, header: bytes | None) -> None:
+        """See `Follower`."""
+        tree = self._tree
+        if header is None or not is_hyperdrive(header):
+            if header is not None:
+                check_header(header)
+            await self._ensure_content(None)
+            tree.format = IndexFormat(tree.metadata_blocks, self._cache)
+            return
+        await self._ensure_content(content_key(header))
+        assert tree.content_blocks is not None
+        owner = Owner(os.getuid(), os.getgid())
+        tree.format = HyperdriveFormat(tree.metadata_blocks, tree.content_blocks, owner)
+
+    async def _ensure_content(self, key: bytes | None) -> None:
+        """Open the content core, which the header names or the manifest leads to."""
         if self._content is None:
-            self._content = await _open_content(self._store, self._metadata, None)
+            metadata = self._metadata
+            if key is None:
+                self._content = await _open_content(self._store, metadata, None)
+            else:
+                self._content = await self._store.get(
+                    key=key, encryption_key=metadata.encryption_key
+                )
             self._tree.set_content(CoreBlocks(self._content, self._patience))
 
     async def _repair(self) -> None:
@@ -305,7 +329,7 @@ class _Opening:
         Nothing of it was published: corestore keeps at least what was.
         """
         metadata, view = self._metadata, self._tree.view
-        if not metadata.writable or view is None or view.version == metadata.length:
+        if not self._tree.writable or view is None or view.version == metadata.length:
             return
         try:
             await metadata.cut_unpublished(view.version)
@@ -336,6 +360,10 @@ class _Opening:
         self._writes = True
         self._follower.stop()
         self._follower.show_newest()
+
+
+def _is_hyperdrive(metadata: Hypercore) -> bool:
+    return metadata.has(0) and is_hyperdrive(metadata.get_nowait(0))
 
 
 async def _open_content(

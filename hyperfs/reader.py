@@ -10,14 +10,16 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from corestore import DecodeError
+from hyperfs.blobreader import BlobReader
+from hyperfs.blobs import Span
 from hyperfs.extents import Extent
 from hyperfs.index.node import BlocksMissing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from hyperfs.blobs import Blob, Piece
     from hyperfs.blocks import CoreBlocks
-    from hyperfs.extents import Hole
 
 # The kernel asks for 128 KiB at a time, so the first step is the next request.
 READ_AHEAD_FIRST: Final = 128 * 1024
@@ -62,14 +64,15 @@ class ReadAhead:
 
 
 class ContentReader:
-    """Reads extents of one content core."""
+    """Reads extents, or spans of blobs, of one content core."""
 
     def __init__(self, blocks: CoreBlocks) -> None:
         self._blocks = blocks
+        self._blobs = BlobReader(blocks)
         self._cache: OrderedDict[int, bytes] = OrderedDict()
         self._cached = 0
 
-    async def read(self, pieces: Sequence[Extent | Hole]) -> bytes:
+    async def read(self, pieces: Sequence[Piece]) -> bytes:
         """The bytes of *pieces*, one after the other. All missing blocks are asked for at once.
 
         Does not suspend when everything is local.
@@ -80,21 +83,33 @@ class ContentReader:
         """
         if len(pieces) == 1:
             piece = pieces[0]
+            if type(piece) is Span:
+                # Nothing else can lie beside a span, which is of all that its file has.
+                extents = await self._blobs.extents(piece)
+                return b"".join(await self._blocks.complete(lambda: self._all(extents)))
             return await self._blocks.complete(lambda: self._piece(piece))
         return b"".join(await self._blocks.complete(lambda: self._all(pieces)))
 
-    def read_nowait(self, pieces: Sequence[Extent | Hole]) -> bytes:
+    def read_nowait(self, pieces: Sequence[Piece]) -> bytes:
         """The same from local blocks alone. Raises BlocksMissing, DecodeError."""
         return b"".join(self._all(pieces))
 
-    def hint(self, pieces: Iterable[Extent | Hole]) -> None:
+    async def blob_blocks(self, blob: Blob, start: int, end: int) -> Iterable[int]:
+        """The blocks that bytes *start* to *end* of a blob probably lie in: over all bytes, all its
+        blocks. Raises as `read`."""
+        return await self._blobs.blocks(Span(start, end - start, blob))
+
+    def hint(self, pieces: Iterable[Piece]) -> None:
         """Have the blocks of *pieces* fetched in the background."""
         core = self._blocks.core
         blocks = [piece.block for piece in pieces if type(piece) is Extent]
+        for piece in pieces:
+            if type(piece) is Span:
+                blocks += self._blobs.likely_blocks(piece)
         if blocks and not all(map(core.has, blocks)):
             core.hint(blocks)
 
-    def _all(self, pieces: Sequence[Extent | Hole]) -> list[bytes]:
+    def _all(self, pieces: Sequence[Piece]) -> list[bytes]:
         out: list[bytes] = []
         missing: list[int] = []
         for piece in pieces:
@@ -106,7 +121,7 @@ class ContentReader:
             raise BlocksMissing(missing)
         return out
 
-    def _piece(self, piece: Extent | Hole) -> bytes:
+    def _piece(self, piece: Piece) -> bytes:
         if type(piece) is not Extent:
             return bytes(piece.length)
         block = self._block(piece.block)

@@ -37,6 +37,8 @@ from hyperfs.paths import MAX_NAME_BYTES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from hyperfs.blobs import Blob
+
 ROOT_ID: Final = 1
 ID_BYTES: Final = 6
 MAX_ID: Final = (1 << 48) - 1
@@ -201,6 +203,7 @@ class Entry:
     inline: bytes | None = None
     extents: tuple[Extent, ...] = ()
     grouped: bool = False
+    blob: Blob | None = None
 
     @property
     def is_dir(self) -> bool:
@@ -410,6 +413,8 @@ def _problem(entry: Entry) -> str | None:
     """What makes the entry one that no drive may hold; asked both ways, so both sides agree."""
     if not 0 < entry.id <= MAX_ID:
         return "id out of range"
+    if entry.blob is not None:
+        return "content of another format"
     kind = entry.mode & _IFMT
     if kind not in _KINDS or not 0 <= entry.mode <= 0o177777:
         return "unknown type or mode"

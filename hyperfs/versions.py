@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 from corestore import DecodeError
 from hyperfs.changes import PathChange
-from hyperfs.index.diff import Diff
 from hyperfs.records import (
     ID_BYTES,
     ROOT_ID,
@@ -20,8 +19,6 @@ from hyperfs.records import (
     Link,
     directory_range,
     entry_key,
-    is_name,
-    key_id,
     shared_key,
 )
 
@@ -29,16 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from hyperfs.blocks import CoreBlocks
-    from hyperfs.view import View
+    from hyperfs.view import Format, TreeView
 
 _PAGE: Final = 256
 
 
 async def diff(
-    old: View, new: View, blocks: CoreBlocks, names: Sequence[bytes]
+    old: TreeView, new: TreeView, form: Format, blocks: CoreBlocks, names: Sequence[bytes]
 ) -> AsyncIterator[PathChange]:
     """The changes from *old* to *new* below the path of *names*, that path included."""
-    changed = await _changed(old, new, blocks)
+    changed = await _changed(old, new, form, blocks)
     prefix = b"/" + b"/".join(names)
     before = await _at(old, blocks, names)
     after = await _at(new, blocks, names)
@@ -62,20 +59,21 @@ async def diff(
         stack += [(path + b"/" + name, *pairs[name]) for name in sorted(pairs, reverse=True)]
 
 
-async def _changed(old: View, new: View, blocks: CoreBlocks) -> set[int]:
+async def _changed(old: TreeView, new: TreeView, form: Format, blocks: CoreBlocks) -> set[int]:
     """The directories with changed names, and the files with several names that changed."""
-    steps = Diff(old.index, new.index)
+    steps = form.changes(old, new)
     ids: set[int] = set()
     while True:
-        found = await blocks.complete(lambda: next(steps, None))
-        if found is None:
+        change = await blocks.complete(lambda: next(steps, None))
+        if change is None:
             return ids
-        key = found[0]
-        if is_name(key[ID_BYTES:]) or key == shared_key(key_id(key)):
-            ids.add(key_id(key))
+        if change.directory is not None:
+            ids.add(change.directory)
+        else:
+            ids.update(entry.id for entry in (change.old, change.new) if entry is not None)
 
 
-async def _at(view: View, blocks: CoreBlocks, names: Sequence[bytes]) -> Entry | None:
+async def _at(view: TreeView, blocks: CoreBlocks, names: Sequence[bytes]) -> Entry | None:
     found = await blocks.complete(partial(_find, view, shared_key(ROOT_ID)))
     for name in names:
         if found is None or not found.is_dir:
@@ -86,7 +84,7 @@ async def _at(view: View, blocks: CoreBlocks, names: Sequence[bytes]) -> Entry |
 
 
 async def _pairs(
-    old: View, old_id: int, new: View, new_id: int, blocks: CoreBlocks
+    old: TreeView, old_id: int, new: TreeView, new_id: int, blocks: CoreBlocks
 ) -> dict[bytes, tuple[Entry | None, Entry | None]]:
     """The names of a directory in both versions (id 0: not there)."""
     was = await _children(old, old_id, blocks)
@@ -94,7 +92,7 @@ async def _pairs(
     return {name: (was.get(name), now.get(name)) for name in {**was, **now}}
 
 
-async def _children(view: View, id: int, blocks: CoreBlocks) -> dict[bytes, Entry]:
+async def _children(view: TreeView, id: int, blocks: CoreBlocks) -> dict[bytes, Entry]:
     out: dict[bytes, Entry] = {}
     if not id:
         return out
@@ -110,11 +108,11 @@ async def _children(view: View, id: int, blocks: CoreBlocks) -> dict[bytes, Entr
         start = page[-1][0] + b"\0"
 
 
-def _find(view: View, key: bytes) -> Entry | None:
+def _find(view: TreeView, key: bytes) -> Entry | None:
     return _entry(view, view.find(key))
 
 
-def _entry(view: View, record: Entry | Link | None) -> Entry | None:
+def _entry(view: TreeView, record: Entry | Link | None) -> Entry | None:
     if isinstance(record, Link):
         try:
             record = view.find(shared_key(record.id))

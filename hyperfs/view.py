@@ -1,13 +1,22 @@
-"""One version of a drive's tree: records looked up and listed, decoded, errors kept to their path.
+"""One version of a drive's tree, and the format it is written in.
+
+`TreeView` is what a drive needs of a version, `Format` what it needs of a format: the narrow place
+between the two. `View` and `IndexFormat` are our own format's: records of the index looked up and
+listed, decoded, errors kept to their path. The other one is `hyperfs.hyperdrive`.
 
 Nothing here waits: what is not local raises `BlocksMissing` (see `hyperfs.blocks`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from corestore import DecodeError
+from hyperfs.changes import EntryChange
+from hyperfs.index.diff import Diff
+from hyperfs.index.node import BlocksMissing
+from hyperfs.index.root import decode_root, find_root
+from hyperfs.index.tree import Index
 from hyperfs.records import ID_BYTES as _ID_BYTES
 from hyperfs.records import (
     Entry,
@@ -16,13 +25,91 @@ from hyperfs.records import (
     group_range,
     group_window,
     is_name,
+    key_id,
+    shared_key,
     unpack_entry,
     unpack_group,
+    unpack_record,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from hyperfs.extents import Extent
-    from hyperfs.index.tree import Index
+    from hyperfs.index.diff import Change
+    from hyperfs.index.node import BlockReader, NodeCache
+
+
+class TreeView(Protocol):
+    """One version of a tree. Immutable. Every method may raise BlocksMissing and DecodeError.
+
+    `previous` is the version before, 0 for none. `time_ns` is when it was made; `files` and
+    `byte_length` are for statfs; where the format does not tell they are 0. `content_length` is how
+    many content blocks it relies on, None if that is not told. `next_id` is the first file id not
+    yet used.
+    """
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def previous(self) -> int: ...
+    @property
+    def time_ns(self) -> int: ...
+    @property
+    def files(self) -> int: ...
+    @property
+    def byte_length(self) -> int: ...
+    @property
+    def content_length(self) -> int | None: ...
+    @property
+    def next_id(self) -> int: ...
+
+    def find(self, key: bytes) -> Entry | Link | None:
+        """The record under an entry's or a shared key."""
+        ...
+
+    def scan(
+        self, start: bytes, end: bytes | None, limit: int
+    ) -> Sequence[tuple[bytes, Entry | Link]]:
+        """The first *limit* entries from *start* to *end*, in order; fewer only at the end."""
+        ...
+
+    def group(self, id: int, window: int) -> tuple[Extent, ...]:
+        """The extents of one window of a grouped file."""
+        ...
+
+    def group_windows(self, id: int, first: int, limit: int) -> list[int]:
+        """Which windows of a grouped file have extents, from *first* on, at most *limit*."""
+        ...
+
+    def blocks_ahead(self, limit: int) -> list[int]:
+        """Blocks that many look-ups need and that are not local, at most about *limit*. Fetch them
+        and call again, until there are none."""
+        ...
+
+
+class Format(Protocol):
+    """How the metadata log of one drive is read. Methods raise BlocksMissing and DecodeError."""
+
+    def view(self, length: int) -> TreeView:
+        """The version of a log of that length, with what is needed to show it."""
+        ...
+
+    def find_local(
+        self, length: int, oldest: int, content_length: int | None = None
+    ) -> TreeView | None:
+        """The newest version that is local, not beyond *length* and not before *oldest*, and relies
+        on no more content than *content_length* (None: any)."""
+        ...
+
+    def checkout(self, version: int, length: int) -> TreeView | None:
+        """The newest version not above *version* of a log of *length*; None before the first."""
+        ...
+
+    def changes(self, old: TreeView, new: TreeView) -> Iterator[EntryChange]:
+        """What changed from one version to another. `next` may be called again after
+        BlocksMissing."""
+        ...
 
 
 class View:
@@ -37,6 +124,37 @@ class View:
     def version(self) -> int:
         """The length of the metadata log that ends in this version's root."""
         return self.index.root.version
+
+    @property
+    def previous(self) -> int:
+        """See `TreeView`."""
+        index = self.index.root.previous
+        return 0 if index is None else index + 1
+
+    @property
+    def time_ns(self) -> int:
+        """See `TreeView`."""
+        return self.index.root.time_ns
+
+    @property
+    def files(self) -> int:
+        """See `TreeView`."""
+        return self.index.root.files
+
+    @property
+    def byte_length(self) -> int:
+        """See `TreeView`."""
+        return self.index.root.bytes
+
+    @property
+    def content_length(self) -> int:
+        """See `TreeView`."""
+        return self.index.root.content_length
+
+    @property
+    def next_id(self) -> int:
+        """See `TreeView`."""
+        return self.index.root.next_id
 
     def find(self, key: bytes) -> Entry | Link | None:
         """The record under an entry's or a shared key.
@@ -89,3 +207,101 @@ class View:
         """
         start, end = group_range(id, first)
         return [group_window(key) for key, _ in self.index.scan(start, end, limit)]
+
+    def blocks_ahead(self, limit: int) -> list[int]:
+        """The nodes above the leaves: with them a look-up takes one block."""
+        return self.index.inner_blocks(limit)
+
+
+class IndexFormat:
+    """The format of hyperfs/FORMAT.md; a `Format`. *cache* is shared by all its views."""
+
+    def __init__(self, reader: BlockReader, cache: NodeCache) -> None:
+        self._reader = reader
+        self._cache = cache
+
+    def view(self, length: int) -> View:
+        """See `Format`."""
+        index = Index(length - 1, self._reader, self._cache)
+        index.older()
+        return View(index)
+
+    def find_local(
+        self, length: int, oldest: int, content_length: int | None = None
+    ) -> View | None:
+        """See `Format`. Does not raise."""
+        for version in range(length, max(oldest, 2) - 1, -1):
+            view = self._local(version)
+            if view is not None and (
+                content_length is None or view.content_length <= content_length
+            ):
+                return view
+        return None
+
+    def _local(self, version: int) -> View | None:
+        try:
+            if decode_root(self._reader.block(version - 1), version - 1) is None:
+                return None
+            return self.view(version)
+        except (BlocksMissing, DecodeError):
+            return None
+
+    def checkout(self, version: int, length: int) -> View | None:
+        """See `Format`."""
+        root = find_root(version, self._reader, self._cache, length=length)
+        return None if root is None else View(Index(root, self._reader, self._cache))
+
+    def changes(self, old: TreeView, new: TreeView) -> Iterator[EntryChange]:
+        """See `Format`; both are views of this format."""
+        assert isinstance(old, View)
+        assert isinstance(new, View)
+        return _Changes(old, new)
+
+
+class _Changes:
+    """Changed keys of an index, as names."""
+
+    def __init__(self, old: View, new: View) -> None:
+        self._old = old
+        self._new = new
+        self._diff = Diff(old.index, new.index)
+        self._current: Change | None = None
+
+    def __iter__(self) -> _Changes:
+        return self
+
+    def __next__(self) -> EntryChange:
+        while True:
+            if self._current is None:
+                self._current = next(self._diff)
+            change = self._name(*self._current)
+            self._current = None
+            if change is not None:
+                return change
+
+    def _name(self, key: bytes, before: bytes | None, after: bytes | None) -> EntryChange | None:
+        """What a changed key means; None for what another change tells (groups of extents)."""
+        name = key[_ID_BYTES:]
+        if key == shared_key(key_id(key)):
+            directory = named = None
+        elif is_name(name):
+            directory, named = key_id(key), name
+        else:
+            return None
+        was, now = _entry(self._old, before), _entry(self._new, after)
+        if was is None and now is None:
+            return None
+        return EntryChange(directory, named, was, now)
+
+
+def _entry(view: View, value: bytes | None) -> Entry | None:
+    """The entry that a record leads to; None for none, for groups, and for what is damaged."""
+    if value is None:
+        return None
+    try:
+        record = unpack_record(value)
+        if isinstance(record, Link):
+            record = view.find(shared_key(record.id)) or ()
+    except DecodeError:
+        return None
+    return record if isinstance(record, Entry) else None

@@ -160,10 +160,14 @@ async def _missing_blocks(
     if entry.inline is not None or tree.view is None:
         return
     found = ContentMap.of_entry(entry, tree.view)
+    blob = entry.blob
     for start in range(0, entry.size, _DOWNLOAD_BYTES):
         end = min(entry.size, start + _DOWNLOAD_BYTES)
-        pieces = await tree.metadata_blocks.complete(partial(found.pieces, start, end))
-        blocks = {piece.block for piece in pieces if isinstance(piece, Extent)}
+        if blob is not None:
+            blocks = set(await tree.reader.blob_blocks(blob, start, end))
+        else:
+            pieces = await tree.metadata_blocks.complete(partial(found.pieces, start, end))
+            blocks = {piece.block for piece in pieces if isinstance(piece, Extent)}
         missing = {block for block in blocks if not content.core.has(block)}
         if missing:
             yield missing

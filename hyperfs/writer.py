@@ -22,12 +22,12 @@ from hyperfs.reader import ReadAhead
 from hyperfs.records import pack_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from typing_extensions import Unpack
 
+    from hyperfs.blobs import Piece
     from hyperfs.blocks import CoreBlocks
-    from hyperfs.extents import Hole
     from hyperfs.reader import ContentReader
     from hyperfs.records import Entry
 
@@ -277,7 +277,7 @@ class OpenFile:
             data[at - offset : at - offset + len(piece)] = piece
         return bytes(data)
 
-    def _base_pieces(self, offset: int, end: int) -> list[Extent | Hole]:
+    def _base_pieces(self, offset: int, end: int) -> Sequence[Piece]:
         """The appended content of a range, up to where it is cut off."""
         stop = min(end, self.content.size)
         for delta in (self.frozen, self.delta):

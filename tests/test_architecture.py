@@ -36,8 +36,10 @@ LINES = [
         "hyperfs.writer",
         "hyperfs.reader",
         "hyperfs.content",
+        "hyperfs.hyperdrive",
         "hyperfs.view",
         "hyperfs.staging",
+        "hyperfs.blobreader",
         "hyperfs.blocks",
         "hyperfs.changes",
         "hyperfs.pace",
@@ -47,6 +49,7 @@ LINES = [
         "hyperfs.index",
         "hyperfs.records",
         "hyperfs.dirty",
+        "hyperfs.blobs",
         "hyperfs.extents",
         "hyperfs.chunks",
         "hyperfs.paths",
@@ -101,6 +104,8 @@ OWNERS = {
     "pyfastcdc": "hyperfs.chunks",
 }
 PURE = {
+    "hyperfs.hyperdrive",
+    "hyperfs.blobs",
     "hyperfs.hyperbee",
     "hyperfs.index",
     "hyperfs.records",

@@ -130,6 +130,24 @@ class Bee:
             level = below[:limit]
         return list(found)
 
+    def upper_blocks(self, nodes: int) -> list[int]:
+        """Blocks of the first *nodes* nodes, level by level from the root, that are not local.
+
+        Fetch them and call again: each time one more level is known.
+        """
+        found: dict[int, None] = {}
+        level: list[Pointer] = [] if self.root is None else [self.root]
+        while level and nodes > 0:
+            below: list[Pointer] = []
+            for pointer in level[:nodes]:
+                try:
+                    below += self.node(pointer, None, None).children
+                except BlocksMissing as error:
+                    found.update(dict.fromkeys(error.indices))
+            nodes -= len(level)
+            level = below
+        return list(found)
+
     # -- nodes --------------------------------------------------------------------------------
 
     def block(self, seq: int) -> Block:

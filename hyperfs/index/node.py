@@ -48,17 +48,26 @@ OVERLAY_KIND: Final = 64
 ROOT_KIND: Final = 65
 
 
+class BlockSource(Protocol):
+    """Where missing blocks come from (`hyperfs.blocks`)."""
+
+    async def fetch(self, indices: Iterable[int]) -> None:
+        """Return when all these blocks are local."""
+        ...
+
+
 class BlocksMissing(Exception):
     """Blocks of the metadata log that an operation needs and that are not local.
 
     Raised by a `BlockReader`, and by every operation that reads through one. `indices` are all the
     blocks known to be needed so far: fetch them together and call again. Operations change nothing
     before they have what they need, and nodes once read are cached, so a repeated call goes on
-    where the last one stopped.
+    where the last one stopped. `source` is where they are fetched from, when that is another log.
     """
 
-    def __init__(self, indices: Iterable[int]) -> None:
+    def __init__(self, indices: Iterable[int], source: BlockSource | None = None) -> None:
         self.indices = tuple(indices)
+        self.source = source
         super().__init__(f"blocks {', '.join(map(str, self.indices))} are not local")
 
 
