@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from corestore.bitfield import Bitfield
-    from corestore.errors import CorestoreError
+    from corestore.errors import CorestoreError, ForkConflict
     from corestore.manifest import Manifest
     from corestore.replication.messages import Message, RequestMessage
-    from corestore.tree.types import Head, Node, Verifier
+    from corestore.tree.types import Head, Node, Proof, Verifier
     from corestore.tree.verify import VerifiedBatch
 
 PeerId: TypeAlias = int
@@ -145,6 +145,38 @@ class Drop:
     reason: CorestoreError
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Conflict:
+    """Two histories of this core's log are signed. The machine has stopped: its wants were settled
+    FAILED with *error*, and it knows no peers any more.
+
+    Attributes:
+      peer: who showed the other history; its channel, like all others of the core, is to be closed.
+      ours, theirs: the proofs, from length 0. Ours is None if a sparse copy lacks nodes for it.
+      error: what to tell whoever uses the core.
+    """
+
+    peer: PeerId
+    ours: Proof | None
+    theirs: Proof
+    error: ForkConflict
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Overtaken:
+    """A peer has proved that somebody else lengthened this core of ours: *head* is signed, and is
+    longer than what we have, or of a higher fork."""
+
+    peer: PeerId
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """Every peer there is has shown its signed head of this core of ours, at least one of them not
+    an empty one, and none has more than we."""
+
+
 @dataclass(frozen=True, slots=True)
 class WakeAt:
     """Call `tick` at this time (the driver's clock). Replaces an earlier one."""
@@ -152,7 +184,9 @@ class WakeAt:
     time: float
 
 
-Action: TypeAlias = Send | Serve | CommitBatch | Settle | Drop | WakeAt
+Action: TypeAlias = (
+    Send | Serve | CommitBatch | Settle | Drop | Conflict | Overtaken | Confirmed | WakeAt
+)
 
 
 @dataclass(frozen=True, slots=True)

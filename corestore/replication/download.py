@@ -201,6 +201,35 @@ class Downloads:
         self._shared.wants.forget_peer(peer.id)
         self._release(blocks)
 
+    def leave(self, peer: Peer) -> None:
+        """Nothing more is expected of a peer that stays: what it owes is asked elsewhere."""
+        flights = [*peer.flights.values(), *peer.late.values()]
+        for flight in flights:
+            self.abandon(flight)
+        for flight in flights:
+            self.failed(flight)
+        peer.promises.clear()
+
+    def ask(
+        self,
+        peer: Peer,
+        fork: int,
+        *,
+        request_id: int | None = None,
+        upgrade: tuple[int, int] | None = None,
+        node: HashRequest | None = None,
+    ) -> Flight:
+        """Ask for something the schedule knows nothing of."""
+        if request_id is None:
+            request_id = peer.take_id()
+        flight = Flight(
+            request_id, peer, self._shared.now, fork, upgrade=upgrade, believed=peer.sync
+        )
+        if node is not None:
+            flight.hash = node.index
+        self._launch(flight, node)
+        return flight
+
     def unwanted(self, block: int) -> None:
         """The want of a block, or of a range (-1), was cancelled: cancel what served no other."""
         blocks = list(self.in_flight) if block < 0 else [block]
@@ -284,8 +313,7 @@ class Downloads:
 
     def _ask_upgrade(self) -> None:
         shared = self._shared
-        view = shared.view
-        if self.upgrade is not None or shared.pending_head is not None or view.writable:
+        if self.upgrade is not None or shared.pending_head is not None or not shared.follows:
             return
         if not (shared.downloading or shared.wants or shared.wants.upgrades):
             return
@@ -305,7 +333,7 @@ class Downloads:
     def can_ask_upgrade(self, peer: Peer) -> bool:
         """Whether the peer says that it can lengthen our log, or has a newer history."""
         head = self._shared.head
-        if not (peer.synced and peer.uploading and peer.length) or peer.upgrade_refused:
+        if not peer.length or peer.upgrade_refused or not peer.serves(peer.fork):
             return False
         if peer.fork != head.fork:
             return peer.fork > head.fork

@@ -22,19 +22,22 @@ from typing import TYPE_CHECKING, Final
 
 from corestore.encoding import MAX_SAFE_INTEGER
 from corestore.errors import (
+    ForkConflict,
     InvalidProof,
     ProtocolError,
     RemoteProtocolError,
     StorageConflict,
     VerificationError,
 )
-from corestore.manifest import Manifest
 from corestore.replication.actions import (
     Action,
     CommitBatch,
+    Confirmed,
+    Conflict,
     CoreView,
     Drop,
     Outcome,
+    Overtaken,
     PeerId,
     PeerStatistics,
     ReplicationStatistics,
@@ -44,7 +47,9 @@ from corestore.replication.actions import (
     Ticket,
     WakeAt,
 )
+from corestore.replication.checks import CHECK_ID, Checks
 from corestore.replication.download import Downloads
+from corestore.replication.forks import Forks
 from corestore.replication.messages import (
     BitfieldMessage,
     Cancel,
@@ -57,8 +62,9 @@ from corestore.replication.messages import (
     Unwant,
     Want,
 )
-from corestore.replication.peer import GREATEST_WINDOW, Flight, Peer
+from corestore.replication.peer import GREATEST_WINDOW, Flight, Peer, check_answers
 from corestore.replication.shared import Shared
+from corestore.replication.updates import settle_upgrades
 from corestore.replication.upload import Uploads
 from corestore.replication.wants import SeekWant, UpgradeWant
 from corestore.tree.verify import OutdatedProof, VerifiedBatch, verify
@@ -69,15 +75,19 @@ if TYPE_CHECKING:
 
     from corestore.errors import CorestoreError
     from corestore.keys import Key
+    from corestore.manifest import Manifest
     from corestore.replication.messages import Message
-    from corestore.tree.types import BlockProof, Head, Proof, Verifier
+    from corestore.tree.types import BlockProof, Head, Proof
 
 __all__ = [
     "Action",
     "CommitBatch",
+    "Confirmed",
+    "Conflict",
     "CoreView",
     "Drop",
     "Outcome",
+    "Overtaken",
     "PeerId",
     "PeerStatistics",
     "ReplicationStatistics",
@@ -94,8 +104,6 @@ TICK: Final = 0.25
 # After the store refused a commit nothing is asked for, so that a full disk does not download the
 # same blocks over and over.
 REFUSED_DELAY: Final = 1.0
-# An upgrade is small: who has not sent one after so long will not.
-UPGRADE_PATIENCE: Final = 5.0
 # Proofs that came before those they build on, until the peer is to blame for the next one.
 MAX_BROKEN_PROMISES: Final = GREATEST_WINDOW
 
@@ -108,10 +116,11 @@ class Replicator:
         self._shared = Shared(key, view, rng)
         self._uploads = Uploads(self._shared)
         self._downloads = Downloads(self._shared)
-        self._verifier: tuple[Manifest, Verifier] | None = None
+        self._checks = Checks(self._shared, self._downloads)
+        self._stopped: ForkConflict | None = None
         # What peers were last told of our log.
         self._told = view.published
-        self._reorganising: CommitBatch | None = None
+        self._forks = Forks(self._shared, self._downloads)
         self._paused_until: float | None = None
         self._wake_at: float | None = None
         self._ranges_due = False
@@ -126,6 +135,8 @@ class Replicator:
         `seeks` is the flag of the peer's handshake. At the next drain our state is sent.
         """
         del initiator  # both sides do the same; the driver need not keep it from us
+        if self._stopped is not None:
+            return
         opened = Peer(peer, seeks)
         self._shared.peers[peer] = opened
         self._uploads.peer_changed(opened)
@@ -139,6 +150,7 @@ class Replicator:
         if closed is not None:
             self._uploads.forget_peer(closed)
             self._downloads.forget_peer(closed)
+            self._forks.peer_closed(closed)
 
     def receive(self, peer: PeerId, message: Message, now: float) -> None:
         """Take one decoded message. Never raises: a bad one becomes `Drop`. Messages of unknown
@@ -149,7 +161,10 @@ class Replicator:
             return
         try:
             self._receive(sender, message)
-        except (ProtocolError, VerificationError) as error:
+        except VerificationError as error:
+            if not self._checks.suspect(sender, error):
+                self._drop(sender, error)
+        except ProtocolError as error:
             self._drop(sender, error)
 
     def _receive(self, peer: Peer, message: Message) -> None:
@@ -159,6 +174,8 @@ class Replicator:
             case RequestMessage():
                 self._uploads.accept(peer, message)
                 self._shared.out.append(Serve(peer.id, message))
+                if message.id == CHECK_ID:
+                    self._checks.doubted(peer)
             case Range(start, length, drop):
                 if not 0 <= start <= start + length <= MAX_SAFE_INTEGER:
                     raise RemoteProtocolError("a range beyond 53 bits")
@@ -170,6 +187,7 @@ class Replicator:
                     peer.apply(message)
                     self._uploads.peer_changed(peer)
                     self._downloads.peer_changed(peer)
+                    self._checks.peer_changed(peer)
             case BitfieldMessage(start, bits):
                 peer.announce_bits(start, bits)
                 self._downloads.announced(peer, start, start + 8 * len(bits))
@@ -212,6 +230,8 @@ class Replicator:
         """Fetch one block before any range; higher *priority* first. Settles DONE once the block
         is committed (at the next drain if it is held). Beyond the log's length it waits for it."""
         shared = self._shared
+        if (stopped := self._stopped_ticket()) is not None:
+            return stopped
         ticket = shared.wants.add_block(
             index, priority, shared.head.length, claimed=self._downloads.claimed(index)
         )
@@ -228,6 +248,8 @@ class Replicator:
         """Fetch blocks `start..end` in order, or those listed in *blocks* (then start and end do
         not matter). Settles DONE once all are committed; with `end=None` it follows the log and
         never settles."""
+        if (stopped := self._stopped_ticket()) is not None:
+            return stopped
         wants, held = self._shared.wants, self._shared.view.bitfield
         if blocks is None:
             ticket = wants.add_range(start, end, held)
@@ -242,6 +264,8 @@ class Replicator:
     def want_upgrade(self) -> Ticket:
         """Settles DONE when the log was next lengthened, UNCHANGED when each peer of now has said
         its length and none has more (at the next drain if there is no peer)."""
+        if (stopped := self._stopped_ticket()) is not None:
+            return stopped
         want = UpgradeWant(Ticket())
         self._shared.wants.upgrades.append(want)
         self._downloads.upgrade_wanted()
@@ -251,6 +275,8 @@ class Replicator:
         """Find the block at byte *offset*, `padding` bytes of every block not counted. Settles
         DONE with `position`, which is proven (the block has been fetched for that, unless nodes
         sufficed), or OUT_OF_BOUNDS."""
+        if (stopped := self._stopped_ticket()) is not None:
+            return stopped
         want = SeekWant(Ticket(), offset, padding)
         self._shared.wants.seeks.append(want)
         self._downloads.seek_wanted()
@@ -279,6 +305,12 @@ class Replicator:
             return
         self._downloads.answered(flight)
         proof = message.proof
+        if flight is peer.check:
+            self._receive_history(flight, message)
+            return
+        if self._forks.asked(flight):
+            self._forks.answered(flight, message)
+            return
         if proof.block is None and proof.upgrade is None and proof.hash is None:
             self._receive_manifest(flight, message)
             return
@@ -290,20 +322,20 @@ class Replicator:
 
     def _receive_proof(self, flight: Flight, message: Data) -> None:
         proof, peer = message.proof, flight.peer
-        _check_answers(flight, proof)
+        check_answers(flight, proof)
         block = proof.block
         if block is not None:
             again = self._have(block.index)
             self._count(block, again=again)
             if again and proof.upgrade is None:
                 return
-        manifest = self._manifest_for(message)
+        manifest = self._shared.manifest_for(message.manifest)
         try:
             batch = verify(
                 proof,
                 self._shared.head,
                 nodes=self._shared.nodes,
-                verifier=self._verify_by(manifest),
+                verifier=self._shared.verifier(manifest),
             )
         except OutdatedProof:
             self._downloads.failed(flight)
@@ -322,6 +354,9 @@ class Replicator:
 
     def _take(self, flight: Flight, batch: VerifiedBatch, manifest: Manifest | None) -> None:
         """A proof is good: have it committed, and believe it from now on."""
+        if batch.reorganises:
+            self._forks.begin(flight.peer, batch, manifest)
+            return
         shared = self._shared
         commit = CommitBatch(batch, manifest, flight.peer.id, flight.fork)
         shared.out.append(commit)
@@ -332,13 +367,77 @@ class Replicator:
             shared.pending_manifest = manifest
         if batch.head is not None:
             shared.pending_head = batch.head
-        if batch.reorganises:
-            # Nothing else is verified until the store has dropped the old history.
-            self._reorganising = commit
-            self._downloads.paused = True
-            self._downloads.abandon_all()
         if batch.block is not None:
             self._downloads.received(flight, commit, len(batch.block[1]))
+
+    # -- other histories -----------------------------------------------------------------------
+
+    def _receive_history(self, flight: Flight, message: Data) -> None:
+        """The answer to a check."""
+        peer = flight.peer
+        if message.proof.upgrade is None:
+            self._checks.refused(flight)
+            return
+        try:
+            check_answers(flight, message.proof)
+            verifier = self._shared.verifier(message.manifest)
+            self._checks.answered(flight, message.proof, verifier)
+        except ForkConflict as error:
+            self._conflict(peer, message.proof, error)
+        else:
+            self._checks.peer_changed(peer)
+
+    def _conflict(self, peer: Peer, theirs: Proof, error: ForkConflict) -> None:
+        """Two histories are signed: nobody can say which one counts, so nothing goes on."""
+        assert theirs.upgrade is not None
+        ours = self._uploads.own_history(theirs.upgrade)
+        self._shared.out.append(Conflict(peer.id, ours, theirs, error))
+        self.stop(error)
+
+    def stop(self, error: ForkConflict) -> None:
+        """Ask for nothing, serve nothing and tell nothing from now on. All wants end FAILED, those
+        to come as well. Channels are the driver's to close."""
+        shared = self._shared
+        self._stopped = error
+        self._forks.forget()
+        shared.wants.fail_all(error)
+        for ticket in self._checks.clear():
+            ticket.settled = True
+            shared.out.append(Settle(ticket, Outcome.FAILED, error=error))
+        for peer in list(shared.peers):
+            self.peer_closed(peer)
+
+    def doubt(self, *, every: bool) -> None:
+        """We sign this core, here: from now on peers that claim to have more of it must prove it
+        (`Overtaken`). With *every* all peers must show what they have, until that is `Confirmed`:
+        this copy may be an old one."""
+        if self._stopped is None:
+            self._checks.doubt(every=every)
+
+    def want_history(self) -> Ticket:
+        """Settles DONE when each peer of now has shown its history, where `doubt` has it shown; at
+        the next drain if there is none, after some seconds at the latest."""
+        return self._stopped_ticket() or self._checks.want()
+
+    @property
+    def newer(self) -> Head | None:
+        """A head of this core of ours that a peer has proved and that is newer than ours."""
+        return self._checks.newer
+
+    def set_recovering(self, recovering: bool) -> None:
+        """Whether peers may lengthen a core that we sign."""
+        self._shared.recovering = recovering
+        self._downloads.upgrade_wanted()
+
+    def _stopped_ticket(self) -> Ticket | None:
+        """A ticket that has failed, if the machine was stopped."""
+        if self._stopped is None:
+            return None
+        ticket = Ticket(settled=True)
+        self._shared.out.append(Settle(ticket, Outcome.FAILED, error=self._stopped))
+        return ticket
+
+    # -- answers without proofs ----------------------------------------------------------------
 
     def _receive_manifest(self, flight: Flight, message: Data) -> None:
         """An answer with the manifest alone, or with nothing."""
@@ -359,6 +458,12 @@ class Replicator:
     def _refused_by_peer(self, flight: Flight) -> None:
         """The peer cannot answer: believe it, and ask somebody else."""
         peer = flight.peer
+        if flight is peer.check:
+            self._checks.refused(flight)
+            return
+        if self._forks.asked(flight):
+            self._forks.give_up()
+            return
         if flight.block >= 0:
             peer.announce(flight.block, flight.block + 1, False)
         elif flight.seek is not None:
@@ -376,16 +481,6 @@ class Replicator:
 
     def _have(self, index: int) -> bool:
         return index in self._downloads.pending or self._shared.view.bitfield.get(index)
-
-    def _manifest_for(self, message: Data) -> Manifest:
-        """Whose signatures count: the manifest we know, else the one sent along, else that of a
-        core older than manifests, whose key is the signer's."""
-        return self._shared.manifest or message.manifest or Manifest.default(self._shared.key)
-
-    def _verify_by(self, manifest: Manifest) -> Verifier:
-        if self._verifier is None or self._verifier[0] is not manifest:
-            self._verifier = manifest, self._shared.view.verifier(manifest)
-        return self._verifier[1]
 
     # -- what happened to the core -------------------------------------------------------------
 
@@ -413,12 +508,11 @@ class Replicator:
         batch = commit.batch
         if shared.pending_head is batch.head:
             shared.pending_head = None
-        if self._reorganising is commit:
-            self._reorganising = None
-            self._downloads.paused = self._paused_until is not None
+        if self._forks.committed(commit):
+            self._downloads.paused = self._busy
             shared.nodes.clear()
             shared.wants.rewind(batch.truncate or 0, shared.head.length)
-            self._uploads.rewind()
+            self._uploads.rewind(batch.truncate or 0, self._told.length)
         self._told = shared.view.published
         shared.wants.reach(shared.head.length)
         shared.wants.upgraded()
@@ -435,7 +529,7 @@ class Replicator:
         shared = self._shared
         shared.nodes.clear()
         shared.pending_head = shared.pending_manifest = None
-        self._reorganising = None
+        self._forks.forget()
         self._paused_until = shared.now + REFUSED_DELAY
         self._downloads.paused = True
         self._downloads.log_changed()
@@ -454,13 +548,16 @@ class Replicator:
         self._told = head
         if head.fork != before.fork or head.length < before.length:
             shared.nodes.clear()
+            self._forks.forget()
+            self._downloads.paused = self._busy
             self._downloads.abandon_all()
             shared.wants.rewind(head.length, shared.head.length)
-            self._uploads.rewind()
+            self._uploads.rewind(head.length, before.length)
             shared.wants.upgraded()
         elif head.length > before.length:
             if shared.view.writable:
-                self._uploads.blocks_added(before.length, head.length)
+                for start, end in shared.view.bitfield.runs(before.length, head.length):
+                    self._uploads.blocks_added(start, end)
             shared.wants.upgraded()
         self._uploads.blocks_added(0, self._uploads.contiguous_length)
         shared.wants.reach(shared.head.length)
@@ -502,9 +599,12 @@ class Replicator:
             self._wake_at = None
         if self._paused_until is not None and now >= self._paused_until:
             self._paused_until = None
-            self._downloads.paused = self._reorganising is not None
+            self._downloads.paused = self._busy
         self._uploads.tick()
         self._downloads.tick(now)
+        self._forks.tick(now)
+        for peer, error in self._checks.overdue(now):
+            self._drop(peer, error)
 
     def actions(self, now: float) -> list[Action]:
         """Decide, and return what to do since the last call, in order. Costs what changed."""
@@ -516,48 +616,27 @@ class Replicator:
         self._uploads.flush()
         self._downloads.schedule()
         if shared.wants.upgrades:
-            self._settle_upgrades()
+            settle_upgrades(shared)
+        self._checks.settle()
         if self._wake_at is None and self._needs_time():
             self._wake_at = now + TICK
             shared.out.append(WakeAt(self._wake_at))
         return shared.take_actions()
 
+    @property
+    def _busy(self) -> bool:
+        """Whether nothing may be asked for."""
+        return self._paused_until is not None or self._forks.busy
+
     def _needs_time(self) -> bool:
         return (
             self._paused_until is not None
+            or self._forks.searching
+            or self._checks.waiting
             or bool(self._shared.wants.upgrades)
             or self._uploads.waiting
             or self._downloads.waiting
         )
-
-    def _settle_upgrades(self) -> None:
-        """End upgrade wants that no peer can be expected to fulfil."""
-        shared = self._shared
-        hopeful = shared.pending_head is not None or (
-            not shared.view.writable
-            and any(self._may_lengthen(peer) for peer in shared.peers.values())
-        )
-        waiting = []
-        for want in shared.wants.upgrades:
-            if want.since is None:
-                want.since = shared.now
-            if hopeful and shared.now - want.since < UPGRADE_PATIENCE:
-                waiting.append(want)
-            else:
-                want.ticket.settled = True
-                shared.out.append(Settle(want.ticket, Outcome.UNCHANGED))
-        shared.wants.upgrades = waiting
-
-    def _may_lengthen(self, peer: Peer) -> bool:
-        """Whether the peer has not answered yet, or has more than we have."""
-        head = self._shared.head
-        if not peer.synced:
-            return True
-        if peer.upgrade_refused or not peer.length:
-            return False
-        if peer.fork != head.fork:
-            return peer.fork > head.fork
-        return peer.length > head.length and (peer.can_upgrade or peer.acknowledged != head.length)
 
     # -- facts ---------------------------------------------------------------------------------
 
@@ -577,17 +656,3 @@ class Replicator:
         """Whether the peer has announced all blocks `start..end`."""
         known = self._shared.peers.get(peer)
         return known is not None and known.blocks.has_all(start, end)
-
-
-def _check_answers(flight: Flight, proof: Proof) -> None:
-    """Whether a proof holds what was asked for. Raises RemoteProtocolError."""
-    if proof.fork != flight.fork:
-        raise RemoteProtocolError(f"an answer of fork {proof.fork}, asked was {flight.fork}")
-    if (proof.block.index if proof.block is not None else -1) != flight.block:
-        raise RemoteProtocolError("an answer with another block than asked for")
-    if (proof.hash.index if proof.hash is not None else -1) != flight.hash:
-        raise RemoteProtocolError("an answer with another node than asked for")
-    if (proof.upgrade is not None) != (flight.upgrade is not None):
-        raise RemoteProtocolError("an answer with an upgrade that was not asked for, or without")
-    if proof.seek is not None and (flight.seek is None or proof.seek.offset != flight.seek.offset):
-        raise RemoteProtocolError("an answer with another position than asked for")

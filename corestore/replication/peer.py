@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from corestore.bitfield import MAX_REMOTE_PAGES, Bitfield
-from corestore.errors import LimitExceeded
+from corestore.errors import LimitExceeded, RemoteProtocolError
 from corestore.replication.actions import PeerStatistics
 
 if TYPE_CHECKING:
+    from corestore.errors import VerificationError
     from corestore.replication.actions import PeerId
     from corestore.replication.messages import RequestMessage, Sync, Want
     from corestore.replication.wants import SeekWant
+    from corestore.tree.types import Proof
 
 FIRST_WINDOW: Final = 16
 LEAST_WINDOW: Final = 4
@@ -88,6 +90,9 @@ class Peer:
       asked: wants of the peer that were not answered yet.
       pages: pages of 2**21 blocks about which we asked the peer.
       upgrade_refused: it did not answer what its last `Sync` promised.
+      suspected: why it is being checked, if it sent what does not fit; nothing is asked of it then.
+      check: the request under way that compares histories.
+      checked: of which state the histories were compared.
     """
 
     id: PeerId
@@ -118,6 +123,9 @@ class Peer:
     refusals: int = 0
     broken_promises: int = 0
     upgrade_refused: bool = False
+    suspected: VerificationError | None = None
+    check: Flight | None = None
+    checked: Sync | None = None
     # -- speed
     window: float = FIRST_WINDOW
     latency: float | None = None
@@ -159,7 +167,7 @@ class Peer:
 
     def serves(self, fork: int) -> bool:
         """Whether blocks of *fork* can be asked of it at all."""
-        return self.synced and self.uploading and self.fork == fork
+        return self.synced and self.uploading and self.fork == fork and self.suspected is None
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -271,3 +279,17 @@ class Peer:
             serving=len(self.serving),
             latency=self.latency,
         )
+
+
+def check_answers(flight: Flight, proof: Proof) -> None:
+    """Whether a proof holds what was asked for. Raises RemoteProtocolError."""
+    if proof.fork != flight.fork:
+        raise RemoteProtocolError(f"an answer of fork {proof.fork}, asked was {flight.fork}")
+    if (proof.block.index if proof.block is not None else -1) != flight.block:
+        raise RemoteProtocolError("an answer with another block than asked for")
+    if (proof.hash.index if proof.hash is not None else -1) != flight.hash:
+        raise RemoteProtocolError("an answer with another node than asked for")
+    if (proof.upgrade is not None) != (flight.upgrade is not None):
+        raise RemoteProtocolError("an answer with an upgrade that was not asked for, or without")
+    if proof.seek is not None and (flight.seek is None or proof.seek.offset != flight.seek.offset):
+        raise RemoteProtocolError("an answer with another position than asked for")

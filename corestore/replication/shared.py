@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from corestore.manifest import Manifest
 from corestore.replication.actions import ReplicationStatistics, Send
 from corestore.replication.nodes import NodeCache
 from corestore.replication.wants import Wants
@@ -12,11 +13,10 @@ if TYPE_CHECKING:
     from random import Random
 
     from corestore.keys import Key
-    from corestore.manifest import Manifest
     from corestore.replication.actions import Action, CoreView, PeerId
     from corestore.replication.messages import Message
     from corestore.replication.peer import Peer
-    from corestore.tree.types import Head
+    from corestore.tree.types import Head, Verifier
 
 
 class Shared:
@@ -28,6 +28,7 @@ class Shared:
       out: actions for the next drain, in order.
       now: the time of the latest input that came with one.
       downloading: whether we follow the log.
+      recovering: our own log is being fetched from peers, as if somebody else signed it.
     """
 
     def __init__(self, key: Key, view: CoreView, rng: Random) -> None:
@@ -43,6 +44,13 @@ class Shared:
         self.statistics = ReplicationStatistics()
         self.now = 0.0
         self.downloading = True
+        self.recovering = False
+        self._verifier: tuple[Manifest, Verifier] | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether peers may lengthen our log: somebody else signs it, or we recover our own."""
+        return self.recovering or not self.view.writable
 
     @property
     def head(self) -> Head:
@@ -53,6 +61,18 @@ class Shared:
     def manifest(self) -> Manifest | None:
         """The manifest, if one was verified."""
         return self.view.manifest or self.pending_manifest
+
+    def manifest_for(self, sent: Manifest | None) -> Manifest:
+        """Whose signatures count: the manifest we know, else the one *sent* along, else that of a
+        core older than manifests, whose key is the signer's."""
+        return self.manifest or sent or Manifest.default(self.key)
+
+    def verifier(self, sent: Manifest | None) -> Verifier:
+        """What checks heads under `manifest_for` *sent*. Raises VerificationError."""
+        manifest = self.manifest_for(sent)
+        if self._verifier is None or self._verifier[0] is not manifest:
+            self._verifier = manifest, self.view.verifier(manifest)
+        return self._verifier[1]
 
     def send(self, peer: Peer, message: Message) -> None:
         """Queue a message."""

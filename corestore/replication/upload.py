@@ -10,6 +10,7 @@ Only what is published is announced and served.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from corestore.errors import BlockNotAvailable, LimitExceeded, RemoteProtocolError
@@ -26,7 +27,7 @@ from corestore.replication.messages import (
 )
 from corestore.tree import flat
 from corestore.tree.proof import InvalidRequest, build
-from corestore.tree.types import Proof
+from corestore.tree.types import HashRequest, Proof, Request, UpgradeRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from corestore.manifest import Manifest
     from corestore.replication.peer import Peer
     from corestore.replication.shared import Shared
-    from corestore.tree.types import Head
+    from corestore.tree.types import Head, UpgradeProof
 
 # Requests of one peer that wait for an answer: twice what we ourselves send at most.
 MAX_SERVING: Final = 1024
@@ -86,12 +87,16 @@ class Uploads:
                 peer.told_contiguous = min(peer.told_contiguous, start)
                 self._shared.send(peer, Range(start, end - start, drop=True))
 
-    def rewind(self) -> None:
-        """The log was cut: start telling from the beginning."""
+    def rewind(self, start: int, end: int) -> None:
+        """The log was cut at *start*, and had *end* blocks: start telling from the beginning."""
         self._runs.clear()
         for peer in self._shared.peers.values():
             peer.told_contiguous = 0
-        self.blocks_added(0, self.contiguous_length)
+            if peer.sent is not None and start < end:
+                # Without this, blocks that the new history has as well would still count as here.
+                self._shared.send(peer, Range(start, end - start, drop=True))
+        for low, high in self._shared.view.bitfield.runs(0, self._shared.view.published.length):
+            self.blocks_added(low, high)
 
     def want(self, peer: Peer, want: Want) -> None:
         """A peer asks which blocks we have. Raises LimitExceeded if it asks too often."""
@@ -197,10 +202,13 @@ class Uploads:
         )
 
     def _can_upgrade(self, length: int, head: Head) -> bool:
-        if length == 0 or self._shared.view.writable:
-            return length == 0 or length < head.length
+        if length == 0:
+            return True
         if length >= head.length:
             return False
+        view = self._shared.view
+        if view.writable and view.bitfield.contiguous_length >= head.length:
+            return True
         nodes = self._shared.nodes
         return all(nodes.node(root) is not None for root in flat.full_roots(2 * length))
 
@@ -306,6 +314,30 @@ class Uploads:
         if manifest is not None:
             return Data(request.id, Proof(fork=head.fork), manifest)
         return NoData(request.id, reason)
+
+    def own_history(self, theirs: UpgradeProof) -> Proof | None:
+        """Our signed head, proved from nothing, with a node that *theirs* has otherwise. None if
+        there is no such node."""
+        view = self._shared.view
+        head = view.published
+        requests = [Request(head.fork, upgrade=UpgradeRequest(0, min(theirs.length, head.length)))]
+        for node in theirs.nodes:
+            # A sparse copy may not know all its roots of then: one that differs is enough.
+            if self._shared.nodes.node(node.index) not in (None, node):
+                upgrade = UpgradeRequest(0, head.length)
+                requests.append(
+                    Request(head.fork, hash=HashRequest(node.index, 0), upgrade=upgrade)
+                )
+        for request in requests:
+            with contextlib.suppress(BlockNotAvailable, InvalidRequest):
+                return build(
+                    request,
+                    head,
+                    nodes=self._shared.nodes,
+                    block=lambda index: None,
+                    prologue_length=self._prologue_length(),
+                )
+        return None
 
     def _prologue_length(self) -> int:
         manifest = self._shared.view.manifest

@@ -367,6 +367,20 @@ class Wants:
             ticket.settled = True
             self._settle(Settle(ticket, Outcome.FAILED, error=error))
 
+    def fail_all(self, error: CorestoreError) -> None:
+        """Nothing will be fetched any more: settle all there is."""
+        tickets = [ticket for want in self.blocks.values() for ticket in want.tickets]
+        tickets += [want.ticket for want in self.ranges]
+        tickets += [want.ticket for want in self.seeks]
+        tickets += [want.ticket for want in self.upgrades]
+        for table in (self.blocks, self._listed):
+            table.clear()
+        for wants in (self.ranges, self.seeks, self.upgrades):
+            wants.clear()
+        for ticket in tickets:
+            ticket.settled = True
+            self._settle(Settle(ticket, Outcome.FAILED, error=error))
+
     def cancel(self, ticket: Ticket) -> bool:
         """Forget a want; whether blocks may no longer be wanted because of that."""
         ticket.settled = True

@@ -320,9 +320,12 @@ def _verify_upgrade(
         shared = _shared_blocks(roots, head.length, nodes)
         return VerifiedBatch(new, found.nodes, block, found.hints, truncate=shared)
     if length <= head.length:
-        # Signed, and nothing new: it must be our own past.
-        if any(nodes.node(node.index) != node for node in roots):
+        # Signed, and nothing new: it must be our own past, which a sparse copy may not know.
+        own = [nodes.node(node.index) for node in roots]
+        if any(mine is not None and mine != node for mine, node in zip(own, roots, strict=True)):
             raise ForkConflict(f"two histories of {length} blocks are signed", proof=proof)
+        if None in own:
+            raise OutdatedProof(f"the signed history of {length} blocks is not known here")
         return VerifiedBatch(None, found.nodes, block, found.hints)
     if upgrade.start != head.length:
         _check_joins(head, proof, found)

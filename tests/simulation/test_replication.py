@@ -334,8 +334,14 @@ def test_two_signed_histories_are_a_conflict():
     network.connect(twin, target)
     network.run(seconds=2)
     assert target.core.blocks == source.core.blocks
-    (dropped,) = target.dropped
-    assert isinstance(dropped[1], (VerificationError, ForkConflict))
+    (conflict,) = target.conflicts
+    assert isinstance(conflict.error, ForkConflict)
+    assert not target.dropped
+    # Nothing goes on: what is wanted fails, and nobody is served.
+    ticket = target.machine.want_block(3)
+    target.drain()
+    assert target.settled[ticket].error is conflict.error
+    assert not target.links
 
 
 def test_a_truncated_log_is_followed_to_its_new_fork():

@@ -21,7 +21,10 @@ from corestore.keys import Key, KeyPair
 from corestore.manifest import Manifest, ManifestVerifier, manifest_key, sign
 from corestore.replication.machine import (
     CommitBatch,
+    Confirmed,
+    Conflict,
     Drop,
+    Overtaken,
     Replicator,
     Send,
     Serve,
@@ -177,6 +180,9 @@ class Site:
         self.settled: dict[Ticket, Settle] = {}
         self.dropped: list[tuple[PeerId, CorestoreError]] = []
         self.dropped_sites: list[Site] = []
+        self.conflicts: list[Conflict] = []
+        self.overtaken: list[Overtaken] = []
+        self.confirmed = 0
         self.received: list[Message] = []
         self.sent: list[Message] = []
         self.commit_delay = commit_delay
@@ -229,6 +235,14 @@ class Site:
                         if peer in self.links:
                             self.dropped_sites.append(self.links[peer].target)
                             self.network.disconnect(self.links[peer])
+                    case Conflict():
+                        self.conflicts.append(action)
+                        for link in list(self.links.values()):
+                            self.network.disconnect(link)
+                    case Overtaken():
+                        self.overtaken.append(action)
+                    case Confirmed():
+                        self.confirmed += 1
                     case WakeAt(time):
                         self.network.call(time - now, self._tick)
 

@@ -1,0 +1,223 @@
+"""Whether a peer has the same history as we have: asked when there is reason to doubt it.
+
+Two reasons. A proof of a peer did not fit: either it is broken, or the core's key has signed two
+histories, and then both signatures are the evidence. And a peer of a core of ours claims more than
+we have, or we do not trust our own copy to be the newest: then it has to show what is signed.
+
+The question is the same: an upgrade from nothing through the length both have. With it come the
+peer's whole length and a signature. A check of the first kind has request id 0, as the reference
+has it, so that the other side may doubt too.
+
+Format: holepunchto/hypercore 11, its replicator's conflict check.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+from corestore.errors import InvalidProof
+from corestore.replication.actions import Confirmed, Outcome, Overtaken, Settle, Ticket
+from corestore.tree.types import Head
+from corestore.tree.verify import OutdatedProof, verify
+
+if TYPE_CHECKING:
+    from corestore.errors import VerificationError
+    from corestore.replication.download import Downloads
+    from corestore.replication.peer import Flight, Peer
+    from corestore.replication.shared import Shared
+    from corestore.tree.types import Node, Proof, Verifier
+
+CHECK_ID: Final = 0
+# A suspected peer is dropped, and one that claims more than we have is not waited for any more,
+# when it has not shown its history after so long.
+CHECK_PATIENCE: Final = 5.0
+
+
+class _Nothing:
+    """A `NodeReader` that knows no nodes."""
+
+    def node(self, index: int) -> Node | None:
+        del index
+        return None
+
+
+class Checks:
+    """The checks of one machine.
+
+    Attributes:
+      watching: we sign this core here and now: claims of peers to have more are looked into.
+      every: all peers are asked, whatever they claim, until they have confirmed our length.
+      longer: the newest head that a peer has shown of a core of ours, if ever one was newer.
+    """
+
+    def __init__(self, shared: Shared, downloads: Downloads) -> None:
+        self._shared = shared
+        self._downloads = downloads
+        self.watching = False
+        self.every = False
+        self.longer: Head | None = None
+        self._waiting: list[tuple[Ticket, float | None]] = []
+        # A peer has shown a signed head of our core, of the present state of `every`.
+        self._shown = False
+
+    def doubt(self, *, every: bool) -> None:
+        """Look at what peers claim from now on; *every*: all of them must show what they have."""
+        self.watching = True
+        self.every = every
+        self._shown = False
+        for peer in self._shared.peers.values():
+            self.peer_changed(peer)
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def suspect(self, peer: Peer, error: VerificationError) -> bool:
+        """A proof of *peer* did not fit. False if that cannot be looked into: then drop it."""
+        if peer.suspected is not None:
+            return peer.check is not None
+        if not self._comparable(peer) or peer.check is not None:
+            return False
+        self._downloads.leave(peer)
+        self._compare(peer, request_id=CHECK_ID)
+        peer.suspected = error
+        return True
+
+    def doubted(self, peer: Peer) -> None:
+        """The peer asked for a check itself: it may know something."""
+        if self._comparable(peer) and peer.check is None and peer.checked is not peer.sync:
+            peer.checked = peer.sync
+            self._compare(peer)
+
+    def peer_changed(self, peer: Peer) -> None:
+        """A peer told its state."""
+        if peer.check is None and self._open_question(peer):
+            head = self._shared.head
+            if peer.fork == head.fork and head.length:
+                self._compare(peer)
+            else:
+                peer.check = self._downloads.ask(peer, peer.fork, upgrade=(0, peer.length))
+
+    def _open_question(self, peer: Peer) -> bool:
+        """Whether the peer should show its history, and has not yet."""
+        head = self._shared.head
+        if not self.watching or not peer.length or peer.checked is peer.sync:
+            return False
+        if peer.fork < head.fork or not peer.serves(peer.fork):
+            return False
+        return self.every or (peer.fork, peer.length) > (head.fork, head.length)
+
+    def _comparable(self, peer: Peer) -> bool:
+        head = self._shared.head
+        return peer.serves(head.fork) and min(peer.length, head.length) > 0
+
+    def _compare(self, peer: Peer, *, request_id: int | None = None) -> None:
+        head = self._shared.head
+        upgrade = 0, min(peer.length, head.length)
+        peer.check = self._downloads.ask(peer, head.fork, request_id=request_id, upgrade=upgrade)
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def answered(self, flight: Flight, proof: Proof, verifier: Verifier) -> None:
+        """The peer has shown its history.
+
+        Raises:
+          ForkConflict: it is another one than ours, and signed.
+          VerificationError: it is not proven; or the peer was suspected, and it is the same.
+        """
+        peer = flight.peer
+        suspected = peer.suspected
+        peer.check = None
+        peer.checked = flight.believed
+        head = self._shared.head
+        if proof.fork < head.fork:
+            return
+        theirs = verify(proof, Head(proof.fork), nodes=_Nothing(), verifier=verifier).head
+        if theirs is None:
+            raise InvalidProof("a history of no length")
+        if proof.fork == head.fork and head.length:
+            # A sparse copy does not know its own past everywhere. It is signed, at least.
+            with contextlib.suppress(OutdatedProof):
+                verify(proof, head, nodes=self._shared.nodes, verifier=verifier)
+        if suspected is not None:
+            raise suspected
+        if not self.watching:
+            return
+        self._shown = True
+        if (theirs.fork, theirs.length) > (head.fork, head.length):
+            self.longer = theirs
+            self._shared.out.append(Overtaken(peer.id, theirs))
+
+    def refused(self, flight: Flight) -> None:
+        """The peer cannot show it. Raises what it was suspected of."""
+        peer = flight.peer
+        peer.check = None
+        peer.checked = flight.believed
+        if peer.suspected is not None:
+            raise peer.suspected
+
+    def overdue(self, now: float) -> list[tuple[Peer, VerificationError]]:
+        """The peers to drop because they did not answer a suspicion."""
+        late = []
+        for peer in self._shared.peers.values():
+            flight = peer.check
+            if flight is None:
+                continue
+            gone = peer.flight(flight.id) is not flight
+            if gone or now - flight.sent_at > CHECK_PATIENCE:
+                peer.check = None
+                if peer.suspected is not None:
+                    late.append((peer, peer.suspected))
+                elif not gone:
+                    peer.checked = flight.believed
+                    self._downloads.abandon(flight)
+                else:
+                    self.peer_changed(peer)
+        return late
+
+    # -- waiting ---------------------------------------------------------------------------------
+
+    @property
+    def newer(self) -> Head | None:
+        """What a peer has shown to be signed beyond what we have."""
+        head, longer = self._shared.head, self.longer
+        if longer is not None and (longer.fork, longer.length) > (head.fork, head.length):
+            return longer
+        return None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything here ends with time."""
+        return bool(self._waiting) or any(peer.check for peer in self._shared.peers.values())
+
+    def want(self) -> Ticket:
+        """Settles DONE when every peer of now has shown its history where that was open."""
+        ticket = Ticket()
+        self._waiting.append((ticket, None))
+        return ticket
+
+    def settle(self) -> None:
+        """End the waiting of those whose question is answered, and say so if all is confirmed."""
+        shared = self._shared
+        peers = shared.peers.values()
+        open_ = any(not peer.synced or self._open_question(peer) for peer in peers)
+        if self.every and self._shown and not open_ and self.newer is None:
+            self.every = False
+            shared.out.append(Confirmed())
+        waiting: list[tuple[Ticket, float | None]] = []
+        for ticket, noted in self._waiting:
+            since = shared.now if noted is None else noted
+            if ticket.settled:
+                continue
+            if open_ and shared.now - since < CHECK_PATIENCE:
+                waiting.append((ticket, since))
+            else:
+                ticket.settled = True
+                shared.out.append(Settle(ticket, Outcome.DONE))
+        self._waiting = waiting
+
+    def clear(self) -> list[Ticket]:
+        """Forget all; returns who waited."""
+        tickets = [ticket for ticket, _ in self._waiting if not ticket.settled]
+        self._waiting.clear()
+        self.watching = self.every = False
+        return tickets
