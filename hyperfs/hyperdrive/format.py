@@ -113,7 +113,7 @@ class _Changes:
                 old, new = _find(self._old, key), _find(self._new, key)
                 if old != new:
                     out.append(EntryChange(directory, name, old, new))
-                if not is_last or (new is not None and new.is_dir):
+                if not is_last or any(each is not None and each.is_dir for each in (old, new)):
                     compared.append(key)
             if not is_last:
                 directory = self._directories.child(directory, name)
