@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corestore import DecodeError
-from hyperfs.errors import NotADrive, UnsupportedFormat
+from hyperfs.errors import DriveEncrypted, NotADrive, UnsupportedFormat
 from hyperfs.extents import Extent
 from hyperfs.index import BlocksMissing, Diff, NodeCache, check_header, find_root
 from hyperfs.index.node import decode_node, decode_overlay
@@ -29,7 +29,7 @@ from hyperfs.records import (
 )
 from tests.support.blocks import Log
 
-REFUSALS = (DecodeError, UnsupportedFormat, NotADrive)
+REFUSALS = (DecodeError, UnsupportedFormat, NotADrive, DriveEncrypted)
 DECODERS = [
     unpack_untrusted,
     unpack_record,
