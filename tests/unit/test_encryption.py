@@ -42,6 +42,8 @@ def test_stored_blocks_match_the_reference(vector, xor, monkeypatch):
     plain, stored = unhex(vector["plaintext"]), unhex(vector["stored"])
     assert cipher.encrypt(vector["index"], vector["fork"], plain) == stored
     assert cipher.decrypt(vector["index"], stored) == plain
+    assert cipher.fork(vector["index"], stored) == vector["fork"]
+    assert BlockCipher(b"w" * 32).fork(vector["index"], stored) > 1 << 40
 
 
 def test_libsodium_s_own_cipher_is_reached():

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from corestore import DecodeError
-from hyperfs.errors import NotADrive, UnsupportedFormat
+from corestore.encryption import BlockCipher
+from hyperfs.errors import DriveEncrypted, NotADrive, UnsupportedFormat
 from hyperfs.index import (
     Index,
     NodeCache,
@@ -82,6 +83,16 @@ def test_the_header_is_that_of_a_hyperbee_with_our_format():
 def test_other_first_blocks_are_no_drive(block):
     with pytest.raises(NotADrive):
         check_header(block)
+
+
+@pytest.mark.parametrize("plain", [header_block(), bytes.fromhex("0a0868797065726265651200")])
+def test_an_encrypted_header_is_told_from_no_header(plain):
+    stored = BlockCipher(b"k" * 32).encrypt(0, 0, plain)
+    with pytest.raises(DriveEncrypted):
+        check_header(stored)
+    for block in (stored[:-4], stored + b"more", b"text".ljust(len(stored))):
+        with pytest.raises(NotADrive):
+            check_header(block)
 
 
 def test_a_later_format_is_named():
