@@ -8,6 +8,7 @@ somebody looks at the reader's; at a random moment one of these happens:
 
 - `writer`, `reader`, `both`: kill -9;
 - `alone`: kill -9 of both, and the reader comes back without the writer;
+- `restarts`: kill -9 of the writer, and of its successors while they start;
 - `writer-power`, `reader-power`, `both-power` (with --power, as root): the store's disk, an ext4
   image on a loop device, loses all it has not made durable, then the process is killed;
 - `twice-power`: kill -9 of the writer, and the power is cut soon after it was mounted again.
@@ -22,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -31,7 +31,6 @@ import shutil
 import socket
 import sqlite3
 import stat
-import struct
 import subprocess
 import sys
 import tempfile
@@ -47,6 +46,7 @@ sys.path.insert(0, str(ROOT))
 
 import corestore  # noqa: E402
 from tools import sample_tree  # noqa: E402
+from tools.crash_disk import Disk  # noqa: E402
 from tools.crash_exerciser import Exerciser  # noqa: E402
 from tools.crash_load import (  # noqa: E402
     Append,
@@ -77,73 +77,26 @@ LOADS: dict[str, type[Load]] = {
     "exerciser": Exerciser,
     "remove": Remove,
 }
-KILLS = ("writer", "writer", "writer", "both", "reader", "alone")
+KILLS = ("writer", "writer", "restarts", "both", "reader", "alone")
 CUTS = ("writer-power", "writer-power", "twice-power", "both-power", "reader-power")
-WRITER_DIES = ("writer", "both", "alone", "writer-power", "twice-power", "both-power")
+WRITER_DIES = (
+    "writer",
+    "both",
+    "alone",
+    "restarts",
+    "writer-power",
+    "twice-power",
+    "both-power",
+)
 READER_DIES = ("reader", "both", "alone", "reader-power", "both-power")
 WATCHED = ("save", "append", "stream")
 # A world's drive only grows; a new one begins before its disk is full.
 ROUNDS_OF_A_WORLD = 8
 KEPT_FOLDERS = 4
-DISK_BYTES = 6 << 30
-# EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH. Format: Linux, include/uapi/linux/ext4.h.
-_SHUTDOWN = 0x8004587D
-_NO_LOG_FLUSH = 2
 
 
 class Violation(Exception):
     """Something that must never happen; the message has all of it."""
-
-
-# -- disks that can lose their power -------------------------------------------------------------
-
-
-class Disk:
-    """An ext4 image on a loop device, mounted on *folder*."""
-
-    def __init__(self, folder: Path, source: random.Random) -> None:
-        self.folder = folder
-        self._image = folder.with_name(f"{folder.name}.img")
-        self._source = source
-        folder.mkdir()
-        with self._image.open("wb") as file:
-            file.truncate(DISK_BYTES)
-        lazy = "lazy_itable_init=1,lazy_journal_init=1"
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-E", lazy, self._image], check=True)
-        self.mount()
-        (folder / "lost+found").rmdir()
-
-    def mount(self) -> None:
-        """Give it power."""
-        data = self._source.choice(("ordered", "writeback"))
-        options = f"loop,commit={self._source.choice((1, 5, 300))},data={data}"
-        subprocess.run(["mount", "-o", options, self._image, self.folder], check=True)
-
-    def unmount(self) -> None:
-        """Take it away; whoever used it has ended."""
-        wait_until(
-            lambda: (
-                not subprocess.run(
-                    ["umount", self.folder], check=False, capture_output=True
-                ).returncode
-            ),
-            20,
-        )
-
-    def flush_something(self) -> None:
-        """Make some file durable out of turn, as the kernel may at any moment."""
-        files = [*self.folder.glob("data/*/*"), *self.folder.glob("*-wal")]
-        if files:
-            with contextlib.suppress(OSError):
-                sync(self._source.choice(files))
-
-    def cut_power(self) -> None:
-        """From now on nothing reaches the disk, and what had not is gone."""
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
-        finally:
-            os.close(descriptor)
 
 
 # -- heads, read beside the processes that have the stores open ------------------------------------
@@ -283,6 +236,12 @@ class World:
         """Mount read-write, at the address the reader dials."""
         self.here = self.writer.mount("photos", self.top / "here", "--listen", self.address)
 
+    def _start_writer(self) -> None:
+        """The same, without waiting until it is mounted."""
+        more = ("--listen", self.address)
+        self.here = Mount(self.writer, "photos", self.top / "here", more)
+        self.writer.mounts.append(self.here)
+
     def mount_reader(self, *options: str) -> None:
         """Mount by key, connected unless *options* say something else."""
         options = options or ("--peer", self.address)
@@ -395,8 +354,15 @@ class World:
         if kind == "twice-power":
             self.here.kill()
             self._stop_children()
-            self.mount_writer()
-            time.sleep(self.random.choice((0, 0.05, 0.3, 1.0)))
+            self._start_writer()
+            time.sleep(self.random.uniform(0, 1.5))
+        if kind == "restarts":
+            self.here.kill()
+            self._stop_children()
+            for _ in range(self.random.randrange(1, 4)):
+                self._start_writer()
+                time.sleep(self.random.uniform(0, 1.0))
+                self.here.kill()
         for disk in self._cut(kind):
             disk.cut_power()
         if kind.endswith("-power"):

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.fuse
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_and_fork_nothing(tmp_path):
     with world(tmp_path, 1, seconds=240) as made:
-        for kind in ("writer", "reader", "both", "alone", "writer"):
-            made.round(kind, 1.5)
+        for kind in ("writer", "reader", "both", "alone", "restarts"):
+            made.round(kind, 1.0)
 
 
 def test_a_dead_mount_point_is_recovered_while_the_kernel_remembers_its_attributes(tmp_path):
