@@ -15,7 +15,7 @@ import heapq
 import itertools
 import logging
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -25,6 +25,7 @@ import trio
 from corestore.durability import SyncGroup, SyncPolicy
 from corestore.errors import CoreNotFound, StorageConflict, StorageError
 from corestore.events import PeerAdded, PeerRemoved
+from corestore.passive import PASSIVE_CORES, PassiveCores
 from corestore.replication.machine import (
     CommitBatch,
     Drop,
@@ -53,13 +54,11 @@ COMMIT_BYTES: Final = 1 << 20
 BATCH_COST: Final = 16 << 10
 # Verified blocks that wait for a transaction, counted alike; links stop reading beyond it.
 MAX_PENDING_BYTES: Final = 8 << 20
-# Cores that nobody here has open, kept in memory because peers ask for them (or just closed here).
-PASSIVE_CORES: Final = 1000
 # How soon a commit of another process is noticed while nothing else happens.
 POLL_INTERVAL: Final = 0.5
-# Every so many polls, cores that are only followed are offered again to peers that closed them. A
-# peer with a small cache of cores would otherwise load and forget them all the time.
-POLLS_PER_OFFER: Final = 4
+# Every so many polls passive cores leave the cache, and cores only followed are offered again to
+# peers that closed them. Both cost a channel each time.
+SLOW_POLLS: Final = 4
 # After the disk refused a commit, before blocks are asked for again.
 REFUSED_DELAY: Final = 1.0
 
@@ -136,9 +135,8 @@ class Driver:
         self.storage = storage
         self.sync_group = SyncGroup(storage, policy, self._synced)
         self.states: dict[DiscoveryKey, CoreState] = {}
-        # Those of them that nobody here has open; the one used longest ago first.
-        self._passive: OrderedDict[DiscoveryKey, CoreState] = OrderedDict()
-        self._cache_size = cache_size
+        # Those of them that nobody here has open.
+        self._passive = PassiveCores(cache_size)
         self.links: set[LinkHandle] = set()
         # How many look for peers of any core at the moment: `update` waits for them.
         self.finding = 0
@@ -172,15 +170,16 @@ class Driver:
             known = self.storage.open_core(discovery_key)
             if known is not None:
                 return self._load(known)
-        elif not state.handles:
-            self._passive.move_to_end(discovery_key)
+        else:
+            self._passive.used(state)
         return state
 
     def find_for_peer(self, discovery_key: DiscoveryKey) -> CoreState | None:
-        """As `find`, for a peer that asks: the core asked for longest ago makes room."""
-        state = self.find(discovery_key)
-        self._forget_surplus(keep=state)
-        return state
+        """As `find`, for a peer that asks; None too if peers ask for too many at once."""
+        if discovery_key not in self.states and self._passive.full:
+            logger.warning("peers ask for more cores at once than the cache of cores can bear")
+            return None
+        return self.find(discovery_key)
 
     def create(self, record: CoreRecord) -> CoreState:
         """The core of *record*, made known to the store if it was not."""
@@ -211,13 +210,14 @@ class Driver:
         self._queued_bytes = sum(_size(batch) for _, batch in self._queue)
         self.storage.remove_core(discovery_key)
         del self.states[discovery_key]
-        self._passive.pop(discovery_key, None)
+        self._passive.discard(state)
         self.sync_group.committed(publish=False)
 
     def _load(self, stored: CoreStorage) -> CoreState:
         state = CoreState(stored, self._find_key_pair(stored.record))
         state.replicator.set_downloading(False)
-        self.states[state.discovery_key] = self._passive[state.discovery_key] = state
+        self.states[state.discovery_key] = state
+        self._passive.add(state)
         try:
             resigned = state.resign_commit()
             if resigned is not None:
@@ -228,32 +228,22 @@ class Driver:
             logger.warning("core %s stays unsigned: %s", state.key, error)
         return state
 
-    def _forget_surplus(self, keep: CoreState | None = None) -> None:
-        """Forget the passive cores beyond the cache's size; peers may ask again.
-
-        What is not published or written yet stays, and *keep*.
-        """
-        surplus = len(self._passive) - self._cache_size
-        if surplus <= 0:
-            return
-        kept = {state for state, _ in self._queue} | {keep}
-        for state in list(self._passive.values()):
-            if surplus and state not in kept and state.head == state.published:
-                self._forget(state)
-                surplus -= 1
-
-    def _forget(self, state: CoreState) -> None:
-        for link in tuple(self.links):
-            link.close_channel(state)
-        del self.states[state.discovery_key], self._passive[state.discovery_key]
-        state.events.close()
-        self.storage.release_core(state.storage)
+    def _forget_surplus(self, *, channels: bool = False) -> None:
+        """Forget what is beyond the cache's bound; see `PassiveCores.surplus`."""
+        writing = {state for state, _ in self._queue}
+        for state in self._passive.surplus(writing=writing, channels=channels):
+            for link in tuple(self.links):
+                link.close_channel(state)
+            del self.states[state.discovery_key]
+            self._passive.discard(state)
+            state.events.close()
+            self.storage.release_core(state.storage)
 
     def add_handle(self, state: CoreState) -> None:
         """A handle on *state* was opened: the core is wanted, on every link."""
         state.handles += 1
         if state.handles == 1:
-            self._passive.pop(state.discovery_key, None)
+            self._passive.discard(state)
             state.replicator.set_downloading(True)
             self._offer(state)
             self.drain(state)
@@ -269,7 +259,7 @@ class Driver:
             state.replicator.set_downloading(False)
             self.drain(state)
             if self.states.get(state.discovery_key) is state:
-                self._passive[state.discovery_key] = state
+                self._passive.add(state)
             for link in tuple(self.links):
                 link.close_idle(state)
             self._forget_surplus()
@@ -392,8 +382,7 @@ class Driver:
 
     def heard(self, state: CoreState) -> None:
         """A peer said something about *state*, or was answered: carry out what follows."""
-        if state.discovery_key in self._passive:
-            self._passive.move_to_end(state.discovery_key)
+        self._passive.used(state)
         self.drain(state)
 
     async def wait(self, state: CoreState, ticket: Ticket) -> Settle:
@@ -612,7 +601,10 @@ class Driver:
             await trio.sleep(POLL_INTERVAL)
             try:
                 self._look_for_changes()
-                self._offer_wanted(all_of_them=number % POLLS_PER_OFFER == 0)
+                slow = number % SLOW_POLLS == 0
+                self._offer_wanted(all_of_them=slow)
+                if slow:
+                    self._forget_surplus(channels=True)
             except (OSError, StorageError) as error:
                 self.sync_group.fail(error)
                 return

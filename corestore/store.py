@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from corestore.driver import PASSIVE_CORES, Driver
+from corestore.driver import Driver
 from corestore.durability import SyncPolicy
 from corestore.events import Broadcast
 from corestore.keyring import KeyRing
 from corestore.keys import ROOT_NAMESPACE, KeyPair
 from corestore.namespace import Namespace, Parts
+from corestore.passive import PASSIVE_CORES
 from corestore.storage.disk import DiskStorage
 from corestore.storage.memory import MemoryStorage
 

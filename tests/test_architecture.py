@@ -66,6 +66,7 @@ LINES = [
         "corestore.reading",
         "corestore.link",
         "corestore.driver",
+        "corestore.passive",
         "corestore.staging",
         "corestore.state",
         "corestore.durability",

@@ -6,15 +6,20 @@
 // it is done; `quit`, or the end of stdin, ends the process. Nothing but answers goes to stdout.
 
 const net = require('net')
+const path = require('path')
 const crypto = require('crypto')
 const readline = require('readline')
-const Corestore = require('corestore')
-const Hypercore = require('hypercore')
-const Hyperdrive = require('hyperdrive')
-const { keyPair } = require('hypercore-crypto')
-const NoiseSecretStream = require('@hyperswarm/secret-stream')
-const Protomux = require('protomux')
-const c = require('compact-encoding')
+const { createRequire } = require('module')
+
+// The packages lie in the folder that the environment names: there is more than one generation.
+const load = createRequire(path.join(process.env.PEER_NODE_MODULES, 'x.js'))
+const Corestore = load('corestore')
+const Hypercore = load('hypercore')
+const Hyperdrive = load('hyperdrive')
+const { keyPair } = load('hypercore-crypto')
+const NoiseSecretStream = load('@hyperswarm/secret-stream')
+const Protomux = load('protomux')
+const c = load('compact-encoding')
 
 let store = null
 const cores = []
@@ -67,6 +72,9 @@ function attach(socket, initiator, mode) {
 
 // -- what can be asked ----------------------------------------------------------------------------
 
+// Hypercore 10 has no such function, and its treeHash() reads what is stored.
+const storedTreeHash = Hypercore.treeHashFromStorage || ((core) => core.treeHash())
+
 async function describe(handle) {
   const core = cores[handle]
   return {
@@ -80,8 +88,31 @@ async function describe(handle) {
     contiguousLength: core.contiguousLength,
     peers: core.peers.length,
     // core.treeHash() would fetch the last block.
-    treeHash: hex(core.length ? await Hypercore.treeHashFromStorage(core) : null)
+    treeHash: hex(core.length ? await storedTreeHash(core) : null)
   }
+}
+
+// `size` bytes that differ from path to path and from place to place.
+function made(path, size) {
+  const pieces = []
+  for (let i = 0; i * 1024 < size; i++) {
+    const digest = crypto.createHash('sha256').update(`${path}-${i}`).digest()
+    pieces.push(Buffer.alloc(Math.min(1024, size - i * 1024), digest))
+  }
+  return Buffer.concat(pieces)
+}
+
+// Each size a piece, and so a block, of its own.
+function streamed(drive, path, sizes, options) {
+  const stream = drive.createWriteStream(path, options)
+  const whole = made(path, sizes.reduce((sum, size) => sum + size, 0))
+  let at = 0
+  for (const size of sizes) stream.write(whole.subarray(at, (at += size)))
+  stream.end()
+  return new Promise((resolve, reject) => {
+    stream.on('error', reject)
+    stream.on('close', resolve)
+  })
 }
 
 // Not core.update(): asked before a peer is there, it answers that nothing is new.
@@ -188,6 +219,31 @@ const actions = {
     return drives[drive].version
   },
 
+  // Many changes: ["put", path, size, options], ["stream", path, sizes, options], ["symlink", path,
+  // target], ["del", path]; content is made of its path (see `made`). With `batch` all at once.
+  async change({ drive, operations, batch }) {
+    const target = batch ? drives[drive].batch() : drives[drive]
+    for (const [kind, path, value, options] of operations) {
+      if (kind === 'put') await target.put(path, made(path, value), options)
+      else if (kind === 'stream') await streamed(target, path, value, options)
+      else if (kind === 'symlink') await target.symlink(path, value)
+      else await target.del(path)
+    }
+    if (batch) await target.flush()
+    return drives[drive].version
+  },
+
+  // Everything in a drive: [path, SHA-256 of the content or null, executable, target of a link].
+  async tree({ drive }) {
+    const found = []
+    for await (const { key, value } of drives[drive].list('/')) {
+      const content = value.linkname ? null : await drives[drive].get(key)
+      const hash = content && crypto.createHash('sha256').update(content).digest('hex')
+      found.push([key, hash, value.executable, value.linkname])
+    }
+    return found
+  },
+
   read: async ({ drive, path }) => hex(await drives[drive].get(path)),
   remove: ({ drive, path }) => drives[drive].del(path),
 
@@ -247,7 +303,7 @@ const actions = {
     for (const socket of sockets) socket.destroy()
   },
 
-  versions: () => ({ node: process.version, hypercore: require('hypercore/package.json').version }),
+  versions: () => ({ node: process.version, hypercore: load('hypercore/package.json').version }),
 
   quit: () => process.exit(0)
 }

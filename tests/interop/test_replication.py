@@ -1,4 +1,5 @@
-"""Cores between us and Node peers: whole, live, sparse; whoever dialled, whoever is initiator."""
+"""Cores between us and Node peers of both generations: whole, live, sparse, by bytes; whoever
+dialled, whoever is initiator."""
 
 from __future__ import annotations
 
@@ -7,15 +8,20 @@ import trio
 import trio.testing
 
 import corestore
+from corestore import driver
 from tests.support.interop import connected, digest, hexes, made_blocks, peers, tree_hash
 from tests.support.node import node_peer
 
 pytestmark = pytest.mark.interop
 
 EVERY_SIDE = [
+    pytest.mark.parametrize("generation", [10, 11]),
     pytest.mark.parametrize("dial", [True, False], ids=["dialling", "listening"]),
     pytest.mark.parametrize("initiator", [True, False], ids=["initiator", "responder"]),
 ]
+
+
+of_every_generation = EVERY_SIDE[0]
 
 
 def on_every_side(test):
@@ -25,8 +31,12 @@ def on_every_side(test):
 
 
 @on_every_side
-async def test_node_downloads_our_core_and_follows_it(tmp_path, initiator, dial):
-    async with peers(tmp_path, initiator=initiator, dial=dial) as (store, node, connect):
+async def test_node_downloads_our_core_and_follows_it(tmp_path, generation, initiator, dial):
+    async with peers(tmp_path, generation=generation, initiator=initiator, dial=dial) as (
+        store,
+        node,
+        connect,
+    ):
         # 1. We have a core with blocks of all sizes, the empty one too.
         core = await store.get(name="ours")
         blocks = [b"", b"x", *made_blocks("ours", 60, 1000), *made_blocks("large", 3, 65536)]
@@ -52,8 +62,12 @@ async def test_node_downloads_our_core_and_follows_it(tmp_path, initiator, dial)
 
 
 @on_every_side
-async def test_we_download_a_core_of_node_and_follow_it(tmp_path, initiator, dial):
-    async with peers(tmp_path, initiator=initiator, dial=dial) as (store, node, connect):
+async def test_we_download_a_core_of_node_and_follow_it(tmp_path, generation, initiator, dial):
+    async with peers(tmp_path, generation=generation, initiator=initiator, dial=dial) as (
+        store,
+        node,
+        connect,
+    ):
         # 1. Node has a core.
         await node("core", name="theirs")
         info = await node("appendMany", core=0, seed="theirs", count=200, size=3000)
@@ -77,8 +91,9 @@ async def test_we_download_a_core_of_node_and_follow_it(tmp_path, initiator, dia
         assert tree_hash(core) == info["treeHash"]
 
 
-async def test_we_get_single_blocks_from_node_and_no_others(tmp_path):
-    async with peers(tmp_path) as (store, node, connect):
+@of_every_generation
+async def test_we_get_single_blocks_from_node_and_no_others(tmp_path, generation):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
         await node("core", name="theirs")
         info = await node("appendMany", core=0, seed="theirs", count=500, size=2000)
         blocks = made_blocks("theirs", 500, 2000)
@@ -91,8 +106,9 @@ async def test_we_get_single_blocks_from_node_and_no_others(tmp_path):
         assert store.statistics().bytes_received < 40_000
 
 
-async def test_node_gets_single_blocks_from_us_and_no_others(tmp_path):
-    async with peers(tmp_path) as (store, node, connect):
+@of_every_generation
+async def test_node_gets_single_blocks_from_us_and_no_others(tmp_path, generation):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
         core = await store.get(name="ours")
         blocks = made_blocks("ours", 500, 2000)
         await core.append(*blocks)
@@ -126,8 +142,9 @@ async def test_we_pass_on_what_we_got_from_node(tmp_path):
             assert await reader("digest", core=0) == digest(made_blocks("log", 100, 500))
 
 
-async def test_many_cores_share_one_stream_and_unknown_ones_are_refused(tmp_path):
-    async with peers(tmp_path) as (store, node, connect):
+@of_every_generation
+async def test_many_cores_share_one_stream_and_unknown_ones_are_refused(tmp_path, generation):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
         stranger = await store.get(name="only ours")
         await stranger.append(b"not for them")
         cores = []
@@ -141,8 +158,9 @@ async def test_many_cores_share_one_stream_and_unknown_ones_are_refused(tmp_path
         assert stranger.peers == []
 
 
-async def test_a_core_opened_later_uses_the_stream_that_is_there(tmp_path):
-    async with peers(tmp_path) as (store, node, connect):
+@of_every_generation
+async def test_a_core_opened_later_uses_the_stream_that_is_there(tmp_path, generation):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
         await connect()
         core = await store.get(name="ours")
         await core.append(b"late")
@@ -156,8 +174,9 @@ async def test_a_core_opened_later_uses_the_stream_that_is_there(tmp_path):
         assert await theirs.get(0) == b"late too"
 
 
-async def test_seeking_by_bytes_asks_node(tmp_path):
-    async with peers(tmp_path) as (store, node, connect):
+@of_every_generation
+async def test_seeking_by_bytes_asks_node(tmp_path, generation):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
         await node("core", name="theirs")
         info = await node("appendMany", core=0, seed="theirs", count=300, size=777)
         core = await store.get(key=info["key"])
@@ -170,8 +189,9 @@ async def test_seeking_by_bytes_asks_node(tmp_path):
         assert sum(core.has(i) for i in range(300)) <= len(offsets)
 
 
-async def test_node_seeks_by_bytes_in_our_core(tmp_path):
-    async with peers(tmp_path) as (store, node, connect):
+@of_every_generation
+async def test_node_seeks_by_bytes_in_our_core(tmp_path, generation):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
         core = await store.get(name="ours")
         await core.append(*made_blocks("ours", 300, 777))
         await store.sync()
@@ -182,8 +202,9 @@ async def test_node_seeks_by_bytes_in_our_core(tmp_path):
             assert await node("seek", core=0, offset=offset) == list(divmod(offset, 777))
 
 
-async def test_blocks_cleared_by_node_are_fetched_from_where_they_are(tmp_path):
-    async with peers(tmp_path) as (store, node, connect):
+@of_every_generation
+async def test_blocks_cleared_by_node_are_fetched_from_where_they_are(tmp_path, generation):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
         await node("core", name="theirs")
         info = await node("appendMany", core=0, seed="theirs", count=100, size=100)
         await node("clear", core=0, start=10, end=90)
@@ -217,3 +238,64 @@ async def test_our_swarm_dials_node_and_node_dials_our_swarm(tmp_path):
             await node("dial", port=port, initiator=True)
             await node("core", key=ours.key.hex())
             assert await node("get", core=1, index=0) == b"from us".hex()
+
+
+@of_every_generation
+async def test_a_core_closed_here_is_opened_again_on_the_same_stream(tmp_path, generation):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
+        await node("core", name="theirs")
+        info = await node("appendMany", core=0, seed="theirs", count=3, size=10)
+        await connect()
+        for index, expected in enumerate(made_blocks("theirs", 3, 10)):
+            async with await store.get(key=info["key"]) as core:
+                assert await core.get(index) == expected
+        # And it is followed live again.
+        core = await store.get(key=info["key"])
+        await core.wait_peers()
+        await node("append", core=0, blocks=hexes(b"live"))
+        assert await core.get(3) == b"live"
+
+
+@of_every_generation
+async def test_node_asks_again_for_cores_that_left_our_cache(tmp_path, generation, monkeypatch):
+    """It follows them all, so it opens the channel again whenever we close it."""
+    monkeypatch.setattr(driver, "POLL_INTERVAL", 0.02)
+    async with (
+        node_peer(generation=generation) as node,
+        corestore.open(None, cache_size=2) as store,
+    ):
+        await node("store", folder=str(tmp_path))
+        keys = []
+        for number in range(6):
+            async with await store.get(name=str(number)) as core:
+                await core.append(b"%d" % number, b"%d again" % number)
+                keys.append(core.key)
+        await store.sync()
+        async with connected(store, node):
+            for number, key in enumerate(keys):
+                await node("core", key=key.hex())
+                assert await node("get", core=number, index=0) == (b"%d" % number).hex()
+            for number in (0, 5, 2, 1):
+                state = store._driver.find(keys[number].discovery_key)
+                # Ends when the core leaves the cache.
+                async for _ in state.events.subscribe():
+                    pass
+                assert await node("get", core=number, index=1) == (b"%d again" % number).hex()
+
+
+async def test_two_streams_to_one_node_peer_do_no_harm(tmp_path):
+    async with peers(tmp_path) as (store, node, connect):
+        ours = await store.get(name="ours")
+        await ours.append(*made_blocks("ours", 50, 100))
+        await store.sync()
+        await node("core", key=ours.key.hex())
+        await node("core", name="theirs")
+        info = await node("appendMany", core=1, seed="theirs", count=50, size=100)
+        theirs = await store.get(key=info["key"])
+        await connect()
+        await connect()
+        await theirs.wait_length(50)
+        await theirs.download(0, 50)
+        await node("waitLength", core=0, length=50)
+        assert await node("digest", core=0) == digest(made_blocks("ours", 50, 100))
+        assert theirs.contiguous_length == 50

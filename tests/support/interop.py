@@ -13,13 +13,17 @@ from tests.support.node import node_peer
 
 
 @asynccontextmanager
-async def peers(folder, *, initiator=True, dial=True, mode="replicate"):
+async def peers(folder, *, initiator=True, dial=True, mode="replicate", generation=11):
     """(our store, a Node peer with a store in *folder*, an async function that connects them).
 
     *dial* and *initiator* are said of us. With another *mode* (`peer.js` lists them) Node gets no
     store.
     """
-    async with node_peer() as node, corestore.open(None) as store, trio.open_nursery() as nursery:
+    async with (
+        node_peer(generation=generation) as node,
+        corestore.open(None) as store,
+        trio.open_nursery() as nursery,
+    ):
         if mode == "replicate":
             await node("store", folder=str(folder))
 

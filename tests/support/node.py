@@ -1,8 +1,9 @@
 """Node peers as subprocesses: the reference implementation, told what to do by JSON lines.
 
 The packages come from `tests/interop/node_modules` (`tools/test` installs them with `npm ci`), or
-from the folder that HYPERFS_NODE_MODULES names. What is missing fails the test that needs it, in a
-sentence: a skipped comparison would pass for a good one.
+from the folder that HYPERFS_NODE_MODULES names; those of the generation before from
+`tests/interop/v10/node_modules`. What is missing fails the test that needs it, in a sentence: a
+skipped comparison would pass for a good one.
 """
 
 from __future__ import annotations
@@ -27,15 +28,21 @@ class NodeError(Exception):
     """Node could not do what it was asked; the message is its error."""
 
 
-def node_modules() -> Path:
-    """The folder of the installed packages. Fails the test when they, or node, are missing."""
+def node_modules(generation: int = 11) -> Path:
+    """The folder of the installed packages: Hypercore 11 with what belongs to it, or 10.
+
+    Fails the test when they, or node, are missing.
+    """
     if shutil.which("node") is None:
         pytest.fail("the interop tests need node, and there is none in PATH: run tools/test once")
-    folder = Path(os.environ.get("HYPERFS_NODE_MODULES") or FOLDER / "node_modules")
+    if generation == 10:
+        folder = FOLDER / "v10" / "node_modules"
+    else:
+        folder = Path(os.environ.get("HYPERFS_NODE_MODULES") or FOLDER / "node_modules")
     if not (folder / "hypercore" / "package.json").is_file():
         pytest.fail(
             f"the interop tests need the Node packages, which are not in {folder}: run tools/test "
-            "once, or `npm ci` in tests/interop"
+            "once, or `npm ci` beside it"
         )
     return folder
 
@@ -100,14 +107,17 @@ class NodePeer:
 
 
 @asynccontextmanager
-async def node_peer(script: str = "peer.js", *, deadline: float = DEADLINE_SECONDS):
+async def node_peer(
+    script: str = "peer.js", *, deadline: float = DEADLINE_SECONDS, generation: int = 11
+):
     """A Node peer for the length of a block. It is killed at the end, whatever happened.
 
     An error of the block says what Node wrote to stderr. A block that takes longer than *deadline*
     seconds fails, and says what it waited for.
     """
     command = ["node", str(FOLDER / script)]
-    environment = {**os.environ, "NODE_PATH": str(node_modules())}
+    modules = str(node_modules(generation))
+    environment = {**os.environ, "PEER_NODE_MODULES": modules, "NODE_PATH": modules}
     late = ""
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(
