@@ -7,7 +7,7 @@ Pure code that walks an index or a file's extents runs on local blocks and says 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from corestore import Hypercore, Position
 
 T = TypeVar("T")
+
+_A_MOMENT: Final = 0.1
 
 
 class Patience:
@@ -102,7 +104,9 @@ class CoreBlocks:
           ValueError: it is beyond the end.
           trio.TooSlowError: the drive's patience ended first.
         """
-        with trio.move_on_after(self._patience.seconds or math.inf):
+        seconds = self._patience.seconds
+        # What is known here is told at once, but not within no time at all.
+        with trio.move_on_after(math.inf if seconds is None else max(seconds, _A_MOMENT)):
             return await self.core.seek(offset)
         self._patience.give_up()
         raise trio.TooSlowError(f"no peer told where byte {offset} of core {self.core.key} is")

@@ -1,0 +1,335 @@
+"""Drives made by Node's Hyperdrive, of both generations: read through `hyperfs.open` like ours."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+import corestore
+import hyperfs
+from tests.support.drives import contents
+from tests.support.interop import peers
+from tests.support.mounts import mounted
+from tests.support.node import node_peer
+
+pytestmark = pytest.mark.interop
+
+GENERATIONS = pytest.mark.parametrize("generation", [10, 11])
+SIZES = [0, 1, 11, 4096, 65535, 65536, 65537, 200_000, 1_000_000]
+WORDS = ["a", "a-b", "a.txt", "b c", "ü", "日本語", "node_modules", "x" * 60, ".hidden", "Z"]
+
+
+def made(path, size):
+    """What `peer.js` puts under *path*."""
+    pieces = [
+        (hashlib.sha256(f"{path}-{i}".encode()).digest() * 32)[: size - i * 1024]
+        for i in range((size + 1023) // 1024)
+    ]
+    return b"".join(pieces)
+
+
+def parents(path):
+    """The directories that a path lies in."""
+    return [path[:at] for at, letter in enumerate(path) if letter == "/" and at]
+
+
+class Script:
+    """Random changes of a drive, and what they lead to: path -> content or a link's target."""
+
+    def __init__(self, seed, *, dedup) -> None:
+        self.rng = random.Random(seed)
+        self.dedup = dedup
+        self.files: dict[str, tuple[int, bool] | str] = {}
+        self.folders: set[str] = set()
+
+    def changes(self, count, *, batch=False):
+        return [self.change(batch) for _ in range(count)]
+
+    def change(self, batch):
+        rng = self.rng
+        if self.files and rng.random() < 0.2:
+            path = rng.choice(list(self.files))
+            del self.files[path]
+            return ["del", path]
+        path = self.path()
+        if rng.random() < 0.1:
+            self.files[path] = target = rng.choice(["/a", "../b", "nowhere/ü"])
+            return ["symlink", path, target]
+        executable = rng.random() < 0.3
+        options = {"executable": executable}
+        if not batch and rng.random() < 0.1:
+            sizes = [rng.choice([1, 500, 3000, 100_000]) for _ in range(rng.randint(1, 9))]
+            self.files[path] = (sum(sizes), executable)
+            return ["stream", path, sizes, {**options, "dedup": self.dedup and rng.random() < 0.4}]
+        size = rng.choice(SIZES) if rng.random() < 0.05 else rng.randrange(300)
+        self.files[path] = (size, executable)
+        return ["put", path, size, options]
+
+    def path(self):
+        while True:
+            names = self.rng.choices(WORDS, k=self.rng.choice([1, 2, 2, 3, 4]))
+            path = "/" + "/".join([*names[:-1], f"{names[-1]}{self.rng.randrange(200)}"])
+            above = parents(path)
+            if path in self.folders or any(parent in self.files for parent in above):
+                continue
+            self.folders.update(above)
+            return path
+
+    def tree(self):
+        """As `peer.js` tells it."""
+        return [
+            [path, None, False, value]
+            if isinstance(value, str)
+            else [path, hashlib.sha256(made(path, value[0])).hexdigest(), value[1], None]
+            for path, value in sorted(self.files.items())
+        ]
+
+    def directories(self):
+        return {
+            path[:at]
+            for path in self.files
+            for at, letter in enumerate(path)
+            if letter == "/" and at
+        }
+
+
+async def our_tree(drive):
+    """A walk, in the form of `peer.js`; and the directories."""
+    found, directories = [], set()
+    async for each in drive.walk():
+        path, entry = each.path.decode(), each.entry
+        if entry.is_dir:
+            directories.add(path)
+        elif entry.is_symlink:
+            found.append([path, None, False, entry.target.decode()])
+        else:
+            data = await drive.read(each.path)
+            assert len(data) == entry.size
+            digest = hashlib.sha256(data).hexdigest()
+            found.append([path, digest, entry.mode == 0o100755, None])
+    return sorted(found), directories
+
+
+@asynccontextmanager
+async def opened(folder, generation, *, seed=1, count=600):
+    """(our drive, the Node peer, the script it was made by): Node's drive, open and connected."""
+    async with peers(folder, generation=generation) as (store, node, connect):
+        script = Script(seed, dedup=generation == 11)
+        key = (await node("drive", name="theirs"))["key"]
+        version = await node("change", drive=0, operations=script.changes(count))
+        async with hyperfs.open(store, key=key, read_timeout=10) as drive:
+            await connect()
+            if count:
+                await caught_up(drive, version)
+            yield drive, node, script
+
+
+async def caught_up(drive, version):
+    await drive.ready()
+    with drive.watch_changes() as changes:
+        while drive.version < version:
+            await anext(changes)
+
+
+@GENERATIONS
+async def test_a_drive_of_node_is_read_whole_and_followed(tmp_path, generation):
+    async with opened(tmp_path, generation) as (drive, node, script):
+        # 1. Everything is as Node says, and as it was made.
+        assert not drive.writable
+        with pytest.raises(corestore.NotWritable):
+            await drive.write("/x", b"")
+        tree, directories = await our_tree(drive)
+        assert tree == script.tree() == sorted(await node("tree", drive=0))
+        assert directories == script.directories()
+        # 2. Changes arrive, single ones and batches, and what is told of them is right.
+        for batch in (False, True, False):
+            operations = script.changes(150, batch=batch)
+            version = await node("change", drive=0, operations=operations, batch=batch)
+            await caught_up(drive, version)
+            tree, directories = await our_tree(drive)
+            assert tree == script.tree()
+            assert directories == script.directories()
+
+
+async def test_thousands_of_files_in_one_folder_and_in_many(tmp_path):
+    async with peers(tmp_path) as (store, node, connect):
+        key = (await node("drive", name="theirs"))["key"]
+        paths = [f"/flat/{n:05}.txt" for n in range(3000)]
+        paths += [f"/deep/{n % 50}/{n % 7}/{n}" for n in range(3000)]
+        random.Random(1).shuffle(paths)
+        operations = [["put", path, 10] for path in paths]
+        await node("change", drive=0, operations=operations, batch=True)
+        async with hyperfs.open(store, key=key) as drive:
+            await connect()
+            await drive.ready()
+            # 1. A cold look-up takes a few small blocks.
+            before = drive.metadata.statistics().blocks_received
+            assert await drive.read("/flat/01234.txt") == made("/flat/01234.txt", 10)
+            assert drive.metadata.statistics().blocks_received - before < 1500
+            # 2. Both listings are whole and in order.
+            listed = [each.path.decode() async for each in drive.scandir("/flat")]
+            assert listed == [f"/flat/{n:05}.txt" for n in range(3000)]
+            walked = {each.path.decode() async for each in drive.walk() if each.entry.is_file}
+            assert walked == set(paths)
+            # 3. Nobody needs content for that.
+            assert drive.content.statistics().blocks_received == 1
+
+
+@GENERATIONS
+async def test_what_changed_is_told(tmp_path, generation):
+    async with opened(tmp_path, generation, count=100) as (drive, node, _):
+        version = drive.version
+        old = await drive.checkout(version)
+        async with trio.open_nursery() as nursery:
+            told = []
+
+            async def watch(task_status):
+                with drive.watch_changes() as changes:
+                    task_status.started()
+                    async for change in changes:
+                        told.extend(change.changes)
+                        if change.version == version + 4:
+                            return
+
+            await nursery.start(watch)
+            operations = [
+                ["put", "/new/deep/file", 100],
+                ["put", "/new/file", 100_000, {"executable": True}],
+                ["symlink", "/link", "new/file"],
+                ["del", "/new/deep/file"],
+            ]
+            await node("change", drive=0, operations=operations)
+        names = [change.name for change in told]
+        assert set(names) >= {b"new", b"file", b"link"}
+        # By paths, between the two versions.
+        found = {change.path: change.kind async for change in drive.diff(old)}
+        assert found == {b"/new": "added", b"/new/file": "added", b"/link": "added"}
+        back = {change.path: change.kind async for change in old.diff(drive)}
+        assert back == dict.fromkeys(found, "removed")
+        assert "/new" not in {each.path.decode() async for each in old.walk()}
+
+
+@GENERATIONS
+async def test_random_reads_are_right_and_fetch_little(tmp_path, generation):
+    async with opened(tmp_path, generation, count=0) as (drive, node, script):
+        rng = random.Random(3)
+        uneven = [rng.choice([1, 700, 5000, 90_000]) for _ in range(120)]
+        operations = [
+            ["put", "/before", 1234],
+            ["put", "/even", 3_000_000],
+            ["stream", "/uneven", uneven, {}],
+            ["put", "/small", 100],
+        ]
+        if script.dedup:
+            operations.append(["stream", "/mapped", uneven, {"dedup": True}])
+        await caught_up(drive, await node("change", drive=0, operations=operations))
+        sizes = {"/even": 3_000_000, "/uneven": sum(uneven), "/mapped": sum(uneven)}
+        for _, path, *_ in operations:
+            size = sizes.get(path)
+            if size is None:
+                continue
+            whole = made(path, size)
+            entry, location = await drive.resolve(1, path[1:].encode())
+            assert entry.size == size
+            # 1. One byte takes a block, or two where the cut is not known.
+            if path == "/even":
+                before = drive.content.statistics().blocks_received
+                assert await drive.read(path, 2_000_000, 1) == whole[2_000_000:2_000_001]
+                assert drive.content.statistics().blocks_received == before + 1
+            # 2. Anywhere, any length.
+            for _ in range(60):
+                offset = rng.randrange(size + 10)
+                length = rng.choice([0, 1, 100, 4096, 65536, 200_000])
+                assert await drive.read(path, offset, length) == whole[offset : offset + length]
+            # 3. From front to end.
+            file = drive.open_file(entry, location)
+            assert await contents(file) == whole
+            file.release()
+
+
+@GENERATIONS
+async def test_a_downloaded_drive_is_read_without_node(tmp_path, generation):
+    path = tmp_path / "ours"
+    async with corestore.open(path) as store, node_peer(generation=generation) as node:
+        await node("store", folder=str(tmp_path / "theirs"))
+        script = Script(9, dedup=generation == 11)
+        key = (await node("drive", name="theirs"))["key"]
+        version = await node("change", drive=0, operations=script.changes(200))
+        port = await node("listen", initiator=False)
+        async with corestore.open_swarm(store) as swarm, hyperfs.open(store, key=key) as drive:
+            swarm.connect("127.0.0.1", port)
+            await swarm.join(drive.discovery_key)
+            await caught_up(drive, version)
+            await drive.download()
+    async with (
+        corestore.open(path) as store,
+        hyperfs.open(store, key=key, read_timeout=0.1) as drive,
+    ):
+        assert drive.version == version
+        tree, _ = await our_tree(drive)
+        assert tree == script.tree()
+
+
+async def test_an_open_file_keeps_its_content_while_it_is_replaced(tmp_path):
+    async with opened(tmp_path, 11, count=0) as (drive, node, _):
+        await caught_up(drive, await node("change", drive=0, operations=[["put", "/f", 200_000]]))
+        entry, location = await drive.resolve(1, b"f")
+        file = drive.open_file(entry, location)
+        assert await file.read(0, 10) == made("/f", 10)
+        version = await node("put", drive=0, path="/f", content=b"new".hex())
+        await caught_up(drive, version)
+        assert await drive.read("/f") == b"new"
+        assert await contents(file) == made("/f", 200_000)
+        assert (await drive.entry("/f")).id != file.id
+        file.release()
+
+
+def wait_for(path, seconds=10):
+    """Return when *path* is there: the kernel tells nobody."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not come"
+        time.sleep(0.02)
+
+
+@pytest.mark.fuse
+@GENERATIONS
+async def test_a_drive_of_node_is_mounted(tmp_path, generation):
+    async with node_peer(generation=generation) as node:
+        await node("store", folder=str(tmp_path / "theirs"))
+        script = Script(5, dedup=generation == 11)
+        key = (await node("drive", name="theirs"))["key"]
+        await node("change", drive=0, operations=script.changes(150))
+        port = await node("listen", initiator=False)
+
+        def look():
+            found = []
+            for folder, _, names in os.walk(mount.path):
+                for path in (Path(folder) / name for name in names):
+                    shown = "/" + str(path.relative_to(mount.path))
+                    if path.is_symlink():
+                        found.append([shown, None, False, str(path.readlink())])
+                    else:
+                        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                        found.append([shown, digest, bool(path.stat().st_mode & 0o100), None])
+            return sorted(found)
+
+        entering = mounted(tmp_path / "m", store=tmp_path / "s", key=key, peer=("127.0.0.1", port))
+        mount = await trio.to_thread.run_sync(entering.__enter__)
+        try:
+            assert await trio.to_thread.run_sync(look) == script.tree()
+            await node("change", drive=0, operations=[["put", "/brand/new", 70_000]])
+            arrived = mount.path / "brand" / "new"
+            await trio.to_thread.run_sync(wait_for, arrived)
+            assert await trio.to_thread.run_sync(arrived.read_bytes) == made("/brand/new", 70_000)
+            with pytest.raises(OSError, match="Read-only"):
+                await trio.to_thread.run_sync(arrived.write_bytes, b"x")
+        finally:
+            await trio.to_thread.run_sync(entering.__exit__, None, None, None)
