@@ -208,8 +208,10 @@ const actions = {
     await cores[core].close()
   },
 
-  async drive({ name, key }) {
-    const drive = new Hyperdrive(name ? store.namespace(name) : store, key ? bytes(key) : null)
+  async drive({ name, key, encryption }) {
+    const options = encryption ? { encryptionKey: bytes(encryption) } : {}
+    const space = name ? store.namespace(name) : store
+    const drive = new Hyperdrive(space, key ? bytes(key) : null, options)
     await drive.ready()
     return { drive: drives.push(drive) - 1, key: hex(drive.key), version: drive.version }
   },

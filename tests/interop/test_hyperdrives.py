@@ -15,7 +15,7 @@ import trio
 import corestore
 import hyperfs
 from tests.support.drives import contents
-from tests.support.interop import peers
+from tests.support.interop import connected, peers
 from tests.support.mounts import mounted
 from tests.support.node import node_peer
 
@@ -289,6 +289,27 @@ async def test_an_open_file_keeps_its_content_while_it_is_replaced(tmp_path):
         assert await contents(file) == made("/f", 200_000)
         assert (await drive.entry("/f")).id != file.id
         file.release()
+
+
+async def test_an_encrypted_drive_is_read_with_its_key_only(tmp_path):
+    secret = bytes(range(32))
+    async with peers(tmp_path) as (store, node, connect), corestore.open(None) as other:
+        script = Script(4, dedup=True)
+        key = (await node("drive", name="theirs", encryption=secret.hex()))["key"]
+        version = await node("change", drive=0, operations=script.changes(200))
+        async with hyperfs.open(store, key=key, encryption_key=secret) as drive:
+            await connect()
+            await caught_up(drive, version)
+            tree, directories = await our_tree(drive)
+            assert tree == script.tree()
+            assert directories == script.directories()
+            large = made("/large", 500_000)
+            version = await node("change", drive=0, operations=[["put", "/large", 500_000]])
+            await caught_up(drive, version)
+            assert await drive.read("/large", 300_000, 5000) == large[300_000:305_000]
+        async with connected(other, node), hyperfs.open(other, key=key) as drive:
+            with pytest.raises(hyperfs.DriveEncrypted):
+                await drive.ready()
 
 
 def wait_for(path, seconds=10):
