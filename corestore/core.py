@@ -527,17 +527,37 @@ class Hypercore(Generic[Value]):
             self._driver.cut(state, length)
         await self._driver.after_commit()
 
+    def held(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The ranges of blocks of `start..end` that are held here, half open, in order. The core
+        must not change while the iterator is in use."""
+        self._check_open()
+        return self._state.bitfield.runs(start, min(end, self._head.length))
+
     async def clear(self, start: int, end: int) -> None:
         """Forget the bytes of blocks `start..end` here; they can be fetched again from peers.
 
         Raises:
           StorageLocked: another process writes this core.
         """
+        await self.clear_runs(((start, end),))
+
+    async def clear_runs(self, runs: Iterable[tuple[int, int]]) -> int:
+        """Forget several ranges of blocks in one commit, which costs one flush; returns how many
+        bytes that gives back. Raises as `clear`."""
         self._check_open()
-        async with self._state.commit_lock:
-            run = Run(start, min(end, self._state.head.length), False)
-            if run.start < run.end:
-                self._driver.commit([(self._state, Commit(runs=(run,)))])
+        state = self._state
+        async with state.commit_lock:
+            cleared = tuple(
+                Run(*held, False)
+                for start, end in runs
+                for held in state.bitfield.runs(start, min(end, state.head.length))
+            )
+            if not cleared:
+                return 0
+            leaves = (state.node(2 * i) for run in cleared for i in range(run.start, run.end))
+            size = sum(leaf.size for leaf in leaves if leaf is not None)
+            self._driver.commit([(state, Commit(runs=cleared))])
+            return size
 
     def user_data(self, key: str) -> bytes | None:
         """A value kept with this core in the local store, or None. Never shown to peers."""

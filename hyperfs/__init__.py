@@ -32,6 +32,7 @@ from hyperfs.errors import (
     NotADrive,
     RestoreMismatch,
     UnsupportedFormat,
+    VersionCleared,
 )
 from hyperfs.links import DriveLink
 from hyperfs.opening import create, open, remove_drive, rename_drive
@@ -67,6 +68,7 @@ __all__ = [
     "PathEntry",
     "RestoreMismatch",
     "UnsupportedFormat",
+    "VersionCleared",
     "create",
     "drives",
     "mount",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +29,7 @@ from hyperfs.view import View
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from corestore import Corestore, Hypercore, Transaction
     from hyperfs.chunks import ChunkTable
@@ -120,6 +121,7 @@ class Committer:
         self._error: BaseException | None = None
         self._done = trio.lowlevel.ParkingLot()
         self._wake = trio.Event()
+        self._storing = trio.Lock()
         tree.on_change = self._changed
         tree.room = self.wait_for_room
 
@@ -190,7 +192,14 @@ class Committer:
         while True:
             await self._wait_due()
             with trio.CancelScope(shield=True):
-                await self._step()
+                async with self._storing:
+                    await self._step()
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """Nothing is appended to either core during the block, which should be short."""
+        async with self._storing:
+            yield
 
     def _due(self) -> float:
         if self._urgent and self._waiters:

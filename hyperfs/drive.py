@@ -21,6 +21,8 @@ import trio
 from hyperfs import paths, versions, walk
 from hyperfs.batch import Batch
 from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
+from hyperfs.collect import Collector, oldest_version
+from hyperfs.errors import VersionCleared
 from hyperfs.follow import Changes
 from hyperfs.links import DriveLink
 from hyperfs.live import LiveTree
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from corestore import DiscoveryKey, Hypercore, Key
+    from hyperfs.collect import Collected
     from hyperfs.committer import Committer
     from hyperfs.follow import Follower
     from hyperfs.records import Entry
@@ -77,6 +80,7 @@ class Drive:
         self._tree: Final = tree
         self._committer = committer
         self._follower = follower
+        self._collector: Collector | None = None
 
     def __repr__(self) -> str:
         return f"<Drive {self.key} version={self.version}>"
@@ -169,12 +173,16 @@ class Drive:
 
         Raises:
           ValueError: there is no such version.
+          VersionCleared: it was given back to the disk.
           trio.TooSlowError, DecodeError: it cannot be read.
         """
         await self.ready()
         tree, newest = self._tree, self._view.version
         if not 0 < version <= newest:
             raise ValueError(f"there is no version {version}; the newest is {newest}")
+        oldest = oldest_version(self.metadata)
+        if version < oldest:
+            raise VersionCleared(version, oldest)
         blocks, form = tree.metadata_blocks, tree.format
         assert form is not None
         view = await blocks.complete(lambda: form.checkout(version, newest))
@@ -184,6 +192,7 @@ class Drive:
         past.view, past.format = view, form
         if tree.content_blocks is not None:
             past.set_content(tree.content_blocks)
+        tree.checkouts.add(past)
         return Drive(self.metadata, past, name=self.name, store_path=self.store_path)
 
     def diff(self, other: Drive, path: str | bytes = "/") -> AsyncIterator[PathChange]:
@@ -437,6 +446,34 @@ class Drive:
         """Commit soon (10 ms), in the background: what the last close of a written file calls."""
         if self._committer is not None:
             self._committer.schedule()
+
+    async def collect(
+        self, *, keep_last: int | None = None, keep_within: float | None = None
+    ) -> Collected:
+        """Give the disk back what no kept version needs, of content and of the index.
+
+        Kept are the newest *keep_last* versions, and those that were the newest one at some time
+        in the last *keep_within* seconds; what is staged is committed first. Versions open in this
+        process are kept too. Other versions cannot be checked out any more. The drive can be used
+        meanwhile; cancelled, some of it is given back.
+
+        Raises:
+          NotWritable, StorageLocked: only the writer says what is kept.
+          ValueError: neither is given, or the newest version would not be kept.
+          DecodeError, OSError, StorageError: what is there cannot be read, or not be cleared.
+        """
+        return await self._collecting().run(keep_last, keep_within)
+
+    async def keep(self, *, keep_last: int | None = None, keep_within: float | None = None) -> None:
+        """`collect` in the background again and again, gently, until cancelled."""
+        await self._collecting().keep(keep_last, keep_within)
+
+    def _collecting(self) -> Collector:
+        if self._collector is None:
+            self._tree.check_writable()
+            assert self._committer is not None
+            self._collector = Collector(self.metadata, self._tree, self._committer)
+        return self._collector
 
     def check_flushed(self) -> None:
         """Raise what kept the last commit or flush from being stored, if it failed (ENOSPC)."""

@@ -7,6 +7,7 @@ CorestoreError
     ├── DriveEncrypted                the drive can be read with its encryption key only
     ├── UnsupportedFormat(version)    a drive of a newer format than this program reads
     ├── DriveExists(name, key)        the store has a drive of this name
+    ├── VersionCleared(version, oldest)  an older version than those that were kept
     ├── NoSuchDrive(name)             the store has no drive of this name
     ├── FuseUnavailable               this machine cannot mount; the message says what to install
     └── RestoreMismatch(path)         a restored file is not what the snapshot names
@@ -66,6 +67,18 @@ class DriveExists(HyperfsError):
         super().__init__(f"a drive called {name} is there already; its key is {key}")
         self.name = name
         self.key = key
+
+
+class VersionCleared(HyperfsError):
+    """Raised when a version is asked for that was given back to the disk; `oldest` is the first
+    that was kept."""
+
+    def __init__(self, version: int, oldest: int) -> None:
+        super().__init__(
+            f"version {version} was given back to the disk; the oldest one kept is {oldest}"
+        )
+        self.version = version
+        self.oldest = oldest
 
 
 class NoSuchDrive(HyperfsError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from corestore import DecodeError, NotWritable
 from hyperfs.content import ContentMap
@@ -31,6 +32,7 @@ from hyperfs.writer import SHARED, OpenFile, check_attributes
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from hyperfs.batch import Batch
     from hyperfs.blocks import CoreBlocks
     from hyperfs.staging import Layer, StagedRecord
     from hyperfs.view import Format, TreeView
@@ -61,6 +63,9 @@ class LiveTree:
         self.before_first_change: Callable[[], None] | None = None
         self.content_blocks: CoreBlocks | None = None
         self._reader: ContentReader | None = None
+        # What a collection must not take from under them.
+        self.checkouts: WeakSet[LiveTree] = WeakSet()
+        self.batches: WeakSet[Batch] = WeakSet()
         self._at: dict[tuple[int, bytes], OpenFile] = {}
         self._next_id = ROOT_ID + 1
 

@@ -17,10 +17,19 @@ class Pace:
     __slots__ = ("_since",)
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """A new slice begins now."""
         self._since = time.perf_counter()
+
+    @property
+    def due(self) -> bool:
+        """Whether the slice is over."""
+        return time.perf_counter() - self._since > SLICE_SECONDS
 
     async def keep(self) -> None:
         """Suspend if it is time to."""
         if time.perf_counter() - self._since > SLICE_SECONDS:
             await trio.lowlevel.checkpoint()
-            self._since = time.perf_counter()
+            self.begin()

@@ -1,0 +1,249 @@
+"""Gives back what no kept version needs: content blocks, and blocks of the index.
+
+Kept are the newest versions, as many or as far back as is asked, everything made since, versions
+that are checked out in this process, and what open files show. What they need is counted
+(`hyperfs.reach`) while the drive is used; then blocks are cleared a few runs at a time. Before each
+step commits are held up for a moment, and what was committed meanwhile is counted too: it may have
+found an old chunk useful again.
+
+The newest version is durable before anything is cleared, and the oldest kept one is noted in the
+store, so neither a crash nor a later opening shows a version that is not whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from array import array
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from corestore import CorestoreError, DecodeError
+from hyperfs.index.root import decode_root
+from hyperfs.pace import Pace
+from hyperfs.reach import Reach
+from hyperfs.records import Entry
+from hyperfs.view import View
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from corestore import Hypercore
+    from hyperfs.committer import Committer
+    from hyperfs.index.root import RootInfo
+    from hyperfs.live import LiveTree
+    from hyperfs.reach import BlockSet
+
+logger: Final = logging.getLogger("hyperfs")
+
+# User data of the metadata core: the oldest version that is whole, in decimal digits.
+_OLDEST: Final = "drive/oldest"
+# Each step holds up commits and flushes the store's log once: some 10 ms.
+_RUNS_AT_ONCE: Final = 128
+# A collection in the background rests this long after every millisecond of work.
+_REST_SECONDS: Final = 0.004
+# And the next one begins this much later, or after this many times what the last one took.
+_INTERVAL_SECONDS: Final = 30.0
+_INTERVAL_FACTOR: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection did: `version` is the oldest kept one, `byte_length` what was given back
+    of both cores together, `blocks` how many blocks that was."""
+
+    version: int
+    blocks: int
+    byte_length: int
+
+
+def oldest_version(metadata: Hypercore) -> int:
+    """The oldest version of a drive written here that was not given back; 0 if all are there."""
+    kept = metadata.user_data(_OLDEST)
+    return int(kept) if kept is not None and kept.isdigit() else 0
+
+
+class Collector:
+    """Collects one drive that is written here. One `run` at a time."""
+
+    def __init__(self, metadata: Hypercore, tree: LiveTree, committer: Committer) -> None:
+        self._metadata = metadata
+        self._tree = tree
+        self._committer = committer
+        self._running = trio.Lock()
+
+    async def run(
+        self, keep_last: int | None, keep_within: float | None, *, gentle: bool = False
+    ) -> Collected:
+        """See `Drive.collect`. *gentle*: rest most of the time."""
+        if keep_last is None and keep_within is None:
+            raise ValueError("say which versions to keep")
+        if (keep_last is not None and keep_last < 1) or (keep_within or 0) < 0:
+            raise ValueError("the newest version is always kept")
+        self._tree.check_writable()
+        async with self._running:
+            return await _Collection(
+                self._metadata, self._tree, self._committer, _Rest() if gentle else Pace()
+            ).run(keep_last, keep_within)
+
+    async def keep(self, keep_last: int | None, keep_within: float | None) -> None:
+        """Collect in the background again and again, until cancelled."""
+        done = 0
+        while True:
+            began = trio.current_time()
+            view = self._tree.view
+            version = 0 if view is None else view.version
+            if version != done:
+                try:
+                    found = await self.run(keep_last, keep_within, gentle=True)
+                    logger.info("%d bytes given back", found.byte_length)
+                    done = version
+                except (OSError, CorestoreError) as error:
+                    logger.warning("space is not given back: %s", error)
+            took = trio.current_time() - began
+            await trio.sleep(max(_INTERVAL_SECONDS, _INTERVAL_FACTOR * took))
+
+
+class _Rest(Pace):
+    """Sleeps rather than only let others run."""
+
+    __slots__ = ()
+
+    async def keep(self) -> None:
+        if self.due:
+            await trio.sleep(_REST_SECONDS)
+            self.begin()
+
+
+class _Collection:
+    """One collection."""
+
+    def __init__(
+        self, metadata: Hypercore, tree: LiveTree, committer: Committer, pace: Pace
+    ) -> None:
+        content = tree.content_blocks
+        assert content is not None
+        self._metadata = metadata
+        self._content = content.core
+        self._tree = tree
+        self._committer = committer
+        self._pace = pace
+        self._reach = Reach(tree.metadata_blocks)
+        # The newest version that is counted.
+        self._counted = 0
+        self._blocks = self._bytes = 0
+
+    async def run(self, keep_last: int | None, keep_within: float | None) -> Collected:
+        # Were the newest version lost in a power cut, one would be shown that was given back.
+        await self._committer.sync()
+        cutoff = None if keep_within is None else time.time_ns() - round(keep_within * 1e9)
+        newest = self._view()
+        floor = oldest_version(self._metadata)
+        roots = array("q", [newest.index.root.index])
+        info = newest.index.root
+        while info.previous is not None and info.previous >= floor - 1:
+            # A version was the newest one until the next was made.
+            if not (
+                (keep_last is not None and len(roots) < keep_last)
+                or (cutoff is not None and info.time_ns > cutoff)
+            ):
+                break
+            info = self._root(info.previous)
+            roots.append(info.index)
+            await self._pace.keep()
+        oldest = info.version
+        if oldest > floor:
+            # From here on older ones are not checked out any more; those that are, are kept.
+            await self._metadata.set_user_data(_OLDEST, b"%d" % oldest)
+        for past in list(self._tree.checkouts):
+            view = past.view
+            if isinstance(view, View) and view.version < oldest:
+                await self._steps(self._reach.add_version(view.index.root.index))
+        for root in reversed(roots):
+            await self._steps(self._reach.add_version(root))
+        self._counted = newest.version
+        await self._clear(self._content, self._reach.content, 0)
+        await self._clear(self._metadata, self._reach.metadata, 1)
+        return Collected(oldest, self._blocks, self._bytes)
+
+    async def _clear(self, core: Hypercore, needed: BlockSet, start: int) -> None:
+        """Clear what of *core* from *start* on is not needed."""
+        # Much may have been committed while the kept versions were counted.
+        await self._catch_up()
+        while True:
+            async with self._committer.quiet():
+                await self._catch_up()
+                await self._steps(self._count_unrecorded())
+                end = core.length if core is self._content else self._counted
+                runs: list[tuple[int, int]] = []
+                for held in core.held(start, end):
+                    for gap in needed.gaps(*held):
+                        runs.append(gap)
+                        if len(runs) == _RUNS_AT_ONCE:
+                            break
+                    if len(runs) == _RUNS_AT_ONCE:
+                        break
+                self._bytes += await core.clear_runs(runs)
+                self._blocks += sum(end - start for start, end in runs)
+            if len(runs) < _RUNS_AT_ONCE:
+                return
+            start = runs[-1][1]
+            await trio.lowlevel.checkpoint()
+            await self._pace.keep()
+
+    async def _catch_up(self) -> None:
+        """Count the versions made since the last one that was counted."""
+        roots = array("q")
+        newest = self._view()
+        info = newest.index.root
+        while info.version > self._counted:
+            roots.append(info.index)
+            if info.previous is None:
+                break
+            info = self._root(info.previous)
+            await self._pace.keep()
+        for root in reversed(roots):
+            await self._steps(self._reach.add_version(root))
+        self._counted = newest.version
+
+    def _count_unrecorded(self) -> Iterator[None]:
+        """Count what no version may have: content of open files, and of staged records.
+
+        Nothing is being committed.
+        """
+        tree, view, reach = self._tree, self._view(), self._reach
+        layers = [tree.staging.staged, *(batch.layer for batch in tree.batches)]
+        for layer in layers:
+            for record in layer.records.changes().values():
+                if isinstance(record, Entry):
+                    reach.add_extents(record.extents)
+        for file in list(tree.files.values()):
+            content = file.content
+            reach.add_extents(content.extents)
+            for extents in content.windows.values():
+                reach.add_extents(extents)
+            known = content.view
+            if not isinstance(known, View) or known.version >= view.version:
+                continue
+            if file.location is None or file.dirty or content.windows or content.stale:
+                yield from reach.add_version(known.index.root.index)
+            else:
+                # Its records are those of the newest version: nobody else changes them.
+                file.content = replace(content, view=view)
+
+    def _view(self) -> View:
+        view = self._tree.view
+        assert isinstance(view, View)
+        return view
+
+    def _root(self, index: int) -> RootInfo:
+        root = decode_root(self._tree.metadata_blocks.block(index), index)
+        if root is None:
+            raise DecodeError("root block")
+        return root.info
+
+    async def _steps(self, steps: Iterator[None] | Generator[None, None, None]) -> None:
+        for _ in steps:
+            await self._pace.keep()
