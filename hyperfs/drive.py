@@ -24,6 +24,7 @@ from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
 from hyperfs.collect import Collector, oldest_version
 from hyperfs.errors import VersionCleared
 from hyperfs.follow import Changes
+from hyperfs.held import held_bytes
 from hyperfs.links import DriveLink
 from hyperfs.live import LiveTree
 from hyperfs.records import ROOT_ID
@@ -195,6 +196,18 @@ class Drive:
         tree.checkouts.add(past)
         return Drive(self.metadata, past, name=self.name, store_path=self.store_path)
 
+    async def version_at(self, time_ns: int) -> int:
+        """The newest version that was committed at *time_ns* or before, by the writer's clock; 0 if
+        that is before the first, and for drives whose format does not tell.
+
+        Raises TooSlowError, DecodeError: it cannot be told.
+        """
+        await self.ready()
+        tree, newest = self._tree, self._view.version
+        form = tree.format
+        assert form is not None
+        return await tree.metadata_blocks.complete(lambda: form.version_at(time_ns, newest))
+
     def diff(self, other: Drive, path: str | bytes = "/") -> AsyncIterator[PathChange]:
         """What changed from *other*, another version of this drive, to this one, by path.
 
@@ -256,6 +269,11 @@ class Drive:
         stays."""
         assert self._tree.content_blocks is not None
         await walk.download(self._tree, paths.split(path), self._tree.content_blocks)
+
+    async def held_bytes(self, entry: Entry) -> int:
+        """How many bytes of the file of *entry* can be read without a peer. Fetches no content;
+        waits for the records of large files. Raises TooSlowError, DecodeError."""
+        return await held_bytes(self._tree, entry)
 
     # -- changing by path --------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from corestore import DecodeError
 from hyperfs.changes import EntryChange
 from hyperfs.index.diff import Diff
 from hyperfs.index.node import BlocksMissing
-from hyperfs.index.root import decode_root, find_root
+from hyperfs.index.root import decode_root, find_root, find_root_at
 from hyperfs.index.tree import Index
 from hyperfs.records import ID_BYTES as _ID_BYTES
 from hyperfs.records import (
@@ -104,6 +104,11 @@ class Format(Protocol):
 
     def checkout(self, version: int, length: int) -> TreeView | None:
         """The newest version not above *version* of a log of *length*; None before the first."""
+        ...
+
+    def version_at(self, time_ns: int, length: int) -> int:
+        """The newest version of a log of *length* not later than a time; 0 before the first, and
+        where the format has no times."""
         ...
 
     def changes(self, old: TreeView, new: TreeView) -> Iterator[EntryChange]:
@@ -250,6 +255,11 @@ class IndexFormat:
         """See `Format`."""
         root = find_root(version, self._reader, self._cache, length=length)
         return None if root is None else View(Index(root, self._reader, self._cache))
+
+    def version_at(self, time_ns: int, length: int) -> int:
+        """See `Format`."""
+        root = find_root_at(time_ns, self._reader, self._cache, length=length)
+        return 0 if root is None else root + 1
 
     def changes(self, old: TreeView, new: TreeView) -> Iterator[EntryChange]:
         """See `Format`; both are views of this format."""

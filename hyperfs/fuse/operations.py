@@ -13,7 +13,9 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, StatvfsData
 
 from hyperfs.fuse.errors import errno_of
+from hyperfs.records import MAX_ID, ROOT_ID
 from hyperfs.vfs.attributes import LONG_TIMEOUT, Attributes, SetAttributes
+from hyperfs.vfs.names import CONTROL_NAME
 from hyperfs.vfs.rules import Credentials
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     )
 
     from hyperfs.vfs.filesystem import FileSystem
+    from hyperfs.vfs.history import History
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,14 +96,26 @@ def _who(context: RequestContext) -> Credentials:
 
 
 class Operations(pyfuse3.Operations):
-    """The handlers of one mount."""
+    """The handlers of one mount: of the drive as it is, and of what *history* shows beside it."""
 
     supports_dot_lookup = False
 
-    def __init__(self, fs: FileSystem, *, xattrs: bool) -> None:
+    def __init__(self, fs: FileSystem, history: History, *, xattrs: bool) -> None:
         super().__init__()
         self._fs = fs
+        self._history = history
         self._xattrs = xattrs
+
+    def _of(self, number: int) -> FileSystem | History:
+        """Who answers for an inode or a handle."""
+        return self._fs if number <= MAX_ID else self._history
+
+    def _changeable(self, inode: int, other: int | None = None) -> FileSystem:
+        """The live tree, for what changes these."""
+        if inode <= MAX_ID and (other is None or other <= MAX_ID):
+            return self._fs
+        across = other is not None and min(inode, other) <= MAX_ID
+        raise FUSEError(errno.EXDEV if across else errno.EROFS)
 
     # -- names -----------------------------------------------------------------------------------
 
@@ -108,37 +123,51 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        attributes = await self._fs.lookup(parent_inode, name, _who(ctx))
-        return _shown(attributes) if attributes.ino else _MISSING
+        attributes = await self._of(parent_inode).lookup(parent_inode, name, _who(ctx))
+        if attributes.ino:
+            return _shown(attributes)
+        if parent_inode == ROOT_ID and name == CONTROL_NAME:
+            return _shown(self._history.top())
+        return _MISSING
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        beside = [pair for pair in inode_list if pair[0] > MAX_ID]
+        if beside:
+            self._history.forget(beside)
+            inode_list = [pair for pair in inode_list if pair[0] <= MAX_ID]
         self._fs.forget(inode_list)
 
     @_answered
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        return _shown(await self._fs.mknod(parent_inode, name, mode, rdev, _who(ctx)))
+        return _shown(
+            await self._changeable(parent_inode).mknod(parent_inode, name, mode, rdev, _who(ctx))
+        )
 
     @_answered
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
-        return _shown(await self._fs.mkdir(parent_inode, name, mode, _who(ctx)))
+        return _shown(
+            await self._changeable(parent_inode).mkdir(parent_inode, name, mode, _who(ctx))
+        )
 
     @_answered
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._fs.unlink(parent_inode, name, _who(ctx))
+        await self._changeable(parent_inode).unlink(parent_inode, name, _who(ctx))
 
     @_answered
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._fs.rmdir(parent_inode, name, _who(ctx))
+        await self._changeable(parent_inode).rmdir(parent_inode, name, _who(ctx))
 
     @_answered
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        return _shown(await self._fs.symlink(parent_inode, name, target, _who(ctx)))
+        return _shown(
+            await self._changeable(parent_inode).symlink(parent_inode, name, target, _who(ctx))
+        )
 
     @_answered
     async def rename(
@@ -150,7 +179,7 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        await self._fs.rename(
+        await self._changeable(parent_inode_old, parent_inode_new).rename(
             parent_inode_old, name_old, parent_inode_new, name_new, flags, _who(ctx)
         )
 
@@ -158,13 +187,17 @@ class Operations(pyfuse3.Operations):
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        return _shown(await self._fs.link(inode, new_parent_inode, new_name, _who(ctx)))
+        return _shown(
+            await self._changeable(inode, new_parent_inode).link(
+                inode, new_parent_inode, new_name, _who(ctx)
+            )
+        )
 
     # -- attributes --------------------------------------------------------------------------------
 
     @_answered
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return _shown(await self._fs.getattr(inode))
+        return _shown(await self._of(inode).getattr(inode))
 
     @_answered
     async def setattr(
@@ -183,15 +216,15 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        return _shown(await self._fs.setattr(inode, changes, _who(ctx), fh))
+        return _shown(await self._changeable(inode).setattr(inode, changes, _who(ctx), fh))
 
     @_answered
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
-        return await self._fs.access(inode, mode, _who(ctx))
+        return await self._of(inode).access(inode, mode, _who(ctx))
 
     @_answered
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        return pyfuse3.FileNameT(await self._fs.readlink(inode))
+        return pyfuse3.FileNameT(await self._of(inode).readlink(inode))
 
     @_answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -217,16 +250,21 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        handle, attributes = await self._fs.create(parent_inode, name, mode, flags, _who(ctx))
+        handle, attributes = await self._changeable(parent_inode).create(
+            parent_inode, name, mode, flags, _who(ctx)
+        )
         return FileInfo(fh=pyfuse3.FileHandleT(handle)), _shown(attributes)
 
     @_answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        return FileInfo(fh=pyfuse3.FileHandleT(await self._fs.open(inode, flags, _who(ctx))))
+        number = pyfuse3.FileHandleT(await self._of(inode).open(inode, flags, _who(ctx)))
+        if self._history.is_computed(number):
+            return FileInfo(fh=number, direct_io=True, keep_cache=False)
+        return FileInfo(fh=number)
 
     @_answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self._fs.read(fh, off, size)
+        return await self._of(fh).read(fh, off, size)
 
     @_answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
@@ -234,25 +272,25 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def flush(self, fh: FileHandleT) -> None:
-        await self._fs.flush(fh)
+        await self._of(fh).flush(fh)
 
     @_answered
     async def release(self, fh: FileHandleT) -> None:
-        await self._fs.release(fh)
+        await self._of(fh).release(fh)
 
     @_answered
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._fs.fsync(fh, data_only=datasync)
+        await self._of(fh).fsync(fh, data_only=datasync)
 
     # -- directories -----------------------------------------------------------------------------
 
     @_answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return pyfuse3.FileHandleT(await self._fs.opendir(inode, _who(ctx)))
+        return pyfuse3.FileHandleT(await self._of(inode).opendir(inode, _who(ctx)))
 
     @_answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        fs = self._fs
+        fs = self._of(fh)
         count = 0
         # Between the listing and the answer nothing may be awaited, or it could be out of date.
         for entry in await fs.readdir(fh, start_id):
@@ -265,11 +303,11 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def releasedir(self, fh: FileHandleT) -> None:
-        await self._fs.releasedir(fh)
+        await self._of(fh).releasedir(fh)
 
     @_answered
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._fs.fsyncdir(fh, data_only=datasync)
+        await self._of(fh).fsyncdir(fh, data_only=datasync)
 
     # -- extended attributes: what answers ENOSYS once is never asked again ------------------------
 
@@ -280,21 +318,21 @@ class Operations(pyfuse3.Operations):
     @_answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         self._check_xattrs()
-        return await self._fs.getxattr(inode, name, _who(ctx))
+        return await self._of(inode).getxattr(inode, name, _who(ctx))
 
     @_answered
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         self._check_xattrs()
-        return [pyfuse3.XAttrNameT(name) for name in await self._fs.listxattr(inode)]
+        return [pyfuse3.XAttrNameT(name) for name in await self._of(inode).listxattr(inode)]
 
     @_answered
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         self._check_xattrs()
-        await self._fs.setxattr(inode, name, value, _who(ctx))
+        await self._changeable(inode).setxattr(inode, name, value, _who(ctx))
 
     @_answered
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         self._check_xattrs()
-        await self._fs.removexattr(inode, name, _who(ctx))
+        await self._changeable(inode).removexattr(inode, name, _who(ctx))

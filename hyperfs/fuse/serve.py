@@ -17,12 +17,14 @@ from hyperfs.fuse import mountpoint
 from hyperfs.records import ROOT_ID
 from hyperfs.vfs.attributes import Presentation
 from hyperfs.vfs.filesystem import FileSystem
+from hyperfs.vfs.history import History
 from hyperfs.vfs.options import MountOptions
 
 if TYPE_CHECKING:
     from hyperfs.drive import Drive
     from hyperfs.fuse.invalidate import Notifier
     from hyperfs.fuse.session import Session
+    from hyperfs.vfs.tree import Invalidations
 
 _log = logging.getLogger(__name__)
 
@@ -35,16 +37,22 @@ _serving: str | None = None
 
 
 class Mounted:
-    """A mount that answers, on `directory`, showing `file_system`.
+    """A mount that answers, on `directory`, showing `file_system` and beside it `history`.
 
     `connection` is its number under `mountpoint.CONNECTIONS`.
     """
 
     def __init__(
-        self, directory: str, file_system: FileSystem, connection: int | None, session: Session
+        self,
+        directory: str,
+        file_system: FileSystem,
+        history: History,
+        connection: int | None,
+        session: Session,
     ) -> None:
         self.directory = directory
         self.file_system = file_system
+        self.history = history
         self.connection = connection
         self._session = session
         self._send, self._receive = trio.open_memory_channel[bytes](math.inf)
@@ -112,7 +120,7 @@ async def mount(
 
 def _allowed(options: MountOptions, drive: Drive) -> MountOptions:
     """What a drive of somebody else may be: nothing in it can harm who reads it."""
-    if drive.writable:
+    if drive.writable or drive.metadata.writable:
         return options
     return replace(
         options,
@@ -135,17 +143,10 @@ async def _serve(
     from hyperfs.fuse.session import Session
 
     notifier = Notifier()
-    fs = FileSystem(
-        drive,
-        presentation=Presentation(options.uid, options.gid, options.umask),
-        read_only=options.read_only,
-        check_permissions=not options.kernel_checks,
-        devices=options.dev,
-        disk=drive.store_path,
-        invalidations=notifier,
-    )
+    fs = _file_system(drive, options, notifier)
+    history = History(fs, partial(_file_system, options=options))
     try:
-        session = Session(fs, point, options)
+        session = Session(fs, history, point, options)
     except RuntimeError as error:
         raise OSError(
             errno.EPERM, f"mounting failed ({error}); see the lines above", point
@@ -155,7 +156,7 @@ async def _serve(
         try:
             connection = await _first_answer(point)
             notifier.start()
-            mounted = Mounted(point, fs, connection, session)
+            mounted = Mounted(point, fs, history, connection, session)
             nursery.start_soon(mounted._tell_kernel)
             if fs.read_only:
                 # What is mounted for writing, nobody else changes.
@@ -166,6 +167,20 @@ async def _serve(
             with trio.CancelScope(shield=True):
                 await _take_off(fs, session, notifier, point)
         nursery.cancel_scope.cancel()
+
+
+def _file_system(
+    drive: Drive, options: MountOptions, invalidations: Invalidations | None = None
+) -> FileSystem:
+    return FileSystem(
+        drive,
+        presentation=Presentation(options.uid, options.gid, options.umask),
+        read_only=options.read_only,
+        check_permissions=not options.kernel_checks,
+        devices=options.dev,
+        disk=drive.store_path,
+        invalidations=invalidations,
+    )
 
 
 async def _first_answer(point: str) -> int | None:

@@ -12,6 +12,7 @@ from hyperfs.fuse.operations import Operations
 
 if TYPE_CHECKING:
     from hyperfs.vfs.filesystem import FileSystem
+    from hyperfs.vfs.history import History
     from hyperfs.vfs.options import MountOptions
 
 # Requests in work at once. One that waits for the network holds its place as long as that takes.
@@ -24,9 +25,9 @@ class Session:
     Requests wait until `run` serves them. Raises RuntimeError when the mount is refused.
     """
 
-    def __init__(self, fs: FileSystem, point: str, options: MountOptions) -> None:
+    def __init__(self, fs: FileSystem, history: History, point: str, options: MountOptions) -> None:
         self._ended = trio.Event()
-        self._operations = Operations(fs, xattrs=options.xattrs)
+        self._operations = Operations(fs, history, xattrs=options.xattrs)
         loop.install(fast=options.fast_loop)
         pyfuse3.init(self._operations, point, _arguments(options, read_only=fs.read_only))
         self._scope = trio.CancelScope(shield=True)

@@ -60,6 +60,10 @@ class HyperdriveFormat:
         """The version of that length. Inside a batch it shows a part of the tree."""
         return self.view(version)
 
+    def version_at(self, time_ns: int, length: int) -> int:
+        """Which version a moment had is not told."""
+        return 0
+
     def changes(self, old: TreeView, new: TreeView) -> Iterator[EntryChange]:
         """What changed, names of directories that appear or disappear included.
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hyperfs.vfs.rules import Credentials
     from hyperfs.writer import Location
 
+# In the root directory: what is below it is not the drive's (`hyperfs.vfs.history`).
+CONTROL_NAME: Final = b".hyperfs"
 # How many names that do not exist the kernel may remember of a drive that others change.
 MISSING_NAMES: Final = 16_384
 
@@ -236,6 +238,8 @@ class NameOperations(Tree):
         rules.check_rename_flags(flags)
         rules.check_name(old_name)
         rules.check_name(new_name)
+        if new_parent == ROOT_ID and new_name == CONTROL_NAME:
+            raise OSError(errno.EBUSY, "the name is the file system's own")
         async with self.changing:
             old_directory = await self.changeable_directory(old_parent, who)
             new_directory = await self.changeable_directory(new_parent, who)

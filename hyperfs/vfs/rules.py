@@ -31,6 +31,8 @@ XATTR_SIZE_MAX: Final = 65_536
 # What the records of a drive hold: all names and values of a file together, and their number.
 XATTR_TOTAL_MAX: Final = 32 * 1024
 XATTR_COUNT_MAX: Final = 128
+# Attributes of this name tell how the file and its drive are; no drive holds them.
+XATTR_COMPUTED: Final = b"user.hyperfs."
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
@@ -247,6 +249,8 @@ def check_xattr(name: bytes, value: bytes, others: Collection[tuple[bytes, bytes
     """Raise unless the attribute fits beside the file's *others*."""
     if not is_user_xattr(name):
         raise OSError(errno.EOPNOTSUPP, "only attributes user.* are kept")
+    if name.startswith(XATTR_COMPUTED):
+        raise OSError(errno.EPERM, "what the file system tells cannot be set")
     if len(name) > XATTR_NAME_MAX:
         raise OSError(errno.ERANGE, "attribute name too long")
     if len(value) > XATTR_SIZE_MAX:

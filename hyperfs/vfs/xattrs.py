@@ -10,11 +10,16 @@ from hyperfs.vfs.metadata import AttributeOperations
 from hyperfs.vfs.rules import READ, WRITE
 
 if TYPE_CHECKING:
+    from hyperfs.records import Entry
     from hyperfs.vfs.rules import Credentials
 
 
 class XattrOperations(AttributeOperations):
-    """See the module. The flags for creation and replacement are the adapter's to keep."""
+    """See the module. The flags for creation and replacement are the adapter's to keep.
+
+    Those that say how a file and its drive are (`user.hyperfs.*`) are computed. They can be read
+    and are not listed: what copies files with their attributes must not copy these.
+    """
 
     async def getxattr(self, ino: int, name: bytes, who: Credentials) -> bytes:
         """The value of an attribute. Raises ENODATA, EOPNOTSUPP for other namespaces, EACCES."""
@@ -23,13 +28,29 @@ class XattrOperations(AttributeOperations):
             self._refuse(name)
         entry = await self.entry_of(ino)
         self.check(entry, who, READ)
-        value = entry.xattrs.get(name)
+        if name.startswith(rules.XATTR_COMPUTED):
+            value = await self._computed(name[len(rules.XATTR_COMPUTED) :], entry)
+        else:
+            value = entry.xattrs.get(name)
         if value is None:
             raise OSError(errno.ENODATA, "no such attribute")
         return value
 
+    async def _computed(self, name: bytes, entry: Entry) -> bytes | None:
+        drive = self.drive
+        match name:
+            case b"key":
+                return str(drive.key).encode()
+            case b"version":
+                return b"%d" % drive.version
+            case b"peers":
+                return b"%d" % len(drive.metadata.peers)
+            case b"cached" if entry.is_file:
+                return b"%d" % await drive.held_bytes(entry)
+        return None
+
     async def listxattr(self, ino: int) -> list[bytes]:
-        """The names of the attributes."""
+        """The names of the attributes that the drive holds."""
         return sorted(filter(rules.is_user_xattr, (await self.entry_of(ino)).xattrs))
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, who: Credentials) -> None:

@@ -240,6 +240,8 @@ async def _obey(drive, started):
                 files = started.file_system.handles.files
                 told = started.file_system.invalidations.done
                 say({"inodes": len(table), "files": len(files), "told": told})
+            case "views":
+                say({"views": len(started.history.versions)})
             case "sync":
                 await drive.sync()
                 say({"version": drive.version})
