@@ -60,7 +60,7 @@ def decode_entry(value: bytes | None, seq: int, owner: Owner) -> Entry:
     """
     fields = _object(value)
     metadata = fields.get("metadata")
-    time_ns = _time_ns(metadata)
+    time_ns = _time_ns(metadata, seq)
     target = fields.get("linkname")
     if target is not None:
         name = _target(target)
@@ -129,11 +129,15 @@ def _target(value: object) -> bytes:
     return target
 
 
-def _time_ns(metadata: object) -> int:
-    """`metadata.mtime`, if it is milliseconds since 1970, as JavaScript counts; else 0."""
+def _time_ns(metadata: object, seq: int) -> int:
+    """`metadata.mtime`, if it is milliseconds since 1970, as JavaScript counts.
+
+    Else as many seconds as there are blocks in front: what was written later looks newer, and who
+    compares sizes and times, as copying programs do, sees that a file is not the same any more.
+    """
     mtime = metadata.get("mtime") if type(metadata) is dict else None
     if not (type(mtime) is int or type(mtime) is float) or not abs(mtime) < _MAX_MILLISECONDS:
-        return 0
+        return min(seq, _MAX_MILLISECONDS // 1000) * 1_000_000_000
     return int(mtime * 1_000_000)
 
 

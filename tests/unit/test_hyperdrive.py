@@ -297,13 +297,14 @@ def test_changes_survive_missing_blocks():
 
 def test_modification_times_are_read_where_metadata_has_them():
     def mtime(metadata):
-        return decode_entry(record(metadata=metadata), 1, OWNER).mtime_ns
+        return decode_entry(record(metadata=metadata), 7, OWNER).mtime_ns
 
     assert mtime({"mtime": 1_700_000_000_123}) == 1_700_000_000_123_000_000
     assert mtime({"mtime": 1500.5}) == 1_500_500_000
     for unknown in (None, {}, [], "x", {"mtime": "x"}, {"mtime": True}, {"mtime": 1e300}):
-        assert mtime(unknown) == 0
-    assert mtime({"mtime": float("nan")}) == mtime({"mtime": float("inf")}) == 0
+        assert mtime(unknown) == 7_000_000_000
+    assert mtime({"mtime": float("nan")}) == mtime({"mtime": float("inf")}) == 7_000_000_000
+    assert decode_entry(record(), 2**46, OWNER).mtime_ns < 2**63
 
 
 @pytest.mark.parametrize(
