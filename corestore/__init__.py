@@ -31,6 +31,7 @@ are the caller's cancel scopes. Appends are seen locally at once, by peers when 
 """
 
 from corestore.codec import Codec, EncodingName
+from corestore.conflict import ForkEvidence
 from corestore.core import CoreStatistics, Hypercore
 from corestore.durability import SyncPolicy
 from corestore.encoding import Reader, Writer
@@ -46,6 +47,7 @@ from corestore.errors import (
     InvalidSignature,
     LimitExceeded,
     LocalProtocolError,
+    MustRecover,
     NotWritable,
     ProtocolError,
     RemoteProtocolError,
@@ -61,7 +63,9 @@ from corestore.events import (
     Appended,
     CoreEvent,
     Downloaded,
+    ForkDetected,
     Missed,
+    Overtaken,
     PeerAdded,
     PeerRemoved,
     Published,
@@ -69,6 +73,7 @@ from corestore.events import (
     Truncated,
 )
 from corestore.keys import DiscoveryKey, Key, KeyPair
+from corestore.lease import Reason
 from corestore.manifest import Manifest, Prologue, Signer, manifest_key
 from corestore.manifest import derive as derive_manifest
 from corestore.namespace import CoreOpened, CoreOptions, Namespace, StoreStatistics
@@ -113,6 +118,8 @@ __all__ = [
     "Downloaded",
     "EncodingName",
     "ForkConflict",
+    "ForkDetected",
+    "ForkEvidence",
     "HashRequest",
     "Head",
     "Hypercore",
@@ -128,9 +135,11 @@ __all__ = [
     "Manifest",
     "MemoryStorage",
     "Missed",
+    "MustRecover",
     "Namespace",
     "Node",
     "NotWritable",
+    "Overtaken",
     "PeerAdded",
     "PeerInfo",
     "PeerRemoved",
@@ -140,6 +149,7 @@ __all__ = [
     "ProtocolError",
     "Published",
     "Reader",
+    "Reason",
     "RemoteProtocolError",
     "Request",
     "SeekRequest",

@@ -20,10 +20,12 @@ from corestore.codec import Value
 from corestore.commit import Commit, Run
 from corestore.errors import BlockNotAvailable, NotWritable, SnapshotNotAvailable
 from corestore.keys import KeyPair
+from corestore.lease import Hold
 from corestore.link import Link
 from corestore.manifest import signed_bytes
 from corestore.reading import Blocks, Chunks, Position
 from corestore.replication.machine import Outcome
+from corestore.signing import hold, lift, ready_to_sign, recover
 from corestore.staging import Staged
 from corestore.tree.seek import seek
 
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from corestore.codec import Codec
+    from corestore.conflict import ForkEvidence
     from corestore.driver import Driver
     from corestore.events import CoreEvent, Subscription
     from corestore.keys import DiscoveryKey, Key
+    from corestore.lease import Reason
     from corestore.manifest import Manifest
     from corestore.replication.machine import Settle, Ticket
     from corestore.state import CoreState
@@ -48,7 +52,8 @@ MAX_HINTS: Final = 64
 class CoreStatistics:
     """Numbers about one core, at one moment.
 
-    `blocks_received` and `blocks_sent` count since the core was opened.
+    `blocks_received` and `blocks_sent` count since the core was opened. `stopped`: its key has
+    signed two histories (`Hypercore.conflict`). `held_for`: why nothing is signed here, if so.
     """
 
     length: int
@@ -60,6 +65,8 @@ class CoreStatistics:
     blocks_received: int
     blocks_sent: int
     peers: int
+    stopped: bool = False
+    held_for: Reason | None = None
 
 
 class Hypercore(Generic[Value]):
@@ -375,6 +382,7 @@ class Hypercore(Generic[Value]):
         with self._driver.wanting(self._state):
             while self._head.length < length:
                 self._check_open()
+                self._check_goes_on()
                 await self._state.changed.park()
         return self._head.length
 
@@ -438,6 +446,7 @@ class Hypercore(Generic[Value]):
         """Wait until it is worth looking for block *index* again."""
         state = self._state
         if index >= state.head.length:
+            self._check_goes_on()
             await state.changed.park()
             return
         ticket = state.replicator.want_block(index, priority=priority)
@@ -469,12 +478,15 @@ class Hypercore(Generic[Value]):
           NotWritable: the secret key is not here, or this is a snapshot.
           ValueError: a block above 15 MiB, or a value its encoding cannot express (TypeError too).
           StorageLocked: another process writes this core.
+          MustRecover: another copy of it has more, or may have: see `recover`.
+          ForkConflict: its key has signed two histories.
           OSError: the disk is full; nothing was appended.
           StorageError: the store failed and must be opened again.
         """
         state = self._writable_state()
         encoded = [self._codec.encode(block) for block in blocks]
         async with state.commit_lock:
+            await ready_to_sign(self._driver, state)
             staged = Staged(state)
             await staged.append(encoded)
             commit = staged.commit()
@@ -490,8 +502,54 @@ class Hypercore(Generic[Value]):
         Raises:
           NotWritable: the secret key is not here, or this is a snapshot.
           StorageLocked: another process writes this core.
+          MustRecover, ForkConflict: as `append`.
         """
         self._writable_state().prepare_signing()
+
+    async def recover(self, *, download: bool = True) -> int:
+        """Fetch this core's own log from its peers, as far as they have it, and go on from there;
+        returns its length then.
+
+        For a copy that is behind: restored from a backup, or whose key was moved or imported.
+        Waits until a peer has shown a log that is long enough; the deadline is the caller's. With
+        *download* all its blocks are fetched too, else they are when they are read. Blocks that
+        this copy has beyond what any peer was ever shown are dropped if the copy was in doubt.
+        Cancelled, what has arrived stays and signing remains forbidden.
+
+        Raises:
+          ForkConflict: a peer has another history under the same key; the core is stopped.
+          NotWritable, StorageLocked, OSError, StorageError: as `append`.
+        """
+        await recover(self._driver, self._writable_state())
+        if download:
+            await self.download()
+            await self._driver.sync()
+        return self.length
+
+    async def hold(self, reason: Reason, *, least_length: int = 0) -> None:
+        """Forbid signing here until `recover` has seen *least_length* blocks; durable on return.
+        For those who move a key to another store, or from one."""
+        state = self._writable_state()
+        async with state.commit_lock:
+            await hold(self._driver, state, Hold(reason, least_length))
+
+    async def lift_hold(self) -> None:
+        """Allow signing without having asked anybody: on the word of the owner that no other copy
+        of this core has more. A wrong word forks the log for ever."""
+        state = self._writable_state()
+        async with state.commit_lock:
+            await lift(self._driver, state)
+
+    @property
+    def held_for(self) -> Reason | None:
+        """Why nothing is signed here before `recover`, if so."""
+        hold = self._state.lease.hold
+        return None if hold is None else hold.reason
+
+    @property
+    def conflict(self) -> ForkEvidence | None:
+        """The evidence that the key has signed two histories; the core is stopped then."""
+        return self._state.lease.evidence
 
     async def truncate(self, length: int, *, fork: int | None = None) -> None:
         """Shorten the log to *length* blocks and begin fork *fork* (the next one unless given).
@@ -505,6 +563,7 @@ class Hypercore(Generic[Value]):
         """
         state = self._writable_state()
         async with state.commit_lock:
+            await ready_to_sign(self._driver, state)
             state.prepare_signing()
             fork = state.head.fork + 1 if fork is None else fork
             if fork <= state.head.fork:
@@ -624,7 +683,15 @@ class Hypercore(Generic[Value]):
             blocks_received=replication.blocks_received,
             blocks_sent=replication.blocks_served,
             peers=len(state.peers),
+            stopped=state.lease.evidence is not None,
+            held_for=self.held_for,
         )
+
+    def _check_goes_on(self) -> None:
+        """Raises ForkConflict if nothing will ever come any more."""
+        conflict = self._state.lease.conflict(self.key)
+        if conflict is not None:
+            raise conflict
 
     def _check_open(self) -> None:
         if self._closed or self._driver.closed:

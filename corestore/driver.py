@@ -22,12 +22,18 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
+from corestore.commit import Commit
+from corestore.conflict import ForkEvidence
 from corestore.durability import SyncGroup, SyncPolicy
 from corestore.errors import CoreNotFound, StorageConflict, StorageError
-from corestore.events import PeerAdded, PeerRemoved
+from corestore.events import ForkDetected, Overtaken, PeerAdded, PeerRemoved
+from corestore.lease import EVIDENCE, HOLD, Reason
 from corestore.passive import PASSIVE_CORES, PassiveCores
+from corestore.replication import machine
 from corestore.replication.machine import (
     CommitBatch,
+    Confirmed,
+    Conflict,
     Drop,
     Send,
     Serve,
@@ -39,7 +45,6 @@ from corestore.state import CoreState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from corestore.commit import Commit
     from corestore.errors import CorestoreError
     from corestore.keys import DiscoveryKey, KeyPair
     from corestore.replication.machine import PeerId, Ticket
@@ -320,6 +325,12 @@ class Driver:
         if resigned is not None:
             self.commit([(state, resigned)])
 
+    def drop_tail(self, state: CoreState) -> None:
+        """Drop what a core of ours has beyond what was published, without signing anything."""
+        self.sync_group.check()
+        self.storage.cut(state.storage, state.published.length)
+        state.cut_to_stored()
+
     def _write(self, commits: Sequence[tuple[CoreState, Commit]]) -> None:
         self.sync_group.check()
         self.storage.commit([(state.storage, commit) for state, commit in commits])
@@ -377,8 +388,55 @@ class Driver:
                     case Drop(peer, reason):
                         if (found := peers.get(peer)) is not None:
                             found.port.drop(reason)
+                    case Conflict():
+                        self._stop_core(state, action)
+                    case machine.Overtaken(_, head):
+                        logger.warning(
+                            "core %s was written elsewhere: a peer has %d blocks, here are %d",
+                            state.key,
+                            head.length,
+                            state.head.length,
+                        )
+                        state.events.send(Overtaken(head.length, head.fork))
+                        state.changed.unpark_all()
+                    case Confirmed():
+                        self._confirmed(state)
                     case WakeAt(time):
                         self._wake_at(state, time)
+
+    def _stop_core(self, state: CoreState, found: Conflict) -> None:
+        """Two histories are signed: keep the evidence, say it, and speak of the core no more."""
+        fork = found.theirs.fork
+        evidence = ForkEvidence(fork, state.manifest, found.ours, found.theirs)
+        state.lease.evidence = evidence
+        logger.error(
+            "core %s is stopped: its key has signed two histories of fork %d (%s); a peer (%s) has"
+            " the other one, and the evidence is kept in the store",
+            state.key,
+            fork,
+            found.error,
+            state.peers.get(found.peer, b"").hex()[:16],
+        )
+        try:
+            self._write([(state, Commit(user_data={EVIDENCE: evidence.encode()}))])
+            self.sync_group.committed(publish=True)
+        except (OSError, StorageError) as error:
+            logger.error("the evidence against core %s is not kept: %s", state.key, error)
+        state.events.send(ForkDetected(evidence))
+        for link in tuple(self.links):
+            link.close_channel(state)
+        state.changed.unpark_all()
+
+    def _confirmed(self, state: CoreState) -> None:
+        """The peers have no more of a core of ours than this store."""
+        held = state.lease.hold
+        if held is None or held.reason is not Reason.COPIED:
+            return
+        logger.info("core %s is written here again: its peers have no more of it", state.key)
+        try:
+            self.commit([(state, Commit(user_data={HOLD: None}))])
+        except (OSError, StorageError) as error:
+            logger.warning("core %s stays on hold: %s", state.key, error)
 
     def heard(self, state: CoreState) -> None:
         """A peer said something about *state*, or was answered: carry out what follows."""
@@ -517,6 +575,10 @@ class Driver:
         size = 0
         while self._queue and size < COMMIT_BYTES:
             state, batch = self._queue[0]
+            if state.lease.evidence is not None:
+                self._queue.popleft()
+                self._queued_bytes -= _size(batch)
+                continue
             alone = batch.batch.truncate is not None
             if alone and taken:
                 break
@@ -550,8 +612,11 @@ class Driver:
             for batch in batches:
                 state.replicator.committed(batch)
             state.report_downloads(batches)
+            if state.writable and batches[0].batch.truncate is not None and state.publish():
+                self._published(state)
             self.drain(state)
-        self.sync_group.committed(publish=False)
+        # Our own log, recovered from peers: it is not shown before it is durable.
+        self.sync_group.committed(publish=any(state.writable for state in taken))
         return False
 
     def _refuse(

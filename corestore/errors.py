@@ -7,6 +7,7 @@ CorestoreError
 ├── BlockNotAvailable(index)      not local, and the caller did not want to wait
 ├── SnapshotNotAvailable          truncated below the snapshot
 ├── WrongEncryptionKey            the core's blocks are encrypted with another key, or not at all
+├── MustRecover(reason)           somebody else may have a longer log under our key
 ├── StorageError
 │   ├── StorageLocked             another process writes this core
 │   ├── StorageConflict           the store holds another core under this name
@@ -58,6 +59,19 @@ class SnapshotNotAvailable(CorestoreError):
 class WrongEncryptionKey(CorestoreError):
     """Raised by `Corestore.get` and by reads: the core's blocks are encrypted with another key than
     the one given, or not at all. Open the core with the right one."""
+
+
+class MustRecover(CorestoreError):
+    """Raised by mutations of a core of ours of which another copy has, or may have, a longer signed
+    log: signing here would fork it. `Hypercore.recover` fetches what is missing.
+
+    `reason` is "behind" (a peer has proved it), "copied" (the store was restored or copied),
+    "moved" (the secret key was exported) or "imported" (and the log was not fetched yet).
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class StorageError(CorestoreError):

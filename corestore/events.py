@@ -16,6 +16,8 @@ import trio
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from corestore.conflict import ForkEvidence
+
 # Some seconds of single-block downloads at the highest rate measured (3,000 blocks/s).
 MAX_QUEUED_EVENTS: Final = 8192
 
@@ -64,13 +66,40 @@ class PeerRemoved:
 
 
 @dataclass(frozen=True, slots=True)
+class Overtaken:
+    """A peer has proved a longer log of a core that we sign: it was written elsewhere. Nothing is
+    appended here before `Hypercore.recover`. *length* blocks, of fork number *fork*."""
+
+    length: int
+    fork: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForkDetected:
+    """The core's key has signed two histories. The core is stopped: nothing is appended, fetched
+    or served any more; what is held can be read. The evidence is kept with it."""
+
+    evidence: ForkEvidence
+
+
+@dataclass(frozen=True, slots=True)
 class Missed:
     """This subscriber was too slow: *count* events before this one were dropped."""
 
     count: int
 
 
-CoreEvent = Appended | Downloaded | Truncated | Published | PeerAdded | PeerRemoved | Missed
+CoreEvent = (
+    Appended
+    | Downloaded
+    | Truncated
+    | Published
+    | PeerAdded
+    | PeerRemoved
+    | Overtaken
+    | ForkDetected
+    | Missed
+)
 
 Event = TypeVar("Event")
 

@@ -189,6 +189,8 @@ class Link:
         """Offer the peer to talk about this core; nothing if that was done a moment ago."""
         if not self.established or (self._only is not None and state is not self._only):
             return
+        if state.lease.evidence is not None:
+            return  # stopped: nobody is spoken to about it
         channel = self._by_core.get(state.discovery_key)
         if channel is not None:
             if channel.channel is not None:
@@ -248,6 +250,8 @@ class Link:
         known = event.protocol == messages.PROTOCOL or event.protocol in messages.ALIASES
         if known and event.id is not None and len(event.id) == 32:
             state = self._driver.find_for_peer(DiscoveryKey(event.id))
+        if state is not None and state.lease.evidence is not None:
+            state = None
         if state is None or (self._only is not None and state is not self._only):
             self._mux.reject(event)
             return

@@ -33,6 +33,7 @@ from corestore.errors import (
     WrongEncryptionKey,
 )
 from corestore.events import Appended, Broadcast, Downloaded, Published, Truncated
+from corestore.lease import HOLD, Hold, Lease
 from corestore.manifest import Manifest, ManifestVerifier, is_compat, sign
 from corestore.replication.machine import Replicator
 
@@ -86,8 +87,14 @@ class CoreState:
         self._key_kept = False
         self._key_proven = False
         self._cipher: BlockCipher | None = None
+        self.lease = Lease()
         self._load()
         self.replicator = Replicator(self.key, self, rng=random.Random(crypto.random_bytes(16)))
+        stopped = self.lease.conflict(self.key)
+        if stopped is not None:
+            self.replicator.stop(stopped)
+        elif self.writable and self.lease.hold is not None:
+            self.replicator.doubt(every=True)
 
     def _load(self) -> None:
         storage = self.storage
@@ -101,6 +108,7 @@ class CoreState:
         if kept is not None and kept != self.encryption_key:
             self._set_encryption_key(kept)
         self._key_kept = kept is not None
+        self.lease.load(storage)
         self.bitfield = Bitfield()
         for number, page in storage.bitfield_pages():
             self.bitfield.load_page(number, page)
@@ -237,12 +245,27 @@ class CoreState:
         Raises:
           NotWritable: the secret key is not here.
           StorageLocked: another process signs this core.
+          MustRecover: another copy of this core has more, or may have.
+          ForkConflict: the core is stopped.
         """
+        self.lock_signing()
+        self.lease.check(self.key, self.replicator.newer)
+
+    def lock_signing(self) -> None:
+        """Take the kernel lock alone, and look what there is under it. Raises as above."""
         if self.key_pair is None:
             raise NotWritable(f"the secret key of core {self.key} is not here")
         if not self.storage.signing_locked:
             self.storage.lock_signing()
             self._reread()
+            # From here on nobody else lengthens it: who claims to have more has another copy.
+            self.replicator.doubt(every=self.lease.hold is not None)
+
+    @property
+    def may_sign(self) -> bool:
+        """Whether nothing is known that forbids signing."""
+        lease = self.lease
+        return lease.hold is None and lease.evidence is None and self.replicator.newer is None
 
     def signed(self, batch: TreeBatch) -> Head:
         """The head that *batch* leads to, signed by us. Raises as `prepare_signing`."""
@@ -287,6 +310,8 @@ class CoreState:
     def resign_commit(self) -> Commit | None:
         """What signs a head that was cut back and left without a signature; None if it has one."""
         if self.head.length == 0 or self.head.signature or self.key_pair is None:
+            return None
+        if not self.may_sign:
             return None
         batch = tree.truncate(self.head, self.head.length, self.head.fork, nodes=self)
         return Commit(head=self.signed(batch))
@@ -348,6 +373,9 @@ class CoreState:
             self.manifest = Manifest.decode(commit.manifest)
         if ENCRYPTION_KEY in commit.user_data:
             self._key_kept = True
+        if HOLD in commit.user_data:
+            held = commit.user_data[HOLD]
+            self.lease.hold = None if held is None else Hold.decode(held)
         if commit.truncate is not None:
             self.bitfield.set(commit.truncate, max(before.length, commit.truncate), False)
             self._offsets.clear()

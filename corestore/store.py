@@ -17,6 +17,7 @@ import trio
 from corestore.driver import Driver
 from corestore.durability import SyncPolicy
 from corestore.events import Broadcast
+from corestore.identity import notice_copy
 from corestore.keyring import KeyRing
 from corestore.keys import ROOT_NAMESPACE, KeyPair
 from corestore.namespace import Namespace, Parts
@@ -120,5 +121,11 @@ def _opened(
         return Corestore(MemoryStorage(), policy, None, cache_size=cache_size)
     if isinstance(storage, (str, os.PathLike)):
         folder = Path(storage).expanduser()
-        return Corestore(DiskStorage(folder), policy, folder, cache_size=cache_size)
+        disk = DiskStorage(folder)
+        try:
+            notice_copy(disk, folder)
+        except BaseException:
+            disk.close()
+            raise
+        return Corestore(disk, policy, folder, cache_size=cache_size)
     return Corestore(storage(), policy, None, cache_size=cache_size)

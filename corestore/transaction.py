@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, overload
 
 from corestore.errors import LocalProtocolError
+from corestore.signing import ready_to_sign
 from corestore.staging import Staged
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Transaction:
             for state in self._states:
                 await state.commit_lock.acquire()
                 locked.append(state)
+            for state in self._states:
+                await ready_to_sign(self._driver, state)
             self._staged = {state: Staged(state) for state in self._states}
         except BaseException:
             for state in locked:

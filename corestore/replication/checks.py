@@ -24,6 +24,7 @@ from corestore.tree.verify import OutdatedProof, verify
 if TYPE_CHECKING:
     from corestore.errors import VerificationError
     from corestore.replication.download import Downloads
+    from corestore.replication.messages import Sync
     from corestore.replication.peer import Flight, Peer
     from corestore.replication.shared import Shared
     from corestore.tree.types import Node, Proof, Verifier
@@ -48,6 +49,7 @@ class Checks:
     Attributes:
       watching: we sign this core here and now: claims of peers to have more are looked into.
       every: all peers are asked, whatever they claim, until they have confirmed our length.
+      shown: a peer has shown a signed head of this core of ours since `doubt`.
       longer: the newest head that a peer has shown of a core of ours, if ever one was newer.
     """
 
@@ -58,15 +60,15 @@ class Checks:
         self.every = False
         self.longer: Head | None = None
         self._waiting: list[tuple[Ticket, float | None]] = []
-        # A peer has shown a signed head of our core, of the present state of `every`.
-        self._shown = False
+        self.shown = False
 
     def doubt(self, *, every: bool) -> None:
         """Look at what peers claim from now on; *every*: all of them must show what they have."""
         self.watching = True
         self.every = every
-        self._shown = False
+        self.shown = False
         for peer in self._shared.peers.values():
+            peer.checked = None
             self.peer_changed(peer)
 
     # -- asking ----------------------------------------------------------------------------------
@@ -84,8 +86,8 @@ class Checks:
 
     def doubted(self, peer: Peer) -> None:
         """The peer asked for a check itself: it may know something."""
-        if self._comparable(peer) and peer.check is None and peer.checked is not peer.sync:
-            peer.checked = peer.sync
+        if self._comparable(peer) and peer.check is None and peer.checked != _claim(peer.sync):
+            peer.checked = _claim(peer.sync)
             self._compare(peer)
 
     def peer_changed(self, peer: Peer) -> None:
@@ -100,7 +102,7 @@ class Checks:
     def _open_question(self, peer: Peer) -> bool:
         """Whether the peer should show its history, and has not yet."""
         head = self._shared.head
-        if not self.watching or not peer.length or peer.checked is peer.sync:
+        if not self.watching or not peer.length or peer.checked == _claim(peer.sync):
             return False
         if peer.fork < head.fork or not peer.serves(peer.fork):
             return False
@@ -127,7 +129,7 @@ class Checks:
         peer = flight.peer
         suspected = peer.suspected
         peer.check = None
-        peer.checked = flight.believed
+        peer.checked = _claim(flight.believed)
         head = self._shared.head
         if proof.fork < head.fork:
             return
@@ -142,7 +144,7 @@ class Checks:
             raise suspected
         if not self.watching:
             return
-        self._shown = True
+        self.shown = True
         if (theirs.fork, theirs.length) > (head.fork, head.length):
             self.longer = theirs
             self._shared.out.append(Overtaken(peer.id, theirs))
@@ -151,7 +153,7 @@ class Checks:
         """The peer cannot show it. Raises what it was suspected of."""
         peer = flight.peer
         peer.check = None
-        peer.checked = flight.believed
+        peer.checked = _claim(flight.believed)
         if peer.suspected is not None:
             raise peer.suspected
 
@@ -168,7 +170,7 @@ class Checks:
                 if peer.suspected is not None:
                     late.append((peer, peer.suspected))
                 elif not gone:
-                    peer.checked = flight.believed
+                    peer.checked = _claim(flight.believed)
                     self._downloads.abandon(flight)
                 else:
                     self.peer_changed(peer)
@@ -200,7 +202,7 @@ class Checks:
         shared = self._shared
         peers = shared.peers.values()
         open_ = any(not peer.synced or self._open_question(peer) for peer in peers)
-        if self.every and self._shown and not open_ and self.newer is None:
+        if self.every and self.shown and not open_ and self.newer is None:
             self.every = False
             shared.out.append(Confirmed())
         waiting: list[tuple[Ticket, float | None]] = []
@@ -221,3 +223,8 @@ class Checks:
         self._waiting.clear()
         self.watching = self.every = False
         return tickets
+
+
+def _claim(sync: Sync | None) -> tuple[int, int] | None:
+    """Which log a peer said it has, by fork and length."""
+    return None if sync is None else (sync.fork, sync.length)

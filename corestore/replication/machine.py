@@ -424,6 +424,11 @@ class Replicator:
         """A head of this core of ours that a peer has proved and that is newer than ours."""
         return self._checks.newer
 
+    @property
+    def shown(self) -> bool:
+        """Whether a peer has shown its history of this core of ours since `doubt`."""
+        return self._checks.shown
+
     def set_recovering(self, recovering: bool) -> None:
         """Whether peers may lengthen a core that we sign."""
         self._shared.recovering = recovering

@@ -92,7 +92,7 @@ class Peer:
       upgrade_refused: it did not answer what its last `Sync` promised.
       suspected: why it is being checked, if it sent what does not fit; nothing is asked of it then.
       check: the request under way that compares histories.
-      checked: of which state the histories were compared.
+      checked: the (fork, length) of which the histories were compared.
     """
 
     id: PeerId
@@ -125,7 +125,7 @@ class Peer:
     upgrade_refused: bool = False
     suspected: VerificationError | None = None
     check: Flight | None = None
-    checked: Sync | None = None
+    checked: tuple[int, int] | None = None
     # -- speed
     window: float = FIRST_WINDOW
     latency: float | None = None

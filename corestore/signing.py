@@ -1,0 +1,119 @@
+"""Before a core of ours is signed: the peers are asked, and an old copy is brought up to date.
+
+What forbids signing is known in `corestore.lease`; here is what waits for peers.
+
+- Before the first signature since a core was loaded, the peers that are connected are asked whether
+  they have more of it than we. Nobody being there is no obstacle: what this copy has shown was
+  durable before, also after a crash, so only a copy that was restored can be behind.
+- A copy that is on hold because the store lies elsewhere than before is not signed until a peer has
+  answered: nobody being there is an obstacle then.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from corestore.commit import Commit
+from corestore.lease import HOLD, Hold
+from corestore.replication.machine import Outcome
+
+if TYPE_CHECKING:
+    from corestore.driver import Driver
+    from corestore.state import CoreState
+
+logger: Final = logging.getLogger("corestore")
+
+# How long the first append of a core waits for the peers that are connected.
+QUESTION_SECONDS: Final = 2.0
+# Between two attempts to get what a peer has shown and does not send.
+RETRY_SECONDS: Final = 0.25
+
+
+async def ready_to_sign(driver: Driver, state: CoreState) -> None:
+    """Ask the peers if that was not done yet. The caller holds the commit lock, and finds out by
+    `prepare_signing` what came of it.
+
+    Raises:
+      NotWritable, StorageLocked: as `CoreState.prepare_signing`.
+    """
+    lease = state.lease
+    if lease.evidence is not None or (lease.asked and lease.hold is None):
+        return
+    state.lock_signing()
+    driver.drain(state)
+    with trio.move_on_after(QUESTION_SECONDS):
+        while True:
+            expected = lease.hold is not None and (state.finding or driver.finding)
+            if state.peers:
+                await driver.wait(state, state.replicator.want_history())
+                break
+            if not expected:
+                break
+            await state.changed.park()
+    lease.asked = True
+
+
+async def recover(driver: Driver, state: CoreState) -> None:
+    """Fetch our own log as far as any peer has it, and may sign it again.
+
+    Waits until a peer has shown a log, and it is as long as it is known to be at least. Cancelled,
+    what has arrived stays, and so does the hold.
+
+    Raises:
+      ForkConflict: a peer has another history under our key; the core is stopped.
+      NotWritable, StorageLocked, OSError, StorageError: as an append.
+    """
+    async with state.commit_lock:
+        state.lock_signing()
+        if state.may_sign:
+            await driver.sync()
+        elif state.head.length > state.published.length:
+            # Nobody has seen it, and it would make a second history of what others have seen.
+            lost = state.head.length - state.published.length
+            logger.warning("core %s loses %d blocks nobody has seen", state.key, lost)
+            driver.drop_tail(state)
+        machine = state.replicator
+        machine.doubt(every=True)
+        machine.set_recovering(True)
+        try:
+            with driver.wanting(state):
+                await _follow(driver, state)
+            await lift(driver, state)
+        finally:
+            machine.set_recovering(False)
+            machine.doubt(every=state.lease.hold is not None)
+            if not driver.closed:
+                driver.drain(state)
+        state.lease.asked = True
+    logger.info("core %s goes on from length %d", state.key, state.head.length)
+
+
+async def _follow(driver: Driver, state: CoreState) -> None:
+    machine = state.replicator
+    least = 0 if state.lease.hold is None else state.lease.hold.least_length
+    while True:
+        while True:
+            settled = await driver.wait(state, machine.want_upgrade())
+            if settled.outcome is not Outcome.DONE:
+                break
+        await driver.wait(state, machine.want_history())
+        if machine.shown and machine.newer is None and state.head.length >= least:
+            return
+        with trio.move_on_after(RETRY_SECONDS):
+            await state.changed.park()
+
+
+async def hold(driver: Driver, state: CoreState, reason: Hold) -> None:
+    """Forbid signing until it was recovered; durable when this returns."""
+    driver.commit([(state, Commit(user_data={HOLD: reason.encode()}))])
+    await driver.sync()
+
+
+async def lift(driver: Driver, state: CoreState) -> None:
+    """Allow signing again; durable when this returns."""
+    if state.lease.hold is not None:
+        driver.commit([(state, Commit(user_data={HOLD: None}))])
+    await driver.sync()
