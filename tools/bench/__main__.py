@@ -23,6 +23,7 @@ BENCHES = {
     "append": "append.js",
     "get": "get.js",
     "ingest": "ingest.js",
+    "manycores": "manycores.js",
     "replicate": "replicate.js",
     "mount": None,
 }
