@@ -21,7 +21,7 @@ from corestore.commit import Commit, Run
 from corestore.errors import BlockNotAvailable, NotWritable, SnapshotNotAvailable
 from corestore.keys import KeyPair
 from corestore.lease import Hold
-from corestore.link import Link
+from corestore.link import replicate
 from corestore.manifest import signed_bytes
 from corestore.reading import Blocks, Chunks, Position
 from corestore.replication.machine import Outcome
@@ -650,13 +650,23 @@ class Hypercore(Generic[Value]):
         return self._state.events.subscribe()
 
     async def replicate(
-        self, stream: trio.abc.Stream, *, initiator: bool, key_pair: KeyPair | None = None
+        self,
+        stream: trio.abc.Stream,
+        *,
+        initiator: bool,
+        key_pair: KeyPair | None = None,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """As `Corestore.replicate`, for this core alone."""
+        """As `Corestore.replicate`, for this core alone. Raises as that."""
         self._check_open()
-        key_pair = key_pair or KeyPair.generate()
-        link = Link(self._driver, stream, initiator=initiator, key_pair=key_pair, only=self._state)
-        await link.run()
+        await replicate(
+            self._driver,
+            stream,
+            initiator=initiator,
+            key_pair=key_pair or KeyPair.generate(),
+            only=self._state,
+            task_status=task_status,
+        )
 
     @contextmanager
     def finding_peers(self) -> Iterator[None]:

@@ -92,6 +92,27 @@ class Port(Protocol):
 class LinkHandle(Protocol):
     """What the driver asks of a link."""
 
+    @property
+    def initiator(self) -> bool:
+        """Whether we began the handshake."""
+        ...
+
+    def carries(self, stream: trio.abc.Stream) -> bool:
+        """Whether this is the link of *stream*."""
+        ...
+
+    def attach(self, only: CoreState | None) -> None:
+        """Carry a core that was not, or every core (None)."""
+        ...
+
+    async def wait_established(self) -> bool:
+        """Wait for the handshake; False if there will be none."""
+        ...
+
+    async def wait_ended(self) -> None:
+        """Wait for the end of the stream."""
+        ...
+
     def open_channel(self, state: CoreState) -> None:
         """Offer the peer to talk about this core; nothing if that was done already."""
         ...

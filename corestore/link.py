@@ -99,7 +99,7 @@ class Link:
     """One stream to one peer. `run` does everything.
 
     *only* restricts it to one core; otherwise every open core is offered, and every core the peer
-    asks for is looked up in the store.
+    asks for is looked up in the store. `attach` adds to that later.
     """
 
     def __init__(
@@ -121,7 +121,8 @@ class Link:
         self.established = False
         self._driver = driver
         self._stream = stream
-        self._only = only
+        # None for all cores of the store.
+        self._only = None if only is None else {only}
         self._secure = SecureStream(initiator, key_pair)
         self._mux = Mux()
         self._handshake_hash = b""
@@ -133,6 +134,7 @@ class Link:
         self._scope = trio.CancelScope()
         # The handshake is done, or the link has ended.
         self._settled = trio.Event()
+        self._ended = trio.Event()
 
     @property
     def cores(self) -> list[DiscoveryKey]:
@@ -156,10 +158,29 @@ class Link:
         finally:
             self._driver.links.discard(self)
             self._settle()
+            self._ended.set()
             for channel in list(self._by_core.values()):
                 self._closed(channel)
             # Forcefully: what could be said at the end of the stream, nobody waits for.
             await trio.aclose_forcefully(self._stream)
+
+    def carries(self, stream: trio.abc.Stream) -> bool:
+        """Whether this link is the one of *stream*."""
+        return self._stream is stream
+
+    def attach(self, only: CoreState | None) -> None:
+        """Carry *only* too, or every core of the store (None); nothing if that is so already."""
+        if only is None:
+            self._only = None
+        elif self._only is not None:
+            self._only.add(only)
+        if self.established:
+            self._offer_all()
+            self._wake.set()
+
+    async def wait_ended(self) -> None:
+        """Wait for the end of the stream."""
+        await self._ended.wait()
 
     async def wait_established(self) -> bool:
         """Wait for the handshake; False if the link ended without one."""
@@ -187,7 +208,7 @@ class Link:
 
     def open_channel(self, state: CoreState) -> None:
         """Offer the peer to talk about this core; nothing if that was done a moment ago."""
-        if not self.established or (self._only is not None and state is not self._only):
+        if not self.established or not self._carried(state):
             return
         if state.lease.evidence is not None:
             return  # stopped: nobody is spoken to about it
@@ -199,6 +220,9 @@ class Link:
                 return
         self._open(state)
         self._wake.set()
+
+    def _carried(self, state: CoreState) -> bool:
+        return self._only is None or state in self._only
 
     def close_channel(self, state: CoreState) -> None:
         """End the conversation about this core, if there is one."""
@@ -252,7 +276,7 @@ class Link:
             state = self._driver.find_for_peer(DiscoveryKey(event.id))
         if state is not None and state.lease.evidence is not None:
             state = None
-        if state is None or (self._only is not None and state is not self._only):
+        if state is None or not self._carried(state):
             self._mux.reject(event)
             return
         entry = self._by_core.get(state.discovery_key)
@@ -448,3 +472,35 @@ class Link:
                 entry.channel.send(kind, body)
                 room -= len(body)
         self._end_turn(turn)
+
+
+async def replicate(
+    driver: Driver,
+    stream: trio.abc.Stream,
+    *,
+    initiator: bool,
+    key_pair: KeyPair,
+    only: CoreState | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a link over *stream* to its end; join the one that is there if there is one.
+
+    Raises:
+      ValueError: the stream is in use in the other role.
+    """
+    link = next((each for each in driver.links if each.carries(stream)), None)
+    if link is not None:
+        if link.initiator != initiator:
+            raise ValueError("this stream is in use, with the roles the other way round")
+        link.attach(only)
+        await link.wait_established()
+        task_status.started()
+        await link.wait_ended()
+        return
+    link = Link(driver, stream, initiator=initiator, key_pair=key_pair, only=only)
+    # Now, so that who attaches the stream again before `run` begins finds it.
+    driver.links.add(link)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.run)
+        await link.wait_established()
+        task_status.started()

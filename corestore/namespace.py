@@ -19,7 +19,7 @@ from corestore.core import Hypercore
 from corestore.errors import CoreNotFound
 from corestore.keyring import namespace_of
 from corestore.keys import DiscoveryKey, Key, KeyPair, derive_namespace
-from corestore.link import Link
+from corestore.link import Link, replicate
 from corestore.manifest import Manifest, manifest_key
 from corestore.state import ENCRYPTION_KEY
 from corestore.storage.base import CoreRecord
@@ -361,17 +361,24 @@ class Namespace:
         Runs until the stream ends or is broken, and closes it. Exactly one side is the *initiator*
         (of the handshake): with TCP the one that dialled. A peer that breaks the rules is dropped,
         which is logged and ends this like any other end. Cores that only one side knows are not
-        spoken of; keys are never sent. To attach one peer twice is wasteful and does no harm.
+        spoken of; keys are never sent. A stream that is attached already, by this or by a core's
+        `replicate`, is joined and not used twice; a second stream to one peer is wasteful and does
+        no harm.
 
         Args:
           key_pair: what we prove to the peer to be; the store's own for this session by default.
           task_status: started when the handshake is done, or at the latest at the end.
+
+        Raises:
+          ValueError: the stream is attached in the other role.
         """
-        link = self.link(stream, initiator=initiator, key_pair=key_pair)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(link.run)
-            await link.wait_established()
-            task_status.started()
+        await replicate(
+            self._driver,
+            stream,
+            initiator=initiator,
+            key_pair=key_pair or self._parts.session_key_pair,
+            task_status=task_status,
+        )
 
     def link(
         self, stream: trio.abc.Stream, *, initiator: bool, key_pair: KeyPair | None = None

@@ -516,3 +516,43 @@ async def test_a_core_removed_here_is_not_spoken_of_any_more():
             await eventually(lambda: copy.peers == [])
             await writing.get(name="another")
             assert not await copy.update()
+
+
+async def test_attaching_a_stream_again_is_harmless_and_joins_it(nursery):
+    """As programs do that attach the store, and its main core as well, to every connection."""
+    async with two_stores(count=5) as (writing, reading, core):
+        near, far = trio.testing.memory_stream_pair()
+        copy = await reading.get(key=core.key)
+        ended = []
+
+        async def attach(what, stream, initiator):
+            await what.replicate(stream, initiator=initiator)
+            ended.append(what)
+
+        for what in (core, writing, writing, core):
+            nursery.start_soon(attach, what, near, True)
+        for what in (copy, copy, reading):
+            nursery.start_soon(attach, what, far, False)
+        assert await copy.get(4) == block(4)
+        other = await writing.get(name="another")
+        await other.append(b"x")
+        assert await (await reading.get(key=other.key)).get(0) == b"x"
+        assert len(copy.peers) == 1
+        assert writing.statistics().links == reading.statistics().links == 1
+        with pytest.raises(ValueError, match="in use"):
+            await reading.replicate(far, initiator=True)
+        await near.aclose()
+        await eventually(lambda: len(ended) == 7)
+
+
+async def test_a_stream_attached_for_one_core_carries_no_other_until_it_is_told_to(nursery):
+    async with two_stores(count=1) as (writing, reading, core):
+        near, far = trio.testing.memory_stream_pair()
+        other = await writing.get(name="another")
+        copy, second = [await reading.get(key=each.key) for each in (core, other)]
+        nursery.start_soon(partial(core.replicate, near, initiator=True))
+        nursery.start_soon(partial(reading.replicate, far, initiator=False))
+        assert await copy.get(0) == block(0)
+        assert second.peers == []
+        nursery.start_soon(partial(other.replicate, near, initiator=True))
+        await second.wait_peers()
