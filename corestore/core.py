@@ -541,6 +541,11 @@ class Hypercore(Generic[Value]):
             await lift(self._driver, state)
 
     @property
+    def key_pair(self) -> KeyPair | None:
+        """What signs this core, secret; None if it is not here."""
+        return self._state.key_pair
+
+    @property
     def held_for(self) -> Reason | None:
         """Why nothing is signed here before `recover`, if so."""
         hold = self._state.lease.hold
@@ -592,6 +597,15 @@ class Hypercore(Generic[Value]):
         self._check_open()
         return self._state.bitfield.runs(start, min(end, self._head.length))
 
+    def held_byte_length(self, start: int, end: int) -> int:
+        """How many bytes the blocks of `start..end` that are held here take."""
+        state, total = self._state, 0
+        for low, high in self.held(start, end):
+            for index in range(low, high):
+                leaf = state.node(2 * index)
+                total += 0 if leaf is None else leaf.size
+        return total
+
     async def clear(self, start: int, end: int) -> None:
         """Forget the bytes of blocks `start..end` here; they can be fetched again from peers.
 
@@ -613,8 +627,7 @@ class Hypercore(Generic[Value]):
             )
             if not cleared:
                 return 0
-            leaves = (state.node(2 * i) for run in cleared for i in range(run.start, run.end))
-            size = sum(leaf.size for leaf in leaves if leaf is not None)
+            size = sum(self.held_byte_length(run.start, run.end) for run in cleared)
             self._driver.commit([(state, Commit(runs=cleared))])
             return size
 

@@ -22,6 +22,7 @@ import trio
 
 from hyperfs.batch import Batch
 from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
+from hyperfs.collect import Collected
 from hyperfs.drive import Drive
 from hyperfs.errors import (
     DriveEncrypted,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Changed",
+    "Collected",
     "Drive",
     "DriveEncrypted",
     "DriveExists",

@@ -68,12 +68,7 @@ class Batch:
         # New content by the id of the file that gets it: files without a name until the end.
         self._contents: dict[int, OpenFile] = {}
         self._ended = False
-        tree.batches.add(self)
-
-    @property
-    def layer(self) -> Layer:
-        """What is changed so far."""
-        return self._layer
+        tree.layers.add(self._layer)
 
     # -- changing ----------------------------------------------------------------------------
 

@@ -214,8 +214,8 @@ class _Collection:
         Nothing is being committed.
         """
         tree, view, reach = self._tree, self._view(), self._reach
-        layers = [tree.staging.staged, *(batch.layer for batch in tree.batches)]
-        for layer in layers:
+        # Those of batches, which are not made yet, are layers too.
+        for layer in [tree.staging.staged, *tree.layers]:
             for record in layer.records.changes().values():
                 if isinstance(record, Entry):
                     reach.add_extents(record.extents)

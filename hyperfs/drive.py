@@ -20,6 +20,7 @@ import trio
 
 from hyperfs import paths, versions, walk
 from hyperfs.batch import Batch
+from hyperfs.cache import CacheLimit
 from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
 from hyperfs.collect import Collector, oldest_version
 from hyperfs.errors import VersionCleared
@@ -193,6 +194,7 @@ class Drive:
         past.view, past.format = view, form
         if tree.content_blocks is not None:
             past.set_content(tree.content_blocks)
+            past.reader.on_read = tree.reader.on_read
         tree.checkouts.add(past)
         return Drive(self.metadata, past, name=self.name, store_path=self.store_path)
 
@@ -274,6 +276,29 @@ class Drive:
         """How many bytes of the file of *entry* can be read without a peer. Fetches no content;
         waits for the records of large files. Raises TooSlowError, DecodeError."""
         return await held_bytes(self._tree, entry)
+
+    async def evict(self, path: str | bytes = "/") -> int:
+        """Forget the content below a path that is here, and return how many bytes that was; it is
+        fetched again when it is read. What other files share with it goes too.
+
+        Raises:
+          ValueError: the drive is written here, so nobody else need have its content.
+          FileNotFoundError, NotADirectoryError, OSError, StorageError.
+        """
+        self._check_foreign()
+        await self.ready()
+        assert self._tree.content_blocks is not None
+        return await walk.evict(self._tree, paths.split(path), self._tree.content_blocks)
+
+    async def limit_cache(self, max_bytes: int) -> None:
+        """Keep what is here of the content below *max_bytes*, about, until cancelled: what was read
+        longest ago is forgotten, as by `evict`. Raises ValueError as that does."""
+        self._check_foreign()
+        await CacheLimit(self._tree, max_bytes).run()
+
+    def _check_foreign(self) -> None:
+        if self.metadata.writable:
+            raise ValueError("what this store has written is not fetched again from anybody")
 
     # -- changing by path --------------------------------------------------------------------
 

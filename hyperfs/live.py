@@ -32,7 +32,6 @@ from hyperfs.writer import SHARED, OpenFile, check_attributes
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from hyperfs.batch import Batch
     from hyperfs.blocks import CoreBlocks
     from hyperfs.staging import Layer, StagedRecord
     from hyperfs.view import Format, TreeView
@@ -65,7 +64,7 @@ class LiveTree:
         self._reader: ContentReader | None = None
         # What a collection must not take from under them.
         self.checkouts: WeakSet[LiveTree] = WeakSet()
-        self.batches: WeakSet[Batch] = WeakSet()
+        self.layers: WeakSet[Layer] = WeakSet()
         self._at: dict[tuple[int, bytes], OpenFile] = {}
         self._next_id = ROOT_ID + 1
 

@@ -16,7 +16,7 @@ from hyperfs.extents import Extent
 from hyperfs.index.node import BlocksMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from hyperfs.blobs import Blob, Piece
     from hyperfs.blocks import CoreBlocks
@@ -71,6 +71,8 @@ class ContentReader:
         self._blobs = BlobReader(blocks)
         self._cache: OrderedDict[int, bytes] = OrderedDict()
         self._cached = 0
+        # Told of blocks that are read, but for those read again soon.
+        self.on_read: Callable[[int], None] | None = None
 
     async def read(self, pieces: Sequence[Piece]) -> bytes:
         """The bytes of *pieces*, one after the other. All missing blocks are asked for at once.
@@ -138,6 +140,8 @@ class ContentReader:
             self._cache.move_to_end(index)
             return cached
         block = self._blocks.block(index)
+        if self.on_read is not None:
+            self.on_read(index)
         self._cache[index] = block
         self._cached += len(block)
         while self._cached > CACHED_BLOCK_BYTES:

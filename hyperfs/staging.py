@@ -29,7 +29,7 @@ class Layer:
     here (an open file) asks for a commit. `number` orders layers: a commit waits for its number.
     """
 
-    __slots__ = ("forgotten", "number", "records", "touched")
+    __slots__ = ("__weakref__", "forgotten", "number", "records", "touched")
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -33,6 +33,8 @@ _READ_BYTES: Final = 4 * 1024 * 1024
 # How many content blocks one step of a download asks for: 16 MiB on average.
 _DOWNLOAD_BLOCKS: Final = 256
 _DOWNLOAD_BYTES: Final = 16 * 1024 * 1024
+# How many blocks one step of an eviction forgets, in one commit.
+_EVICT_BLOCKS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,14 @@ async def _missing_blocks(
     tree: LiveTree, entry: Entry, content: CoreBlocks
 ) -> AsyncIterator[set[int]]:
     """The content blocks of a file that are not here, some at a time."""
+    async for blocks in _blocks(tree, entry):
+        missing = {block for block in blocks if not content.core.has(block)}
+        if missing:
+            yield missing
+
+
+async def _blocks(tree: LiveTree, entry: Entry) -> AsyncIterator[set[int]]:
+    """The content blocks of a file, some at a time."""
     if entry.inline is not None or tree.view is None:
         return
     found = ContentMap.of_entry(entry, tree.view)
@@ -168,9 +178,37 @@ async def _missing_blocks(
         else:
             pieces = await tree.metadata_blocks.complete(partial(found.pieces, start, end))
             blocks = {piece.block for piece in pieces if isinstance(piece, Extent)}
-        missing = {block for block in blocks if not content.core.has(block)}
-        if missing:
-            yield missing
+        yield blocks
+
+
+async def evict(tree: LiveTree, names: Sequence[bytes], content: CoreBlocks) -> int:
+    """Forget the content below a path; how many bytes that was. What other files share goes too."""
+    core = content.core
+    if not names:
+        return await core.clear_runs(((0, core.length),))
+    entry, _ = await resolve(tree, names)
+    found: list[Entry] = [entry] if entry.is_file else []
+    if entry.is_dir:
+        found = [each.entry async for each in walk(tree, names) if each.entry.is_file]
+    freed = 0
+    waiting: set[int] = set()
+    for each in found:
+        async for blocks in _blocks(tree, each):
+            waiting.update(block for block in blocks if core.has(block))
+            if len(waiting) >= _EVICT_BLOCKS:
+                freed += await core.clear_runs(_joined(waiting))
+                waiting.clear()
+    return freed + await core.clear_runs(_joined(waiting))
+
+
+def _joined(blocks: set[int]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for block in sorted(blocks):
+        if runs and runs[-1][1] == block:
+            runs[-1] = runs[-1][0], block + 1
+        else:
+            runs.append((block, block + 1))
+    return runs
 
 
 async def _directory(tree: LiveTree, names: Sequence[bytes]) -> int:

@@ -22,10 +22,12 @@ LINES = [
     ["hyperfs.fuse"],
     ["hyperfs.vfs|hyperfs.sync|hyperfs.backup"],
     [
+        "hyperfs.moving",
         "hyperfs.opening",
         "hyperfs.registry",
         "hyperfs.drive",
         "hyperfs.collect",
+        "hyperfs.cache",
         "hyperfs.versions",
         "hyperfs.walk",
         "hyperfs.held",

@@ -99,6 +99,14 @@ class Access(Protocol):
         """Return when everything put so far is durable and published."""
         ...
 
+    async def collect(self, keep_last: int | None, keep_within: float | None) -> tuple[int, int]:
+        """Give back what no kept version needs: how many bytes, and the oldest version kept."""
+        ...
+
+    async def evict(self, path: bytes) -> int:
+        """Forget fetched content below a path; how many bytes."""
+        ...
+
 
 class DriveAccess:
     """`Access` to a drive that this process has open.
@@ -151,3 +159,10 @@ class DriveAccess:
 
     async def sync(self) -> None:
         await self._drive.sync()
+
+    async def collect(self, keep_last: int | None, keep_within: float | None) -> tuple[int, int]:
+        found = await self._drive.collect(keep_last=keep_last, keep_within=keep_within)
+        return found.byte_length, found.version
+
+    async def evict(self, path: bytes) -> int:
+        return await self._drive.evict(path)

@@ -155,6 +155,8 @@ class _Session:
             "symlink": self._on_symlink,
             "remove": self._on_remove,
             "sync": self._on_sync,
+            "collect": self._on_collect,
+            "evict": self._on_evict,
         }
 
     async def run(self) -> None:
@@ -255,6 +257,13 @@ class _Session:
     async def _on_sync(self, header: Header) -> tuple[Any, bytes]:
         await self._drive(header).sync()
         return None, b""
+
+    async def _on_collect(self, header: Header) -> tuple[Any, bytes]:
+        access = self._drive(header)
+        return await access.collect(header["keep_last"], header["keep_within"]), b""
+
+    async def _on_evict(self, header: Header) -> tuple[Any, bytes]:
+        return await self._drive(header).evict(_path(header)), b""
 
 
 def _path(header: Header) -> bytes:
@@ -386,6 +395,16 @@ class ControlAccess:
 
     async def sync(self) -> None:
         await self._client.call("sync", drive=self._key)
+
+    async def collect(self, keep_last: int | None, keep_within: float | None) -> tuple[int, int]:
+        result, _ = await self._client.call(
+            "collect", drive=self._key, keep_last=keep_last, keep_within=keep_within
+        )
+        return int(result[0]), int(result[1])
+
+    async def evict(self, path: bytes) -> int:
+        result, _ = await self._call("evict", path)
+        return int(result)
 
 
 def _info(fields: Any) -> FileInfo:

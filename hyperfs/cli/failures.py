@@ -63,7 +63,7 @@ def explain(error: BaseException) -> Failure | None:
             return Failure(f"verification failed: {error}", Exit.VERIFICATION)
         case hyperfs.DriveEncrypted():
             return Failure(str(error), Exit.NOT_PERMITTED)
-        case corestore.CoreNotFound():
+        case corestore.CoreNotFound() | hyperfs.VersionCleared():
             return Failure(str(error), Exit.NOT_FOUND)
         case trio.TooSlowError() | corestore.BlockNotAvailable():
             return Failure(

@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from hyperfs.cli import drives, files, flags, mount, seed, status, transfer
+from hyperfs.cli import drives, files, flags, mount, seed, space, status, transfer
 from hyperfs.cli.failures import Exit, explain
 from hyperfs.cli.output import Output
 
@@ -29,6 +29,13 @@ _SECTIONS: Final = (
             (mount.umount, "Make everything durable and unmount"),
             (seed.seed, "Hold whole drives for others, without mounting"),
             (status.status, "Show what runs, versions and peers"),
+        ),
+    ),
+    (
+        "Space",
+        (
+            (space.gc, "Give back what no kept version of a drive needs"),
+            (space.evict, "Forget what was fetched of somebody else's drive"),
         ),
     ),
     (

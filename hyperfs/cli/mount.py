@@ -30,6 +30,7 @@ from hyperfs.cli.processes import ProcessInfo
 from hyperfs.cli.serving import report, stoppable, visible
 from hyperfs.cli.session import Network, first_version
 from hyperfs.cli.settings import Settings, find_key, open_store, reach
+from hyperfs.cli.space import Bounds, cache_option, keep_options
 
 if TYPE_CHECKING:
     from hyperfs.cli.address import Address
@@ -56,6 +57,8 @@ DIRECTORY = click.Path(readable=False, path_type=Path)
     metavar="SECONDS",
     help="How long a read waits for a block that no peer sends; then ETIMEDOUT.",
 )
+@keep_options
+@cache_option
 @click.option(
     "-o",
     "options",
@@ -74,6 +77,9 @@ def mount(
     background: bool,
     timeout: float,
     read_timeout: float,
+    keep_last: int | None,
+    keep_within: float | None,
+    cache_max: int | None,
     options: tuple[str, ...],
 ) -> None:
     """Mount a drive on the empty folder DIR and share it with peers, until Ctrl-C.
@@ -82,9 +88,12 @@ def mount(
     files appear as its writer saves them, and their content is fetched when it is read.
     """
     parse_options(options)
+    bounds = Bounds(keep_last, keep_within, cache_max)
     if background and daemon.READY_VARIABLE not in os.environ:
         answer = daemon.start(
-            _again(settings, drive, directory, listen, peers, timeout, read_timeout, options)
+            _again(
+                settings, drive, directory, listen, peers, timeout, read_timeout, bounds, options
+            )
         )
         _tell_started(settings, answer)
         return
@@ -98,6 +107,7 @@ def mount(
                 listen,
                 Network(peers, timeout),
                 read_timeout,
+                bounds,
                 options,
             )
         )
@@ -116,6 +126,7 @@ def _again(
     peers: tuple[Endpoint, ...],
     timeout: float,
     read_timeout: float,
+    bounds: Bounds,
     options: tuple[str, ...],
 ) -> list[str]:
     """The same command for the background process."""
@@ -125,6 +136,7 @@ def _again(
         for host, port in endpoints:
             arguments += [flag, f"{host}:{port}"]
     arguments += ["--timeout", str(timeout), "--read-timeout", str(read_timeout)]
+    arguments += bounds.arguments()
     for option in options:
         arguments += ["-o", option]
     return arguments
@@ -148,6 +160,7 @@ async def _mount(
     listen: tuple[Endpoint, ...],
     network: Network,
     read_timeout: float,
+    bounds: Bounds,
     texts: tuple[str, ...],
 ) -> None:
     output = settings.output
@@ -165,6 +178,7 @@ async def _mount(
         ):
             if drive.writable and not options.read_only:
                 await drive.claim()
+            bounds.check(drive)
             bound = await reach(swarm, key, listen=listen, peers=network.peers)
             output.say(str(drive.link))
             for where in bound:
@@ -188,8 +202,11 @@ async def _mount(
                 async with visible(
                     settings, info, {str(key): access}, status, stop, url=str(drive.link)
                 ):
-                    # Until the mount is gone (a plain umount works too) or `stop` is called.
-                    await mounted.wait_unmounted()
+                    async with trio.open_nursery() as holding:
+                        holding.start_soon(bounds.hold, drive)
+                        # Until the mount is gone (a plain umount works too) or `stop` is called.
+                        await mounted.wait_unmounted()
+                        holding.cancel_scope.cancel()
     output.say(f"unmounted {point}")
 
 

@@ -1,0 +1,169 @@
+"""Space given back: what the disk gets, what comes back, what readers and writers see meanwhile."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+
+import corestore
+import hyperfs
+from hyperfs.collect import oldest_version
+from tests.support.builders import linked
+from tests.support.drives import snapshot
+
+DATA = random.Random(11).randbytes(8_000_000)
+
+
+def disk_bytes(folder):
+    """What the files of a folder take on the disk."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+
+
+async def test_deleting_gives_the_disk_back(tmp_path):
+    async with (
+        corestore.open(tmp_path) as store,
+        hyperfs.open(store, name="d", create=True) as drive,
+    ):
+        await drive.write("/large", DATA)
+        await drive.write("/small", b"kept" * 1000)
+        await drive.remove("/large")
+        await drive.sync()
+        before = disk_bytes(tmp_path)
+        found = await drive.collect(keep_last=1)
+        assert found.byte_length >= len(DATA)
+        assert found.version == drive.version
+        assert disk_bytes(tmp_path) < before - len(DATA) + 1_000_000
+        assert await drive.read("/small") == b"kept" * 1000
+        assert await drive.collect(keep_last=1) == hyperfs.Collected(drive.version, 0, 0)
+
+
+async def test_what_was_given_back_stays_so_after_reopening(tmp_path):
+    async with (
+        corestore.open(tmp_path) as store,
+        hyperfs.open(store, name="d", create=True) as drive,
+    ):
+        await drive.write("/a", DATA[:300_000])
+        old = drive.version
+        await drive.write("/a", DATA[300_000:500_000])
+        await drive.collect(keep_last=1)
+    async with corestore.open(tmp_path) as store, hyperfs.open(store, name="d") as drive:
+        assert await drive.read("/a") == DATA[300_000:500_000]
+        with pytest.raises(hyperfs.VersionCleared, match=str(old)) as caught:
+            await drive.checkout(old)
+        assert caught.value.oldest == drive.version
+        # The chunk table still names the blocks: what it finds is compared.
+        await drive.write("/b", DATA[:300_000])
+        assert await drive.read("/b") == DATA[:300_000]
+        async with hyperfs.open(store, key=drive.key, read_timeout=0) as again:
+            assert await again.read("/b") == DATA[:300_000]
+
+
+async def test_versions_of_a_time_are_kept(monkeypatch):
+    clock = [1_000 * 10**9]
+    monkeypatch.setattr("hyperfs.live.LiveTree.now_ns", lambda self: clock[0])
+    monkeypatch.setattr("time.time_ns", lambda: clock[0])
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+        versions = []
+        for n in range(10):
+            clock[0] += 10 * 10**9
+            await drive.write("/f", DATA[n * 50_000 : (n + 1) * 50_000])
+            versions.append(drive.version)
+        # 25 s ago version 7 was the newest: 8 and 9 came 20 and 10 s ago... and the last one now.
+        found = await drive.collect(keep_within=25)
+        assert found.version == versions[6]
+        for n in range(6, 10):
+            past = await drive.checkout(versions[n])
+            assert await past.read("/f") == DATA[n * 50_000 : (n + 1) * 50_000]
+        # More cannot come back; both bounds together keep what either keeps.
+        assert (await drive.collect(keep_last=9)).version == versions[6]
+        assert (await drive.collect(keep_last=3, keep_within=5)).version == versions[7]
+        assert oldest_version(drive.metadata) == versions[7]
+
+
+async def test_writing_goes_on_while_space_is_given_back():
+    """What is written equals what is being cleared: each chunk is found again, or stored anew."""
+    rng = random.Random(3)
+    pieces = [DATA[n * 40_000 : n * 40_000 + 120_000] for n in range(40)]
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+        for round_ in range(6):
+            for n in range(20):
+                await drive.write(f"/{n}", rng.choice(pieces))
+            for n in range(0, 20, 2):
+                await drive.remove(f"/{n}")
+            wanted = {}
+
+            async def write(wanted=wanted, round_=round_):
+                for n in range(30):
+                    path = f"/new{round_}-{n}"
+                    wanted[path] = rng.choice(pieces)
+                    await drive.write(path, wanted[path])
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write)
+                nursery.start_soon(lambda: drive.collect(keep_last=1))
+            async with hyperfs.open(store, key=drive.key, read_timeout=0) as again:
+                for path, data in wanted.items():
+                    assert await again.read(path) == data
+                assert await snapshot(again) == await snapshot(drive)
+
+
+async def test_a_new_reader_gets_all_of_a_collected_drive():
+    async with (
+        corestore.open(None) as near,
+        corestore.open(None) as far,
+        hyperfs.open(near, name="d", create=True) as writer,
+    ):
+        for n in range(100):
+            await writer.write(f"/{n % 10}/file", DATA[n * 20_000 : (n + 1) * 20_000])
+        await writer.collect(keep_last=3)
+        async with linked(near, far), hyperfs.open(far, key=writer.key) as reader:
+            with trio.fail_after(10):
+                await reader.ready()
+                assert await snapshot(reader) == await snapshot(writer)
+                past = await reader.checkout(writer.previous())
+                assert len(await snapshot(past)) == len(await snapshot(writer))
+
+
+async def test_only_the_writer_gives_versions_back():
+    async with (
+        corestore.open(None) as near,
+        corestore.open(None) as far,
+        hyperfs.open(near, name="d", create=True) as writer,
+    ):
+        with pytest.raises(ValueError, match="which versions"):
+            await writer.collect()
+        with pytest.raises(ValueError, match="newest"):
+            await writer.collect(keep_last=0)
+        async with hyperfs.open(far, key=writer.key) as reader:
+            with pytest.raises(corestore.NotWritable):
+                await reader.collect(keep_last=1)
+
+
+async def test_nothing_is_given_back_when_a_record_cannot_be_read(monkeypatch):
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+        await drive.write("/a", DATA[:100_000])
+        await drive.remove("/a")
+
+        def unreadable(data):
+            raise corestore.DecodeError("record")
+
+        monkeypatch.setattr("hyperfs.reach.unpack_record", unreadable)
+        with pytest.raises(corestore.DecodeError):
+            await drive.collect(keep_last=1)
+        content = drive.content
+        assert content.has(0, content.length)
+        assert drive.metadata.has(0, drive.metadata.length)
+
+
+async def test_collecting_in_the_background(autojump_clock):
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+        await drive.write("/a", DATA[:1_000_000])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: drive.keep(keep_last=1))
+            await drive.write("/a", b"short")
+            await trio.sleep(3600)
+            assert not any(drive.content.held(0, drive.content.length))
+            nursery.cancel_scope.cancel()
+        assert await drive.read("/a") == b"short"
