@@ -45,6 +45,7 @@ from hyperfs.writer import OpenFile
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from hyperfs.fuse.serve import Mounted
 
@@ -71,6 +72,7 @@ __all__ = [
     "RestoreMismatch",
     "UnsupportedFormat",
     "VersionCleared",
+    "check_fuse",
     "create",
     "drives",
     "mount",
@@ -86,16 +88,27 @@ async def mount(
     directory: str | os.PathLike[str],
     *,
     options: MountOptions | None = None,
+    stopped: Callable[[], bool] | None = None,
     task_status: trio.TaskStatus[Mounted] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Mount *drive* on an empty directory and serve it until it is unmounted, or cancelled.
+
+    Should it be cancelled while *stopped* says no, something beside it has failed: the mount point
+    is left an error then, where programs would find an empty folder otherwise.
 
     `mounted = await nursery.start(hyperfs.mount, drive, "/mnt/photos")` returns once the mount
     answers. A process serves one mount. See `hyperfs.fuse.serve.mount` for what it raises.
     """
     from hyperfs.fuse import serve
 
-    await serve.mount(drive, directory, options=options, task_status=task_status)
+    await serve.mount(drive, directory, options=options, stopped=stopped, task_status=task_status)
+
+
+def check_fuse() -> None:
+    """Raise FuseUnavailable, which says what to install or allow, if this process cannot mount."""
+    from hyperfs.fuse import mountpoint
+
+    mountpoint.check_available()
 
 
 def recover_mount_point(directory: str | os.PathLike[str]) -> int:

@@ -88,6 +88,7 @@ class Mount:
     """A `hyperfs mount` in the foreground of its own process."""
 
     def __init__(self, person: Person, what: str, folder: Path, more: tuple[object, ...]) -> None:
+        self.person = person
         self.folder = folder
         self.errors = person.store.parent / f"stderr-{len(person.mounts)}-{person.store.name}"
         with self.errors.open("wb") as stderr:

@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from hyperfs.cli import drives, files, flags, mount, seed, space, status, transfer
+from hyperfs.cli import drives, files, flags, mount, seed, space, status, transfer, umount
 from hyperfs.cli.failures import Exit, explain
 from hyperfs.cli.output import Output
 
@@ -26,7 +26,7 @@ _SECTIONS: Final = (
         "Mounting and sharing",
         (
             (mount.mount, "Mount a drive on a folder and share it"),
-            (mount.umount, "Make everything durable and unmount"),
+            (umount.umount, "Make everything durable and unmount"),
             (seed.seed, "Hold whole drives for others, without mounting"),
             (status.status, "Show what runs, versions and peers"),
         ),

@@ -1,10 +1,8 @@
-"""`mount` and `umount`."""
+"""`mount`: a drive as a folder, shared with peers."""
 
 from __future__ import annotations
 
-import errno
 import os
-import subprocess
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +12,14 @@ import trio
 
 import corestore
 import hyperfs
-from hyperfs.cli import control, daemon, processes
+from hyperfs.cli import daemon
 from hyperfs.cli.access import DriveAccess
 from hyperfs.cli.failures import Exit, Failure, explain
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.mountoptions import parse_options
 from hyperfs.cli.options import (
     ADDRESS,
+    DIRECTORY,
     Endpoint,
     listen_option,
     peer_option,
@@ -28,18 +27,13 @@ from hyperfs.cli.options import (
 )
 from hyperfs.cli.processes import ProcessInfo
 from hyperfs.cli.serving import report, stoppable, visible
-from hyperfs.cli.session import Network, first_version
+from hyperfs.cli.session import Network, first_version, shown_version
 from hyperfs.cli.settings import Settings, find_key, open_store, reach
 from hyperfs.cli.space import Bounds, cache_option, keep_options
 
 if TYPE_CHECKING:
     from hyperfs.cli.address import Address
     from hyperfs.cli.output import JsonValue
-
-UNMOUNT_SECONDS = 60.0
-# Not looked at while words are parsed: of a dead mount stat(2) may still succeed from the kernel's
-# memory, and then access(2) fails.
-DIRECTORY = click.Path(readable=False, path_type=Path)
 
 
 @click.command()
@@ -89,6 +83,10 @@ def mount(
     """
     parse_options(options)
     bounds = Bounds(keep_last, keep_within, cache_max)
+    if drive.path != b"/":
+        raise click.UsageError(
+            f"only a whole drive can be mounted: leave out {os.fsdecode(drive.path)}"
+        )
     if background and daemon.READY_VARIABLE not in os.environ:
         answer = daemon.start(
             _again(
@@ -131,7 +129,7 @@ def _again(
 ) -> list[str]:
     """The same command for the background process."""
     arguments = ["--store", str(settings.store), *["-v"] * settings.output.verbose, "mount"]
-    arguments += [str(drive), str(directory.absolute())]
+    arguments += [drive.text, str(directory.absolute())]
     for flag, endpoints in (("--listen", listen), ("--peer", peers)):
         for host, port in endpoints:
             arguments += [flag, f"{host}:{port}"]
@@ -165,6 +163,8 @@ async def _mount(
 ) -> None:
     output = settings.output
     options = parse_options(texts)
+    ready = trio.Event()
+    await trio.to_thread.run_sync(hyperfs.check_fuse)
     point = await trio.to_thread.run_sync(_check_directory, directory, settings.store)
     async with open_store(settings) as store:
         key = find_key(store, address)
@@ -176,7 +176,8 @@ async def _mount(
             # The innermost: what is outside of it is still there to finish the work when it ends.
             stoppable() as stop,
         ):
-            if drive.writable and not options.read_only:
+            writable = drive.writable and not options.read_only and address.version is None
+            if writable:
                 await drive.claim()
             bounds.check(drive)
             bound = await reach(swarm, key, listen=listen, peers=network.peers)
@@ -185,8 +186,18 @@ async def _mount(
                 output.say(f"listening on {where}")
             if not drive.writable:
                 await first_version(store, drive, network)
+            shown = await shown_version(drive, address)
             async with trio.open_nursery() as nursery:
-                mounted = await nursery.start(partial(hyperfs.mount, drive, point, options=options))
+                mounted = await nursery.start(
+                    partial(
+                        hyperfs.mount,
+                        shown,
+                        point,
+                        options=options,
+                        # What fails before programs were told leaves nothing behind.
+                        stopped=lambda: stop.asked() or not ready.is_set(),
+                    )
+                )
                 info = ProcessInfo(
                     pid=os.getpid(),
                     command="mount",
@@ -194,19 +205,22 @@ async def _mount(
                     keys=(str(key),),
                     name=next((d.name for d in hyperfs.drives(store) if d.key == key), None),
                     directory=str(point),
-                    writable=drive.writable and not options.read_only,
+                    writable=writable,
                     listening=bound,
                 )
-                access = DriveAccess(drive, changed=mounted.changed_outside)
-                status = partial(report, store, swarm, drive)
+                access = DriveAccess(shown, changed=mounted.changed_outside)
+                status = partial(report, store, swarm, shown)
                 async with visible(
                     settings, info, {str(key): access}, status, stop, url=str(drive.link)
                 ):
+                    ready.set()
                     async with trio.open_nursery() as holding:
                         holding.start_soon(bounds.hold, drive)
                         # Until the mount is gone (a plain umount works too) or `stop` is called.
                         await mounted.wait_unmounted()
                         holding.cancel_scope.cancel()
+    if not ready.is_set():
+        raise Failure("stopped before it was mounted", Exit.INTERRUPTED)
     output.say(f"unmounted {point}")
 
 
@@ -237,62 +251,3 @@ def _check_directory(directory: Path, store: Path) -> Path:
     if names:
         raise Failure(f"{directory} is not empty; choose an empty folder")
     return point
-
-
-@click.command()
-@click.argument("directory", type=DIRECTORY, metavar="DIR")
-@pass_settings
-def umount(settings: Settings, directory: Path) -> None:
-    """Unmount DIR: what was written is made durable first."""
-    trio.run(_umount, settings, directory)
-
-
-async def _umount(settings: Settings, directory: Path) -> None:
-    point = os.path.abspath(directory)
-    info = next((p for p in processes.running() if p.directory == point), None)
-    if info is None:
-        point = os.path.realpath(point)
-        info = next((p for p in processes.running() if p.directory == point), None)
-    if info is None:
-        await trio.to_thread.run_sync(_umount_foreign, Path(point), directory)
-        return
-    async with control.connect(info.socket) as client:
-        await client.stop()
-    with trio.move_on_after(UNMOUNT_SECONDS):
-        with settings.output.progress(f"unmounting {directory}"):
-            # Nothing tells when somebody else's process ends.
-            while _is_process(info.pid):  # noqa: ASYNC110
-                await trio.sleep(0.02)
-        return
-    raise Failure(
-        f"process {info.pid} has not ended after {UNMOUNT_SECONDS:g} s; programs may be using"
-        f" {directory}"
-    )
-
-
-def _is_process(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-
-
-def _umount_foreign(point: Path, directory: Path) -> None:
-    """A mount whose process is gone, or is not this user's to ask."""
-    try:
-        point.stat()
-        dead = False
-    except OSError as error:
-        dead = error.errno == errno.ENOTCONN
-        if not dead:
-            raise Failure(f"{directory}: {error.strerror}", Exit.NOT_FOUND) from None
-    if dead:
-        hyperfs.recover_mount_point(point)
-        return
-    if not point.is_mount():
-        raise Failure(f"nothing is mounted on {directory}", Exit.NOT_FOUND)
-    done = subprocess.run(["fusermount3", "-u", point], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Failure(f"{directory} cannot be unmounted: {done.stderr.strip()}")

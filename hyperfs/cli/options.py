@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
@@ -62,6 +63,9 @@ class SecondsType(click.FloatRange):
 
 
 ADDRESS = AddressType()
+# Not looked at while words are parsed: of a dead mount stat(2) may still succeed from the kernel's
+# memory, and then access(2) fails.
+DIRECTORY = click.Path(readable=False, path_type=Path)
 ENDPOINT = EndpointType()
 SECONDS = SecondsType()
 

@@ -15,6 +15,7 @@ import hyperfs
 from corestore import Corestore, Swarm
 from hyperfs import Drive
 from hyperfs.cli.access import DriveAccess
+from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, listen_option, peer_option, timeout_option
 from hyperfs.cli.processes import ProcessInfo
@@ -41,6 +42,9 @@ def seed(
     timeout: float,
 ) -> None:
     """Fetch whole drives, keep up with them, and serve them to others, until Ctrl-C."""
+    for drive in drives:
+        if drive.path != b"/" or drive.version is not None:
+            raise click.UsageError("whole drives are seeded: name them without path and version")
     trio.run(_seed, settings, drives, listen, Network(peers, timeout))
 
 
@@ -50,13 +54,14 @@ async def _seed(
     listen: tuple[Endpoint, ...],
     network: Network,
 ) -> None:
+    ready = False
     async with open_store(settings) as store, AsyncExitStack() as opened:
         swarm = await opened.enter_async_context(corestore.open_swarm(store))
         drives = []
         bound: tuple[str, ...] = ()
-        for address in addresses:
-            key = find_key(store, address)
-            opening = hyperfs.open(store, key=key, encryption_key=address.encryption_key)
+        # Each once, however it was named.
+        for key, secret in {find_key(store, a): a.encryption_key for a in addresses}.items():
+            opening = hyperfs.open(store, key=key, encryption_key=secret)
             drives.append(await opened.enter_async_context(opening))
         stop = await opened.enter_async_context(stoppable())
         for number, drive in enumerate(drives):
@@ -81,6 +86,7 @@ async def _seed(
             keys=tuple(str(drive.key) for drive in drives),
             listening=bound,
         )
+        ready = True
         access = {str(drive.key): DriveAccess(drive) for drive in drives}
         status = partial(_report, store, swarm, drives)
         async with (
@@ -89,7 +95,8 @@ async def _seed(
         ):
             for drive in drives:
                 nursery.start_soon(_hold, drive)
-            await trio.sleep_forever()
+    if not ready:
+        raise Failure("stopped before it was ready", Exit.INTERRUPTED)
 
 
 async def _hold(drive: Drive) -> None:
@@ -103,7 +110,16 @@ async def _hold(drive: Drive) -> None:
 
 
 def _report(store: Corestore, swarm: Swarm, drives: list[Drive]) -> StatusReport:
-    """The first drive's report, with the sums over all where a sum makes sense."""
+    """The first drive's report, with the sums over all where a sum makes sense, and each drive's
+    under "drives"."""
     reports = [report(store, swarm, drive) for drive in drives]
     summed = ("files", "byte_length", "blocks", "blocks_stored", "staged", "dirty_bytes")
-    return {**reports[0], **{name: sum(r[name] for r in reports) for name in summed}}
+    each = ("version", *summed)
+    return {
+        **reports[0],
+        **{name: sum(r[name] for r in reports) for name in summed},
+        "drives": [
+            {"key": str(drive.key), **{name: r[name] for name in each}}
+            for drive, r in zip(drives, reports, strict=True)
+        ],
+    }

@@ -21,26 +21,52 @@ if TYPE_CHECKING:
     from hyperfs.cli.settings import Settings
 
 
-@asynccontextmanager
-async def stoppable() -> AsyncIterator[Callable[[], None]]:
-    """Run the block until it ends, SIGINT or SIGTERM comes, or the yielded function is called.
+class Stop:
+    """Called to stop the block of `stoppable`, by cancelling `scope`."""
 
-    A stop cancels the block; it is no error.
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self.scope = scope
+        self._called = False
+
+    def __call__(self) -> None:
+        self._called = True
+        self.scope.cancel()
+
+    def asked(self) -> bool:
+        """Whether somebody wanted the block to end; when it is cancelled and nobody did, something
+        in it has failed."""
+        return self._called
+
+
+@asynccontextmanager
+async def stoppable() -> AsyncIterator[Stop]:
+    """Run the block until it ends, a signal to end comes, or the yielded `Stop` is called.
+
+    A stop cancels the block; it is no error. The signals are SIGINT, SIGTERM and, unless it is
+    ignored (nohup), SIGHUP, which a terminal sends when it is closed.
     """
+    # Until all is taken down: a second Ctrl-C would tear that apart.
+    listening = trio.CancelScope(shield=True)
     async with trio.open_nursery() as nursery:
+        stop = Stop(trio.CancelScope())
 
         async def until_signal(
             task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
         ) -> None:
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                numbers.append(signal.SIGHUP)
+            with listening, trio.open_signal_receiver(*numbers) as signals:
                 task_status.started()
                 async for _ in signals:
-                    nursery.cancel_scope.cancel()
-                    return
+                    stop()
 
         await nursery.start(until_signal)
-        yield nursery.cancel_scope.cancel
-        nursery.cancel_scope.cancel()
+        try:
+            with stop.scope:
+                yield stop
+        finally:
+            listening.cancel()
 
 
 def describe(info: ProcessInfo, url: str) -> dict[str, JsonValue]:

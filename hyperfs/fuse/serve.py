@@ -21,6 +21,8 @@ from hyperfs.vfs.history import History
 from hyperfs.vfs.options import MountOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hyperfs.drive import Drive
     from hyperfs.fuse.invalidate import Notifier
     from hyperfs.fuse.session import Session
@@ -30,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 # How long the first answer of a new mount may take.
 _READY_SECONDS: Final = 30.0
+# How long a drive in which something has failed may take to store what is left.
+_LAST_SYNC_SECONDS: Final = 5.0
 # How long a mount that nobody uses may take to write back mapped pages and go.
 _UNMOUNT_SECONDS: Final = 30.0
 
@@ -90,12 +94,16 @@ async def mount(
     directory: str | os.PathLike[str],
     *,
     options: MountOptions | None = None,
+    stopped: Callable[[], bool] | None = None,
     task_status: trio.TaskStatus[Mounted] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Mount *drive* on an empty directory and serve it until it is unmounted, or cancelled.
 
     Reports a `Mounted` once the mount answers. Cancelling takes the mount off, after everything
     written to it is durable; programs that still use it get errors from then on.
+
+    A failure in the mount, or one beside it (it is cancelled while *stopped* says no), leaves the
+    mount point an error: an empty folder would be taken for the drive, and written to.
 
     Raises:
       FuseUnavailable: this machine cannot mount; the message says what to install.
@@ -113,7 +121,7 @@ async def mount(
         store = None if drive.store_path is None else os.fspath(drive.store_path)
         prepare = partial(mountpoint.prepare, os.fspath(directory), store=store)
         point = await trio.to_thread.run_sync(prepare)
-        await _serve(drive, point, options, task_status)
+        await _serve(drive, point, options, stopped or (lambda: True), task_status)
     finally:
         _serving = None
 
@@ -136,6 +144,7 @@ async def _serve(
     drive: Drive,
     point: str,
     options: MountOptions,
+    stopped: Callable[[], bool],
     task_status: trio.TaskStatus[Mounted],
 ) -> None:
     # Only now: drives work, and say what to install, where pyfuse3 is not.
@@ -164,8 +173,12 @@ async def _serve(
             task_status.started(mounted)
             await session.wait_ended()
         finally:
+            failed = session.failed or (not session.ended and not stopped())
             with trio.CancelScope(shield=True):
-                await _take_off(fs, session, notifier, point)
+                if failed:
+                    await _leave(fs, session, notifier, point)
+                else:
+                    await _take_off(fs, session, notifier, point)
         nursery.cancel_scope.cancel()
 
 
@@ -218,6 +231,21 @@ async def _take_off(fs: FileSystem, session: Session, notifier: Notifier, point:
             _log.error("%s: an invalidation does not end; the mount goes with the process", point)
             return
     session.close(unmount=connection is not None)
+
+
+async def _leave(fs: FileSystem, session: Session, notifier: Notifier, point: str) -> None:
+    """End the session after a failure: the mount stays, and whoever uses it gets errors.
+
+    What was written is made durable if that is still possible.
+    """
+    _log.error("the mount on %s has failed; hyperfs umount, or another mount, takes it off", point)
+    await notifier.stop()
+    with trio.move_on_after(_LAST_SYNC_SECONDS):
+        await _sync(fs)
+    session.end()
+    with trio.move_on_after(_UNMOUNT_SECONDS):
+        await session.wait_ended()
+    session.close(unmount=False)
 
 
 async def _unmounted(point: str, session: Session) -> bool:

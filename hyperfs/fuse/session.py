@@ -22,11 +22,13 @@ MAX_TASKS: Final = 64
 class Session:
     """A mounted file system from its construction on, until `close`.
 
-    Requests wait until `run` serves them. Raises RuntimeError when the mount is refused.
+    Requests wait until `run` serves them. `failed` says that `run` raised. Raises RuntimeError when
+    the mount is refused.
     """
 
     def __init__(self, fs: FileSystem, history: History, point: str, options: MountOptions) -> None:
         self._ended = trio.Event()
+        self.failed = False
         self._operations = Operations(fs, history, xattrs=options.xattrs)
         loop.install(fast=options.fast_loop)
         pyfuse3.init(self._operations, point, _arguments(options, read_only=fs.read_only))
@@ -37,6 +39,9 @@ class Session:
         try:
             with self._scope:
                 await pyfuse3.main(min_tasks=1, max_tasks=MAX_TASKS)
+        except BaseException:
+            self.failed = True
+            raise
         finally:
             self._ended.set()
 

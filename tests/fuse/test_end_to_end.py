@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -38,9 +40,15 @@ def sync(folder):
         os.close(descriptor)
 
 
-def received(person):
-    """The bytes a person's mount has received from peers."""
-    return json.loads(person.ask("--json", "status").splitlines()[0])["bytes_received"]
+def status(mount):
+    """What `hyperfs status` says of a mount; it shows all of this user's."""
+    found = map(json.loads, mount.person.ask("--json", "status").splitlines())
+    return next(fields for fields in found if fields["pid"] == mount.process.pid)
+
+
+def received(mount):
+    """The bytes a mount has received from peers."""
+    return status(mount)["bytes_received"]
 
 
 @pytest.mark.slow
@@ -55,20 +63,21 @@ def test_a_real_tree_is_equal_on_the_remote_mount(two, tmp_path):
     assert here.peak_memory() < 200_000_000
 
     there = bob.mount(key, tmp_path / "there", "--peer", here.address)
-    before = received(bob)
+    before = received(there)
     names = [path for path, _ in sample_tree.walk(there.folder)]
     assert len(names) > 5000
-    listing = received(bob) - before
+    assert before > 0
+    listing = received(there) - before
     assert listing < 3 * MIB, "a listing fetched content"
 
-    before = received(bob)
+    before = received(there)
     with (there.folder / "tree" / "large.bin").open("rb", buffering=0) as remote:
         remote.seek(128 * MIB)
         piece = remote.read(4096)
     with (source / "large.bin").open("rb") as local:
         local.seek(128 * MIB)
         assert piece == local.read(4096)
-    assert received(bob) - before <= 512 * 1024
+    assert received(there) - before <= 512 * 1024
 
     assert sample_tree.differences(source, there.folder / "tree") == []
     there.interrupt()
@@ -307,3 +316,128 @@ def test_a_third_reader_gets_everything_from_the_second(two, tmp_path):
     with people(tmp_path, "carol") as (carol,):
         third = carol.mount(key, tmp_path / "third", "--peer", there.address)
         assert (third.folder / "file").read_bytes() == data
+
+
+def test_a_folder_in_use_stays_mounted_and_its_users_are_named(two, tmp_path):
+    alice, _ = two
+    _, here = write_and_share(alice, tmp_path)
+    (here.folder / "file").write_text("x")
+    with subprocess.Popen(["sleep", "100"], cwd=here.folder) as user:
+        done = alice.run("umount", here.folder)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"sleep (process {user.pid})" in done.stderr
+        assert "--force" in done.stderr
+        assert (here.folder / "file").read_text() == "x"
+        assert alice.run("umount", "--force", here.folder).returncode == 0
+        user.kill()
+    assert here.process.wait(30) == 0
+    assert not is_mounted(here.folder)
+
+
+def test_closing_the_terminal_unmounts_and_loses_nothing(two, tmp_path):
+    alice, _ = two
+    _, here = write_and_share(alice, tmp_path)
+    (here.folder / "file").write_text("x")
+    here.process.send_signal(signal.SIGHUP)
+    assert here.process.wait(30) == 0
+    assert not is_mounted(here.folder)
+    assert alice.ask("cat", "photos:/file") == "x"
+
+
+def test_a_stop_while_waiting_for_a_peer_is_an_interruption(two, tmp_path):
+    _, bob = two
+    (tmp_path / "there").mkdir()
+    with subprocess.Popen(
+        bob.command("mount", "y" * 52, tmp_path / "there", "--peer", "127.0.0.1:9"),
+        env=bob.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        assert waiting.stderr.readline().startswith("hyper://")
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(30) == 130
+        assert "Traceback" not in waiting.stderr.read()
+    assert not is_mounted(tmp_path / "there")
+
+
+def test_a_version_is_mounted_as_it_was(two, tmp_path):
+    alice, bob = two
+    key, here = write_and_share(alice, tmp_path)
+    (here.folder / "file").write_text("old")
+    sync(here.folder)
+    version = status(here)["version"]
+    (here.folder / "file").write_text("new")
+    sync(here.folder)
+    link = f"hyper://{key}+{version}"
+    there = bob.mount(link, tmp_path / "there", "--peer", here.address)
+    assert (there.folder / "file").read_text() == "old"
+    assert status(there)["version"] == version
+    (tmp_path / "other").mkdir()
+    refused(bob, 10, "999", f"hyper://{key}+999", tmp_path / "other", "--peer", here.address)
+    refused(bob, 2, "/file", f"{key}:/file", tmp_path / "other")
+
+
+CRASH = """
+import sys, trio
+from pathlib import Path
+import hyperfs.follow
+from hyperfs.cli import main
+
+async def fail(self):
+    while not Path(sys.argv[-1] + "-crash").exists():
+        await trio.sleep(0.01)
+    raise ZeroDivisionError
+
+hyperfs.follow.Follower.prefetch = fail
+main()
+"""
+
+
+def test_after_a_crash_the_mount_point_is_an_error_and_nothing_stored_is_lost(two, tmp_path):
+    alice, _ = two
+    alice.ask("create", "photos")
+    folder = tmp_path / "here"
+    folder.mkdir()
+    # The mount is made by a program with a bug.
+    words = [sys.executable, "-c", CRASH, "mount", "photos", folder]
+    with subprocess.Popen(words, env=alice.environment(), stderr=subprocess.PIPE) as process:
+        try:
+            wait_until(lambda: is_mounted(folder))
+            (folder / "file").write_text("x")
+            Path(f"{folder}-crash").touch()
+            assert process.wait(30) == 1
+            assert b"ZeroDivisionError" in process.stderr.read()
+            with pytest.raises(OSError, match="not connected"):
+                os.listdir(folder)
+        finally:
+            process.kill()
+            alice.run("umount", "--force", folder)
+    assert os.listdir(folder) == []
+    assert alice.ask("cat", "photos:/file") == "x"
+
+
+def test_a_silent_peer_ends_every_command_after_its_timeout(two, tmp_path):
+    alice, bob = two
+    source = tmp_path / "source"
+    source.mkdir()
+    for folder in range(40):
+        (source / f"{folder:0200}").mkdir()
+        for number in range(20):
+            (source / f"{folder:0200}" / f"{number:0200}").write_bytes(os.urandom(5000))
+    alice.ask("create", "photos")
+    alice.ask("put", "-r", f"{source}/", "photos:/", seconds=300)
+    key = alice.ask("drives").split()[1]
+    here = alice.mount("photos", tmp_path / "here", "--listen", ":0")
+    peer = ("--peer", here.address, "--timeout", "1")
+    assert len(bob.ask("ls", f"{key}:/", *peer).splitlines()) == 40
+    here.process.send_signal(signal.SIGSTOP)
+    try:
+        done = bob.run("get", "-r", f"{key}:/", tmp_path / "copy", *peer)
+        assert done.returncode == 3, done
+        assert "no peer answered" in done.stderr
+        # Of forty folders the rest is told in a line.
+        assert len(done.stderr.splitlines()) < 20
+    finally:
+        here.process.send_signal(signal.SIGCONT)
+    bob.ask("get", "-r", f"{key}:/", tmp_path / "copy", *peer)
+    assert sample_tree.differences(source, tmp_path / "copy") == []
