@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from hyperfs import paths
@@ -21,12 +21,12 @@ from hyperfs.records import (
     ROOT_ID,
     Entry,
     Link,
+    check_attributes,
     directory_range,
     entry_key,
     shared_key,
 )
 from hyperfs.staging import Layer
-from hyperfs.writer import check_attributes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Sequence
@@ -105,8 +105,7 @@ class Batch:
             raise
         mtime = now if mtime_ns is None else mtime_ns
         if found is None:
-            entry = replace(
-                content.entry,
+            entry = content.entry._replace(
                 mode=stat.S_IFREG | (0o644 if mode is None else mode),
                 mtime_ns=mtime,
                 ctime_ns=now,
@@ -114,8 +113,7 @@ class Batch:
             self._put_new(directory, names[-1], entry, now)
         else:
             bits = stat.S_IMODE(found.entry.mode) if mode is None else mode
-            entry = replace(
-                found.entry,
+            entry = found.entry._replace(
                 mode=stat.S_IFREG | bits,
                 size=content.size,
                 mtime_ns=mtime,
@@ -155,13 +153,12 @@ class Batch:
         if not found.entry.is_dir:
             raise path_error(errno.ENOTDIR, names)
         entry = found.entry
-        changed = replace(
-            entry,
+        changed = entry._replace(
             mode=stat.S_IFDIR | mode,
             mtime_ns=entry.mtime_ns if mtime_ns is None else mtime_ns,
         )
         if changed != entry:
-            self._stage(found.record_key, replace(changed, ctime_ns=now))
+            self._stage(found.record_key, changed._replace(ctime_ns=now))
 
     async def symlink(
         self,
@@ -336,7 +333,7 @@ class Batch:
             if not isinstance(record, Entry):
                 return
             entry = record
-        self._layer.records.put(key, replace(entry, mtime_ns=now, ctime_ns=now))
+        self._layer.records.put(key, entry._replace(mtime_ns=now, ctime_ns=now))
 
     def _new_directory(self, mode: int, mtime_ns: int, now: int) -> Entry:
         return Entry(
@@ -387,7 +384,7 @@ class Batch:
         if place.record_key != place.key:
             if entry.nlink > 1:
                 now = self._tree.now_ns()
-                records.put(place.record_key, replace(entry, nlink=entry.nlink - 1, ctime_ns=now))
+                records.put(place.record_key, entry._replace(nlink=entry.nlink - 1, ctime_ns=now))
                 return
             records.delete(place.record_key)
         content = self._contents.pop(entry.id, None)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -75,8 +75,7 @@ class FrozenFile:
         """The file's record."""
         result = self.result
         return pack_entry(
-            replace(
-                self.entry,
+            self.entry._replace(
                 size=result.size,
                 inline=result.inline,
                 extents=result.extents,

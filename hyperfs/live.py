@@ -20,6 +20,7 @@ from hyperfs.records import (
     ROOT_ID,
     Entry,
     Link,
+    check_attributes,
     check_name,
     directory_range,
     entry_key,
@@ -27,7 +28,7 @@ from hyperfs.records import (
     shared_key,
 )
 from hyperfs.staging import Staging
-from hyperfs.writer import SHARED, OpenFile, check_attributes
+from hyperfs.writer import SHARED, OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from corestore import DecodeError
 from hyperfs.index.node import Leaf, decode_node, decode_overlay
 from hyperfs.index.root import decode_root
-from hyperfs.records import Entry, unpack_record
+from hyperfs.records import Entry, Link, unpack_record
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Set
@@ -164,5 +164,5 @@ class Reach:
         found = unpack_record(record)
         if isinstance(found, Entry):
             self.add_extents(found.extents)
-        elif isinstance(found, tuple):
+        elif not isinstance(found, Link):
             self.add_extents(found)

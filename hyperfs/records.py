@@ -16,9 +16,9 @@ Format: hyperfs/FORMAT.md, "Records".
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgpack
 
@@ -178,8 +178,7 @@ def group_window(key: bytes) -> int:
 # -- records -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What a name leads to: a file, a directory, a symbolic link, a device, a socket or a pipe.
 
     `mode` is the whole `st_mode`, type bits included. Times are nanoseconds since 1970. A regular
@@ -187,6 +186,9 @@ class Entry:
     to `MAX_ENTRY_EXTENTS`) and `grouped` (its extents lie under `group_key(id, window)`); with none
     of them all of `size` is a hole. Only a symbolic link has a `target`, whose length is its size.
     `rdev` belongs to device nodes. `nlink` is as the writer counts it.
+
+    A tuple, because a mount makes some ten of them for each file that is created or changed: a
+    dataclass takes three to five times as long to be made, or copied with changes.
     """
 
     id: int
@@ -198,7 +200,7 @@ class Entry:
     size: int
     nlink: int = 1
     rdev: int = 0
-    xattrs: Mapping[bytes, bytes] = field(default_factory=lambda: NO_XATTRS)
+    xattrs: Mapping[bytes, bytes] = NO_XATTRS
     target: bytes | None = None
     inline: bytes | None = None
     extents: tuple[Extent, ...] = ()
@@ -409,8 +411,19 @@ def _xattrs(value: object) -> Mapping[bytes, bytes]:
     return value
 
 
+def check_attributes(entry: Entry) -> None:
+    """Raise ValueError unless *entry* could be recorded; of a file, whatever its content is."""
+    problem = _attributes_problem(entry) if entry.is_file else _problem(entry)
+    if problem is not None:
+        raise ValueError(problem)
+
+
 def _problem(entry: Entry) -> str | None:
     """What makes the entry one that no drive may hold; asked both ways, so both sides agree."""
+    return _attributes_problem(entry) or _content_problem(entry)
+
+
+def _attributes_problem(entry: Entry) -> str | None:
     if not 0 < entry.id <= MAX_ID:
         return "id out of range"
     if entry.blob is not None:
@@ -422,8 +435,7 @@ def _problem(entry: Entry) -> str | None:
         return "owner out of range"
     if not (_MIN_TIME <= entry.mtime_ns <= _MAX_TIME and _MIN_TIME <= entry.ctime_ns <= _MAX_TIME):
         return "time out of range"
-    size = entry.size
-    if not 0 <= size <= MAX_FILE_BYTES:
+    if not 0 <= entry.size <= MAX_FILE_BYTES:
         return "size out of range"
     if not 0 <= entry.nlink <= _MAX_U32:
         return "link count out of range"
@@ -434,6 +446,11 @@ def _problem(entry: Entry) -> str | None:
         for name in entry.xattrs:
             if not 0 < len(name) <= MAX_NAME_BYTES or b"\0" in name:
                 return "name of an extended attribute"
+    return None
+
+
+def _content_problem(entry: Entry) -> str | None:
+    kind, size = entry.mode & _IFMT, entry.size
     if kind == stat.S_IFREG:
         extents = entry.extents
         inline = entry.inline

@@ -19,7 +19,7 @@ from hyperfs.dirty import DirtyRanges
 from hyperfs.extents import Extent
 from hyperfs.index.node import BlocksMissing
 from hyperfs.reader import ReadAhead
-from hyperfs.records import pack_entry
+from hyperfs.records import check_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,13 +98,6 @@ class Delta:
         return self
 
 
-def check_attributes(entry: Entry) -> None:
-    """Raise ValueError unless *entry* could be recorded; of a file, whatever its content is."""
-    if entry.is_file:
-        entry = replace(entry, size=0, inline=None, extents=(), grouped=False)
-    pack_entry(entry)
-
-
 class FileOwner(Protocol):
     """What an open file needs of its drive."""
 
@@ -178,8 +171,7 @@ class OpenFile:
         live = self._live
         if live is None:
             content = self.content
-            live = self._live = replace(
-                self.attributes,
+            live = self._live = self.attributes._replace(
                 size=self.size,
                 inline=content.inline,
                 extents=content.extents,
@@ -192,7 +184,7 @@ class OpenFile:
         """The live attributes; size and content in it mean nothing."""
         if self._written_ns is not None:
             now, self._written_ns = self._written_ns, None
-            self._attributes = replace(self._attributes, mtime_ns=now, ctime_ns=now)
+            self._attributes = self._attributes._replace(mtime_ns=now, ctime_ns=now)
         return self._attributes
 
     @property
@@ -360,7 +352,7 @@ class OpenFile:
     def update(self, **changes: Unpack[Attributes]) -> None:
         """Change attributes; staged as by `Drive.put`. Times are as given. Raises NotWritable."""
         self._check_writable()
-        attributes = replace(self.attributes, **changes)
+        attributes = self.attributes._replace(**changes)
         check_attributes(attributes)
         self._attributes = attributes
         self.mark_record_dirty()

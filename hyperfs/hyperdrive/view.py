@@ -8,7 +8,6 @@ Names that no directory can hold (empty, `.`, `..`, too long) are left out.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from corestore import DecodeError
@@ -193,7 +192,7 @@ class HyperdriveView:
         entry = decode_entry(item.value, item.seq, self._context.owner)
         blob = entry.blob
         if blob is not None and blob.mapped:
-            return replace(entry, size=self._mapped_size(blob))
+            return entry._replace(size=self._mapped_size(blob))
         return entry
 
     def _mapped_size(self, blob: Blob) -> int:

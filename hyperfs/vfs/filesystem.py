@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import stat
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -74,7 +73,7 @@ class FileSystem(XattrOperations):
             gone = not isinstance(inode.location, tuple)
         if gone:
             inode.location = None
-            inode.orphan = replace(old, nlink=0)
+            inode.orphan = old._replace(nlink=0)
             self._invalidate_inode(old, None)
 
     def _entry_there(self, change: EntryChange) -> None:

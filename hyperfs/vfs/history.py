@@ -23,6 +23,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from hyperfs.dates import parse_date
+from hyperfs.errors import VersionCleared
 from hyperfs.records import ID_BYTES, MAX_ID, ROOT_ID
 from hyperfs.vfs import rules
 from hyperfs.vfs.attributes import MISSING, Attributes
@@ -154,7 +155,7 @@ class History:
                 return 0
             try:
                 drive = await self._drive.checkout(version)
-            except ValueError:
+            except (ValueError, VersionCleared):
                 return 0
             if drive.version != version:
                 return drive.version

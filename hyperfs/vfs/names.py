@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from hyperfs.records import ROOT_ID, Entry
@@ -135,7 +134,7 @@ class NameOperations(Tree):
             if location is None:
                 raise OSError(errno.ENOENT, "the file was removed")
             now = self.now_ns()
-            entry = replace(entry, nlink=entry.nlink + 1, ctime_ns=now)
+            entry = entry._replace(nlink=entry.nlink + 1, ctime_ns=now)
             self.drive.put_shared(entry)
             if location is not SHARED:
                 self.drive.put_link(*location, ino)
@@ -199,7 +198,7 @@ class NameOperations(Tree):
         """Take a name off a file whose record was just read. Does not wait."""
         ino = entry.id
         left = entry.nlink - 1 if location is SHARED else 0
-        entry = replace(entry, nlink=left, ctime_ns=now)
+        entry = entry._replace(nlink=left, ctime_ns=now)
         inode = self.inodes.find(ino)
         self.drive.delete(parent, name)
         if left > 0:
@@ -282,7 +281,7 @@ class NameOperations(Tree):
 
     def _move(self, entry: Entry, location: Location, parent: int, name: bytes, now: int) -> None:
         """Give a file, whose name was just deleted, this one. Does not wait."""
-        entry = replace(entry, ctime_ns=now)
+        entry = entry._replace(ctime_ns=now)
         inode = self.inodes.find(entry.id)
         if location is SHARED:
             self.drive.put_link(parent, name, entry.id)

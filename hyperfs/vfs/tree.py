@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import stat
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from hyperfs.records import ROOT_ID, Entry
@@ -190,7 +190,7 @@ class Tree:
         if file is not None:
             file.update(**changes)
             return file.entry
-        entry = replace(entry, **changes)
+        entry = entry._replace(**changes)
         location = inode.location
         if location is SHARED:
             self.drive.put_shared(entry)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 
 import trio
 
@@ -28,7 +27,7 @@ class FakeOpenFile:
 
     @property
     def entry(self):
-        return replace(self._attributes, size=len(self.data))
+        return self._attributes._replace(size=len(self.data))
 
     def release(self):
         self.holders -= 1
@@ -59,11 +58,11 @@ class FakeOpenFile:
 
     def _touch(self):
         now = time.time_ns()
-        self._attributes = replace(self._attributes, mtime_ns=now, ctime_ns=now)
+        self._attributes = self._attributes._replace(mtime_ns=now, ctime_ns=now)
 
     def update(self, **changes):
         self._drive.check_writable()
-        self._attributes = replace(self._attributes, **changes)
+        self._attributes = self._attributes._replace(**changes)
 
 
 class FakeDrive:
@@ -115,7 +114,7 @@ class FakeDrive:
         if file is not None:
             return file.entry
         data = self.contents.get(entry.id)
-        return entry if data is None else replace(entry, size=len(data))
+        return entry if data is None else entry._replace(size=len(data))
 
     # -- changes
 

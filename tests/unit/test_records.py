@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -47,19 +46,19 @@ DEVICE = Entry(4, stat.S_IFCHR | 0o600, 0, 0, 0, 0, 0, rdev=0x103)
 BYTES = [
     (DIRECTORY, "9701cd41ed0000000000"),
     (
-        replace(FILE, inline=b"hello"),
+        FILE._replace(inline=b"hello"),
         "9902cd81a4cd03e8cd03e8ce3b9aca00ce3b9aca010501c40568656c6c6f",
     ),
     (
-        replace(FILE, size=70000, extents=(Extent(0, 7, 0, 65536), Extent(65536, 8, 100, 4464))),
+        FILE._replace(size=70000, extents=(Extent(0, 7, 0, 65536), Extent(65536, 8, 100, 4464))),
         "9902cd81a4cd03e8cd03e8ce3b9aca00ce3b9aca01ce000111700198000700ce000100000000" + "64cd1170",
     ),
-    (replace(FILE, size=1 << 40, grouped=True), None),
-    (replace(FILE, nlink=2), "9802cd81a4cd03e8cd03e8ce3b9aca00ce3b9aca010502"),
+    (FILE._replace(size=1 << 40, grouped=True), None),
+    (FILE._replace(nlink=2), "9802cd81a4cd03e8cd03e8ce3b9aca00ce3b9aca010502"),
     (SYMLINK, "9903cda1ff00000000030" + "1c403612f62"),
     (DEVICE, "9904cd2180000000000001cd0103"),
     (
-        replace(DIRECTORY, xattrs={b"user.a": b"1"}),
+        DIRECTORY._replace(xattrs={b"user.a": b"1"}),
         "9a01cd41ed000000000001c081c406757365722e61c40131",
     ),
     (Link(300), "91cd012c"),
@@ -137,38 +136,38 @@ def test_every_entry_reads_back(entry):
 
 
 REFUSED = [
-    replace(FILE, id=0),
-    replace(FILE, id=MAX_ID + 1),
-    replace(FILE, mode=0o644),
-    replace(FILE, mode=0o140000 | 0o20000 | 0o644),
-    replace(FILE, mode=stat.S_IFREG | 0o1000000),
-    replace(FILE, uid=-1),
-    replace(FILE, gid=2**32),
-    replace(FILE, mtime_ns=2**63),
-    replace(FILE, ctime_ns=-(2**63) - 1),
-    replace(FILE, size=2**63),
-    replace(FILE, size=-1),
-    replace(FILE, nlink=2**32),
-    replace(FILE, inline=b"four"),
-    replace(FILE, size=129, inline=bytes(129)),
-    replace(FILE, size=5, extents=(Extent(0, 0, 0, 6),)),
-    replace(FILE, size=33, extents=tuple(Extent(i, 2 * i, 0, 1) for i in range(33))),
-    replace(FILE, extents=(Extent(0, 0, 0, 5),), grouped=True),
-    replace(FILE, target=b"x"),
-    replace(FILE, rdev=1),
-    replace(DIRECTORY, inline=b""),
-    replace(DIRECTORY, rdev=1),
-    replace(SYMLINK, size=4),
-    replace(SYMLINK, target=None),
-    replace(SYMLINK, target=b"", size=0),
-    replace(SYMLINK, target=b"a\0b"),
-    replace(SYMLINK, target=bytes(4096).replace(b"\0", b"x"), size=4096),
-    replace(DEVICE, rdev=2**64),
-    replace(FILE, xattrs={b"": b""}),
-    replace(FILE, xattrs={b"a\0": b""}),
-    replace(FILE, xattrs={b"a" * 256: b""}),
-    replace(FILE, xattrs={b"a": bytes(MAX_XATTR_BYTES)}),
-    replace(FILE, xattrs={b"%d" % i: b"" for i in range(MAX_XATTRS + 1)}),
+    FILE._replace(id=0),
+    FILE._replace(id=MAX_ID + 1),
+    FILE._replace(mode=0o644),
+    FILE._replace(mode=0o140000 | 0o20000 | 0o644),
+    FILE._replace(mode=stat.S_IFREG | 0o1000000),
+    FILE._replace(uid=-1),
+    FILE._replace(gid=2**32),
+    FILE._replace(mtime_ns=2**63),
+    FILE._replace(ctime_ns=-(2**63) - 1),
+    FILE._replace(size=2**63),
+    FILE._replace(size=-1),
+    FILE._replace(nlink=2**32),
+    FILE._replace(inline=b"four"),
+    FILE._replace(size=129, inline=bytes(129)),
+    FILE._replace(size=5, extents=(Extent(0, 0, 0, 6),)),
+    FILE._replace(size=33, extents=tuple(Extent(i, 2 * i, 0, 1) for i in range(33))),
+    FILE._replace(extents=(Extent(0, 0, 0, 5),), grouped=True),
+    FILE._replace(target=b"x"),
+    FILE._replace(rdev=1),
+    DIRECTORY._replace(inline=b""),
+    DIRECTORY._replace(rdev=1),
+    SYMLINK._replace(size=4),
+    SYMLINK._replace(target=None),
+    SYMLINK._replace(target=b"", size=0),
+    SYMLINK._replace(target=b"a\0b"),
+    SYMLINK._replace(target=bytes(4096).replace(b"\0", b"x"), size=4096),
+    DEVICE._replace(rdev=2**64),
+    FILE._replace(xattrs={b"": b""}),
+    FILE._replace(xattrs={b"a\0": b""}),
+    FILE._replace(xattrs={b"a" * 256: b""}),
+    FILE._replace(xattrs={b"a": bytes(MAX_XATTR_BYTES)}),
+    FILE._replace(xattrs={b"%d" % i: b"" for i in range(MAX_XATTRS + 1)}),
 ]
 
 
