@@ -32,7 +32,7 @@ are the caller's cancel scopes. Appends are seen locally at once, by peers when 
 
 from corestore.codec import Codec, EncodingName
 from corestore.conflict import ForkEvidence
-from corestore.core import CoreStatistics, Hypercore
+from corestore.core import Hypercore
 from corestore.durability import SyncPolicy
 from corestore.encoding import Reader, Writer
 from corestore.errors import (
@@ -72,6 +72,7 @@ from corestore.events import (
     Subscription,
     Truncated,
 )
+from corestore.handle import CoreHandle, CoreStatistics
 from corestore.keys import DiscoveryKey, Key, KeyPair
 from corestore.lease import Reason
 from corestore.manifest import Manifest, Prologue, Signer, manifest_key
@@ -105,6 +106,7 @@ __all__ = [
     "Chunks",
     "Codec",
     "CoreEvent",
+    "CoreHandle",
     "CoreNotFound",
     "CoreOpened",
     "CoreOptions",

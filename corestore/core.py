@@ -1,75 +1,38 @@
 """`Hypercore`: one signed append-only log, as its users see it.
 
-A handle is open from the moment it exists until `aclose`, or until its store closes. Handles on the
-same core share everything but their lifetime; a snapshot also keeps its length. What is local is
-read without waiting for anything; what is missing is asked of the peers, however long that takes:
-deadlines are the caller's (`trio.fail_after`).
+What is local is read without waiting for anything; what is missing is asked of the peers, however
+long that takes: deadlines are the caller's (`trio.fail_after`).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, overload
 
 import trio
 
 from corestore import tree
 from corestore.codec import Value
-from corestore.commit import Commit, Run
-from corestore.errors import BlockNotAvailable, NotWritable, SnapshotNotAvailable
-from corestore.keys import KeyPair
-from corestore.lease import Hold
-from corestore.link import replicate
-from corestore.manifest import signed_bytes
+from corestore.errors import BlockNotAvailable, SnapshotNotAvailable
+from corestore.handle import CoreHandle
 from corestore.reading import Blocks, Chunks, Position
 from corestore.replication.machine import Outcome
-from corestore.signing import hold, lift, ready_to_sign, recover
+from corestore.signing import ready_to_sign
 from corestore.staging import Staged
 from corestore.tree.seek import seek
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from types import TracebackType
+    from collections.abc import Iterable
 
     from corestore.codec import Codec
-    from corestore.conflict import ForkEvidence
     from corestore.driver import Driver
-    from corestore.events import CoreEvent, Subscription
-    from corestore.keys import DiscoveryKey, Key
-    from corestore.lease import Reason
-    from corestore.manifest import Manifest
-    from corestore.replication.machine import Settle, Ticket
     from corestore.state import CoreState
-    from corestore.tree import Head, Proof, Request, TreeBatch
+    from corestore.tree import Head
 
 # Wants nobody waits for that one handle keeps alive; older ones are given up first.
 MAX_HINTS: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class CoreStatistics:
-    """Numbers about one core, at one moment.
-
-    `blocks_received` and `blocks_sent` count since the core was opened. `stopped`: its key has
-    signed two histories (`Hypercore.conflict`). `held_for`: why nothing is signed here, if so.
-    """
-
-    length: int
-    byte_length: int
-    fork: int
-    contiguous_length: int
-    published_length: int
-    blocks_held: int
-    blocks_received: int
-    blocks_sent: int
-    peers: int
-    stopped: bool = False
-    held_for: Reason | None = None
-
-
-class Hypercore(Generic[Value]):
+class Hypercore(CoreHandle, Generic[Value]):
     """A handle on a core of an open store. Made by `Corestore.get`.
 
     Its blocks are bytes unless it was opened with an encoding (`corestore.codec`); what counts
@@ -84,158 +47,10 @@ class Hypercore(Generic[Value]):
         *,
         snapshot: Head | None = None,
     ) -> None:
-        self._driver = driver
-        self._state = state
+        super().__init__(driver, state, snapshot=snapshot)
         self._codec = codec
-        self._snapshot = snapshot
-        self._cuts_before = len(state.cuts)
-        self._hints: deque[Ticket] = deque()
-        # What tasks wait for through this handle.
-        self._waits: set[Ticket] = set()
-        self._closed = False
-        driver.add_handle(state)
 
-    async def __aenter__(self) -> Hypercore[Value]:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    def __repr__(self) -> str:
-        return f"<Hypercore {self.key} fork={self.fork} length={self.length}>"
-
-    async def aclose(self) -> None:
-        """Close this handle; others on the same core stay open. Idempotent, does not sync."""
-        if not self._closed:
-            self._closed = True
-            for ticket in (*self._hints, *self._waits):
-                self._driver.abandon(self._state, ticket)
-            self._driver.remove_handle(self._state)
-            self._state.changed.unpark_all()
-        await trio.lowlevel.checkpoint()
-
-    # -- what it is -------------------------------------------------------------------------------
-
-    @property
-    def key(self) -> Key:
-        """Names the core, lets one read it, verifies everything in it."""
-        return self._state.key
-
-    @property
-    def discovery_key(self) -> DiscoveryKey:
-        """Names the core to strangers: the topic to join."""
-        return self._state.discovery_key
-
-    @property
-    def manifest(self) -> Manifest | None:
-        """Who may sign; None until a peer has told."""
-        return self._state.manifest
-
-    @property
-    def writable(self) -> bool:
-        """Whether the secret key is here (and this is no snapshot)."""
-        return self._state.writable and self._snapshot is None
-
-    @property
-    def length(self) -> int:
-        """Blocks in the log: committed ones, whether held or not."""
-        return self._head.length
-
-    @property
-    def byte_length(self) -> int:
-        """Bytes in the log, as its readers count them: before encryption, if the key is here."""
-        head = self._head
-        return head.byte_length - self._state.padding * head.length
-
-    @property
-    def encryption_key(self) -> bytes | None:
-        """What the blocks are encrypted with, as far as known here: a secret of the readers.
-
-        Of an encrypted core without it, blocks are read as they are stored.
-        """
-        return self._state.encryption_key
-
-    @property
-    def fork(self) -> int:
-        """How often the log was truncated."""
-        return self._head.fork
-
-    @property
-    def contiguous_length(self) -> int:
-        """Blocks held from the first on, without a gap."""
-        return min(self._state.contiguous_length, self._head.length)
-
-    @property
-    def published_length(self) -> int:
-        """Blocks that are durable and may be shown to peers."""
-        return self._state.published.length
-
-    @property
-    def peers(self) -> list[bytes]:
-        """The public keys of the peers that have this core's channel open."""
-        return list(self._state.peers.values())
-
-    @property
-    def _head(self) -> Head:
-        return self._state.head if self._snapshot is None else self._snapshot
-
-    def tree_hash(self, length: int | None = None) -> bytes:
-        """The hash that stands for the first *length* blocks (all of them unless given).
-
-        Two copies of a core with the same key and fork agree on it.
-
-        Raises:
-          ValueError: the log is shorter.
-          LookupError: a sparse copy may not know the shorter log's roots.
-        """
-        return self._at(length).tree_hash()
-
-    def signable(self, length: int | None = None) -> bytes:
-        """What was, or would be, signed of the first *length* blocks (all of them unless given).
-
-        In a core with a manifest of version 0 each signer signs something else: this is the first
-        one's.
-
-        Raises:
-          ValueError: the log is shorter.
-          LookupError: as `tree_hash`.
-        """
-        manifest = self._state.signing_manifest
-        return signed_bytes(manifest, self.key, manifest.signers[0], self._at(length))
-
-    def proof(self, request: Request) -> Proof:
-        """What convinces somebody who has only the key of what *request* asks for.
-
-        Made of what is published, so it may be given away; blocks in it are as they are stored.
-
-        Raises:
-          InvalidRequest: a ValueError: it asks for what is not in the log, or for another fork.
-          BlockNotAvailable: a block or a tree node it takes is not held here.
-        """
-        state = self._state
-        head = state.published
-        if request.fork != head.fork or head.length == 0:
-            raise tree.InvalidRequest(f"{head.length} blocks are published, on fork {head.fork}")
-        prologue = None if state.manifest is None else state.manifest.prologue
-        length = 0 if prologue is None else prologue.length
-        return tree.build(request, head, nodes=state, block=state.block, prologue_length=length)
-
-    def _at(self, length: int | None) -> TreeBatch:
-        head = self._head
-        length = head.length if length is None else length
-        return tree.truncate(head, length, head.fork, nodes=self._state)
-
-    # -- reading ----------------------------------------------------------------------------------
-
-    def has(self, start: int, end: int | None = None) -> bool:
-        """Whether block *start*, or every block of `start..end`, is held here."""
-        end = start + 1 if end is None else end
-        return self._state.bitfield.has_all(start, end)
+    # -- reading -----------------------------------------------------------------------------------
 
     def get_nowait(self, index: int) -> Value:
         """Block *index*, from local storage.
@@ -352,68 +167,6 @@ class Hypercore(Generic[Value]):
             end = None if live else self.byte_length
         return Chunks(self, self._get_bytes, offset, end)
 
-    async def update(self) -> bool:
-        """Ask the peers whether the log grew; whether it did.
-
-        Waits until each peer connected now has answered. While somebody looks for peers
-        (`finding_peers`), it goes on waiting: so a fresh reader hears of the writer's length.
-        """
-        state = self._state
-        before = (state.head.fork, state.head.length)
-        with self._driver.wanting(state):
-            while True:
-                self._check_open()
-                await self._wait(state.replicator.want_upgrade())
-                if (state.head.fork, state.head.length) != before:
-                    return True
-                if not state.finding and not self._driver.finding:
-                    return False
-                await state.changed.park()
-
-    async def wait_length(self, length: int) -> int:
-        """Wait until the log has at least *length* blocks; returns how many it has.
-
-        Raises:
-          ValueError: this is a snapshot, and shorter.
-        """
-        if self._snapshot is not None and self._snapshot.length < length:
-            raise ValueError(f"a snapshot of {self._snapshot.length} blocks does not grow")
-        await trio.lowlevel.checkpoint()
-        with self._driver.wanting(self._state):
-            while self._head.length < length:
-                self._check_open()
-                self._check_goes_on()
-                await self._state.changed.park()
-        return self._head.length
-
-    async def wait_peers(self, count: int = 1) -> None:
-        """Wait until at least *count* peers have this core's channel open."""
-        await trio.lowlevel.checkpoint()
-        with self._driver.wanting(self._state):
-            while len(self._state.peers) < count:
-                self._check_open()
-                await self._state.changed.park()
-
-    async def download(
-        self,
-        start: int = 0,
-        end: int | None = None,
-        *,
-        blocks: Iterable[int] | None = None,
-        live: bool = False,
-    ) -> None:
-        """Fetch blocks `start..end`, or *blocks*, and return when all are held.
-
-        *end* None is the length now; *live*: whatever comes as well, for ever. Cancelling stops
-        the fetching; what arrived stays.
-        """
-        self._check_open()
-        if end is None and not live:
-            end = self.length
-        wanted = None if blocks is None else sorted(set(blocks))
-        ticket = self._state.replicator.want_range(start, end, blocks=wanted)
-        await self._wait(ticket)
-
     def hint(self, blocks: Iterable[int]) -> None:
         """Say that *blocks* will be needed soon: they are fetched in the background.
 
@@ -452,14 +205,7 @@ class Hypercore(Generic[Value]):
         ticket = state.replicator.want_block(index, priority=priority)
         await self._wait(ticket)
 
-    async def _wait(self, ticket: Ticket) -> Settle:
-        self._waits.add(ticket)
-        try:
-            return await self._driver.wait(self._state, ticket)
-        finally:
-            self._waits.discard(ticket)
-
-    # -- writing ----------------------------------------------------------------------------------
+    # -- appending ---------------------------------------------------------------------------------
 
     @overload
     async def append(self: Hypercore[bytes], *blocks: bytes | memoryview) -> int: ...
@@ -495,154 +241,7 @@ class Hypercore(Generic[Value]):
         await self._driver.after_commit()
         return staged.length
 
-    def lock(self) -> None:
-        """Take the right to sign this core now, as the first append does; kept until the store is
-        closed. What another process appended before is seen afterwards.
-
-        Raises:
-          NotWritable: the secret key is not here, or this is a snapshot.
-          StorageLocked: another process writes this core.
-          MustRecover, ForkConflict: as `append`.
-        """
-        self._writable_state().prepare_signing()
-
-    async def recover(self, *, download: bool = True) -> int:
-        """Fetch this core's own log from its peers, as far as they have it, and go on from there;
-        returns its length then.
-
-        For a copy that is behind: restored from a backup, or whose key was moved or imported.
-        Waits until a peer has shown a log that is long enough; the deadline is the caller's. With
-        *download* all its blocks are fetched too, else they are when they are read. Blocks that
-        this copy has beyond what any peer was ever shown are dropped if the copy was in doubt.
-        Cancelled, what has arrived stays and signing remains forbidden.
-
-        Raises:
-          ForkConflict: a peer has another history under the same key; the core is stopped.
-          NotWritable, StorageLocked, OSError, StorageError: as `append`.
-        """
-        await recover(self._driver, self._writable_state())
-        if download:
-            await self.download()
-            await self._driver.sync()
-        return self.length
-
-    async def hold(self, reason: Reason, *, least_length: int = 0) -> None:
-        """Forbid signing here until `recover` has seen *least_length* blocks; durable on return.
-        For those who move a key to another store, or from one."""
-        state = self._writable_state()
-        async with state.commit_lock:
-            await hold(self._driver, state, Hold(reason, least_length))
-
-    async def lift_hold(self) -> None:
-        """Allow signing without having asked anybody: on the word of the owner that no other copy
-        of this core has more. A wrong word forks the log for ever."""
-        state = self._writable_state()
-        async with state.commit_lock:
-            await lift(self._driver, state)
-
-    @property
-    def key_pair(self) -> KeyPair | None:
-        """What signs this core, secret; None if it is not here."""
-        return self._state.key_pair
-
-    @property
-    def held_for(self) -> Reason | None:
-        """Why nothing is signed here before `recover`, if so."""
-        hold = self._state.lease.hold
-        return None if hold is None else hold.reason
-
-    @property
-    def conflict(self) -> ForkEvidence | None:
-        """The evidence that the key has signed two histories; the core is stopped then."""
-        return self._state.lease.evidence
-
-    async def truncate(self, length: int, *, fork: int | None = None) -> None:
-        """Shorten the log to *length* blocks and begin fork *fork* (the next one unless given).
-
-        Peers follow. A log that was published and then truncated shows its readers two histories
-        one after the other; nothing else may be done about a mistake in a signed log.
-
-        Raises:
-          ValueError: the log is shorter, or *fork* is not above the present one.
-          NotWritable, StorageLocked, OSError, StorageError: as `append`.
-        """
-        state = self._writable_state()
-        async with state.commit_lock:
-            await ready_to_sign(self._driver, state)
-            state.prepare_signing()
-            fork = state.head.fork + 1 if fork is None else fork
-            if fork <= state.head.fork:
-                raise ValueError(f"fork {fork} does not come after fork {state.head.fork}")
-            self._driver.commit([(state, state.truncate_commit(length, fork))])
-        await self._driver.after_commit()
-
-    async def cut_unpublished(self, length: int) -> None:
-        """Drop the blocks from *length* on, which nobody has been shown, without a new fork.
-
-        For the recovery of a structure that spans several cores, of which a power cut shortened
-        one.
-
-        Raises:
-          ValueError: *length* is outside `published_length..length`.
-          NotWritable, StorageLocked, OSError, StorageError: as `append`.
-        """
-        state = self._writable_state()
-        async with state.commit_lock:
-            self._driver.cut(state, length)
-        await self._driver.after_commit()
-
-    def held(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The ranges of blocks of `start..end` that are held here, half open, in order. The core
-        must not change while the iterator is in use."""
-        self._check_open()
-        return self._state.bitfield.runs(start, min(end, self._head.length))
-
-    def held_byte_length(self, start: int, end: int) -> int:
-        """How many bytes the blocks of `start..end` that are held here take."""
-        state, total = self._state, 0
-        for low, high in self.held(start, end):
-            for index in range(low, high):
-                leaf = state.node(2 * index)
-                total += 0 if leaf is None else leaf.size
-        return total
-
-    async def clear(self, start: int, end: int) -> None:
-        """Forget the bytes of blocks `start..end` here; they can be fetched again from peers.
-
-        Raises:
-          StorageLocked: another process writes this core.
-        """
-        await self.clear_runs(((start, end),))
-
-    async def clear_runs(self, runs: Iterable[tuple[int, int]]) -> int:
-        """Forget several ranges of blocks in one commit, which costs one flush; returns how many
-        bytes that gives back. Raises as `clear`."""
-        self._check_open()
-        state = self._state
-        async with state.commit_lock:
-            cleared = tuple(
-                Run(*held, False)
-                for start, end in runs
-                for held in state.bitfield.runs(start, min(end, state.head.length))
-            )
-            if not cleared:
-                return 0
-            size = sum(self.held_byte_length(run.start, run.end) for run in cleared)
-            self._driver.commit([(state, Commit(runs=cleared))])
-            return size
-
-    def user_data(self, key: str) -> bytes | None:
-        """A value kept with this core in the local store, or None. Never shown to peers."""
-        self._check_open()
-        return self._state.storage.user_data(key)
-
-    async def set_user_data(self, key: str, value: bytes | None) -> None:
-        """Set or delete (None) such a value, in a commit of its own."""
-        self._check_open()
-        async with self._state.commit_lock:
-            self._driver.commit([(self._state, Commit(user_data={key: value}))])
-
-    # -- more handles -----------------------------------------------------------------------------
+    # -- more handles ------------------------------------------------------------------------------
 
     def session(self) -> Hypercore[Value]:
         """Another handle on the same core, with its own lifetime."""
@@ -656,74 +255,3 @@ class Hypercore(Generic[Value]):
         """A read-only handle whose length stays what it is now."""
         self._check_open()
         return Hypercore(self._driver, self._state, self._codec, snapshot=self._head)
-
-    def events(self) -> Subscription[CoreEvent]:
-        """Subscribe to what happens to this core from now on: use it in `with`."""
-        self._check_open()
-        return self._state.events.subscribe()
-
-    async def replicate(
-        self,
-        stream: trio.abc.Stream,
-        *,
-        initiator: bool,
-        key_pair: KeyPair | None = None,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """As `Corestore.replicate`, for this core alone. Raises as that."""
-        self._check_open()
-        await replicate(
-            self._driver,
-            stream,
-            initiator=initiator,
-            key_pair=key_pair or KeyPair.generate(),
-            only=self._state,
-            task_status=task_status,
-        )
-
-    @contextmanager
-    def finding_peers(self) -> Iterator[None]:
-        """While held, peers of this core are being looked for, and `update` waits for them."""
-        state = self._state
-        state.finding += 1
-        try:
-            yield
-        finally:
-            state.finding -= 1
-            state.changed.unpark_all()
-
-    def statistics(self) -> CoreStatistics:
-        """Numbers about this core."""
-        state = self._state
-        replication = state.replicator.statistics()
-        return CoreStatistics(
-            length=self.length,
-            byte_length=self.byte_length,
-            fork=self.fork,
-            contiguous_length=self.contiguous_length,
-            published_length=state.published.length,
-            blocks_held=state.bitfield.count(0, state.head.length),
-            blocks_received=replication.blocks_received,
-            blocks_sent=replication.blocks_served,
-            peers=len(state.peers),
-            stopped=state.lease.evidence is not None,
-            held_for=self.held_for,
-        )
-
-    def _check_goes_on(self) -> None:
-        """Raises ForkConflict if nothing will ever come any more."""
-        conflict = self._state.lease.conflict(self.key)
-        if conflict is not None:
-            raise conflict
-
-    def _check_open(self) -> None:
-        if self._closed or self._driver.closed:
-            raise trio.ClosedResourceError("this core is closed")
-
-    def _writable_state(self) -> CoreState:
-        self._check_open()
-        if self._snapshot is not None:
-            raise NotWritable("a snapshot cannot be written")
-        if not self._state.writable:
-            raise NotWritable(f"the secret key of core {self.key} is not here")
-        return self._state

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from corestore.codec import Codec, EncodingName
     from corestore.driver import Driver
     from corestore.events import Broadcast, Subscription
+    from corestore.handle import CoreHandle
     from corestore.keyring import KeyRing
     from corestore.state import CoreState
     from corestore.storage.base import Storage
@@ -310,7 +311,7 @@ class Namespace:
 
     # -- writing together -------------------------------------------------------------------------
 
-    def transaction(self, *cores: Hypercore[Any]) -> Transaction:
+    def transaction(self, *cores: CoreHandle) -> Transaction:
         """Append to *cores* together: `async with store.transaction(a, b) as tx`.
 
         Their commit locks are taken in this order and held until the end; peers see the last core

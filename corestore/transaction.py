@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from corestore.codec import Value
     from corestore.core import Hypercore
     from corestore.driver import Driver
+    from corestore.handle import CoreHandle
     from corestore.state import CoreState
     from corestore.tree import Node
 
@@ -31,7 +32,7 @@ class Transaction:
     it by an exception, cancellation included, drops everything.
     """
 
-    def __init__(self, driver: Driver, cores: Sequence[Hypercore[Any]]) -> None:
+    def __init__(self, driver: Driver, cores: Sequence[CoreHandle]) -> None:
         self._driver = driver
         self._states = [core._writable_state() for core in cores]
         if len(set(self._states)) < len(self._states):
@@ -102,19 +103,19 @@ class Transaction:
         encoded = [core._codec.encode(block) for block in blocks]
         return await self._of(core).append(encoded, leaves)
 
-    def length(self, core: Hypercore[Any]) -> int:
+    def length(self, core: CoreHandle) -> int:
         """Blocks in *core*, staged ones included."""
         return self._of(core).length
 
-    def byte_length(self, core: Hypercore[Any]) -> int:
+    def byte_length(self, core: CoreHandle) -> int:
         """Bytes in *core*, staged ones included."""
         return self._of(core).byte_length
 
-    def set_user_data(self, core: Hypercore[Any], key: str, value: bytes | None) -> None:
+    def set_user_data(self, core: CoreHandle, key: str, value: bytes | None) -> None:
         """Stage a value kept with *core*; None deletes it."""
         self._of(core).set_user_data(key, value)
 
-    def _of(self, core: Hypercore[Any]) -> Staged:
+    def _of(self, core: CoreHandle) -> Staged:
         if self._staged is None:
             raise LocalProtocolError("the transaction is not open")
         try:

@@ -69,6 +69,7 @@ LINES = [
         "corestore.namespace",
         "corestore.transaction",
         "corestore.core",
+        "corestore.handle",
         "corestore.signing",
         "corestore.reading",
         "corestore.link",

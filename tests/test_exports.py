@@ -7,15 +7,17 @@ import inspect
 import corestore
 
 PUBLIC = """
-Appended BlockNotAvailable BlockRequest Blocks Chunks Codec CoreEvent CoreNotFound CoreOpened
-CoreOptions CoreStatistics Corestore CorestoreError DecodeError DialInfo DiscoveryKey DiskStorage
-Downloaded EncodingName ForkConflict HashRequest Head Hypercore InvalidCapability InvalidChecksum
-InvalidProof InvalidRequest InvalidSignature Key KeyPair LimitExceeded LocalProtocolError
-MAX_BLOCK_BYTES Manifest MemoryStorage Missed Namespace Node NotWritable PeerAdded PeerInfo
-PeerRemoved Position Prologue Proof ProtocolError Published Reader RemoteProtocolError Request
-SeekRequest Signer SnapshotNotAvailable Storage StorageConflict StorageCorrupt StorageError
-StorageLocked StoreStatistics Subscription Swarm SyncPolicy Transaction Truncated UpgradeRequest
-VerificationError Writer WrongEncryptionKey derive_manifest hash_leaves manifest_key open open_swarm
+Appended BlockNotAvailable BlockRequest Blocks Chunks Codec CoreEvent CoreHandle CoreNotFound
+CoreOpened CoreOptions CoreStatistics Corestore CorestoreError DecodeError DialInfo DiscoveryKey
+DiskStorage Downloaded EncodingName ForkConflict ForkDetected ForkEvidence HashRequest Head
+Hypercore InvalidCapability InvalidChecksum InvalidProof InvalidRequest InvalidSignature Key
+KeyPair LimitExceeded LocalProtocolError Manifest MAX_BLOCK_BYTES MemoryStorage Missed MustRecover
+Namespace Node NotWritable Overtaken PeerAdded PeerInfo PeerRemoved Position Prologue Proof
+ProtocolError Published Reader Reason RemoteProtocolError Request SeekRequest Signer
+SnapshotNotAvailable Storage StorageConflict StorageCorrupt StorageError StorageLocked
+StoreStatistics Subscription Swarm SyncPolicy Transaction Truncated UpgradeRequest
+VerificationError Writer WrongEncryptionKey derive_manifest hash_leaves manifest_key open
+open_swarm
 """
 
 
