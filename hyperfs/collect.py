@@ -78,15 +78,20 @@ class Collector:
         self, keep_last: int | None, keep_within: float | None, *, gentle: bool = False
     ) -> Collected:
         """See `Drive.collect`. *gentle*: rest most of the time."""
-        if keep_last is None and keep_within is None:
-            raise ValueError("say which versions to keep")
-        if (keep_last is not None and keep_last < 1) or (keep_within or 0) < 0:
-            raise ValueError("the newest version is always kept")
+        self.check(keep_last, keep_within)
         self._tree.check_writable()
         async with self._running:
             return await _Collection(
                 self._metadata, self._tree, self._committer, _Rest() if gentle else Pace()
             ).run(keep_last, keep_within)
+
+    @staticmethod
+    def check(keep_last: int | None, keep_within: float | None) -> None:
+        """Raises ValueError unless these say which versions to keep."""
+        if keep_last is None and keep_within is None:
+            raise ValueError("say which versions to keep")
+        if (keep_last is not None and keep_last < 1) or (keep_within or 0) < 0:
+            raise ValueError("the newest version is always kept")
 
     async def keep(self, keep_last: int | None, keep_within: float | None) -> None:
         """Collect in the background again and again, until cancelled."""

@@ -21,7 +21,7 @@ import trio
 
 from corestore import CorestoreError, StorageError, StorageLocked
 from hyperfs.appender import Appender
-from hyperfs.index.build import commit_steps
+from hyperfs.index.build import commit_steps, dense_steps
 from hyperfs.index.tree import Index
 from hyperfs.pace import Pace
 from hyperfs.records import Entry, entry_key, group_range, pack_entry, shared_key
@@ -194,6 +194,42 @@ class Committer:
                 async with self._storing:
                     await self._step()
 
+    async def write_densely(self) -> None:
+        """Write the tree anew as a version of its own, its nodes full and in order. What is staged
+        stays so. Commits wait meanwhile: 10 s for a million names.
+
+        Raises OSError, StorageError, DecodeError; then nothing has changed.
+        """
+        # Cancelled between the commit and what follows, the drive would show the version before.
+        with trio.CancelScope(shield=True):
+            async with self.quiet():
+                await self._write_densely()
+
+    async def _write_densely(self) -> None:
+        tree = self._tree
+        view = tree.view
+        assert isinstance(view, View)
+        await self._cut_rest(view)
+        async with self._store.transaction(self._metadata, self._content) as transaction:
+            steps = dense_steps(
+                view.index,
+                first_block=transaction.length(self._metadata),
+                time_ns=tree.now_ns(),
+                content_length=transaction.length(self._content),
+                next_id=tree.next_id,
+            )
+            pace = Pace()
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as done:
+                    nodes: list[bytes] = done.value
+                    break
+                await pace.keep()
+            await transaction.append(self._metadata, *nodes)
+            version = transaction.length(self._metadata)
+        tree.view = View(Index(version - 1, tree.metadata_blocks, self._cache))
+
     @asynccontextmanager
     async def quiet(self) -> AsyncIterator[None]:
         """Nothing is appended to either core during the block, which should be short."""
@@ -317,10 +353,8 @@ class Committer:
         previous = tree.view
         assert previous is None or isinstance(previous, View)
         next_id = tree.next_id
-        if previous is not None and self._metadata.length > previous.version:
-            # Another process was stopped in the middle of a commit.
-            await self._metadata.cut_unpublished(previous.version)
-            self._cache.forget_from(previous.version)
+        if previous is not None:
+            await self._cut_rest(previous)
         async with self._store.transaction(self._metadata, self._content) as transaction:
             blocks = appender.take()
             if blocks:
@@ -330,6 +364,12 @@ class Committer:
             version = transaction.length(self._metadata)
         appender.appended()
         return View(Index(version - 1, tree.metadata_blocks, self._cache))
+
+    async def _cut_rest(self, newest: View) -> None:
+        """Drop what another process left that was stopped in the middle of a commit."""
+        if self._metadata.length > newest.version:
+            await self._metadata.cut_unpublished(newest.version)
+            self._cache.forget_from(newest.version)
 
     async def _build(
         self,

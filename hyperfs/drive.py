@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from hyperfs import paths, versions, walk
+from hyperfs import compact, paths, versions, walk
 from hyperfs.batch import Batch
 from hyperfs.cache import CacheLimit
 from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
@@ -200,15 +200,20 @@ class Drive:
 
     async def version_at(self, time_ns: int) -> int:
         """The newest version that was committed at *time_ns* or before, by the writer's clock; 0 if
-        that is before the first, and for drives whose format does not tell.
+        that is before the first one that was kept, and for drives whose format does not tell.
 
         Raises TooSlowError, DecodeError: it cannot be told.
         """
         await self.ready()
         tree, newest = self._tree, self._view.version
-        form = tree.format
+        form, blocks = tree.format, tree.metadata_blocks
         assert form is not None
-        return await tree.metadata_blocks.complete(lambda: form.version_at(time_ns, newest))
+        oldest = oldest_version(self.metadata)
+        if oldest:
+            first = await blocks.complete(lambda: form.checkout(oldest, newest))
+            if first is None or first.time_ns > time_ns:
+                return 0
+        return await blocks.complete(lambda: form.version_at(time_ns, newest))
 
     def diff(self, other: Drive, path: str | bytes = "/") -> AsyncIterator[PathChange]:
         """What changed from *other*, another version of this drive, to this one, by path.
@@ -510,6 +515,24 @@ class Drive:
     async def keep(self, *, keep_last: int | None = None, keep_within: float | None = None) -> None:
         """`collect` in the background again and again, gently, until cancelled."""
         await self._collecting().keep(keep_last, keep_within)
+
+    async def compact(
+        self, *, keep_last: int | None = None, keep_within: float | None = None
+    ) -> Collected:
+        """Write the tree, and stretches of files that many small changes have scattered, anew in
+        one piece, then `collect`. Nothing is truncated, and no file's times change.
+
+        Takes room for what is written anew before what it replaces is given back. Raises as
+        `collect`.
+        """
+        collector = self._collecting()
+        assert self._committer is not None
+        collector.check(keep_last, keep_within)
+        await self.commit()
+        await compact.rewrite_scattered(self._tree)
+        await self.commit()
+        await self._committer.write_densely()
+        return await collector.run(keep_last, keep_within)
 
     def _collecting(self) -> Collector:
         if self._collector is None:

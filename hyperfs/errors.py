@@ -8,6 +8,7 @@ CorestoreError
     ├── UnsupportedFormat(version)    a drive of a newer format than this program reads
     ├── DriveExists(name, key)        the store has a drive of this name
     ├── VersionCleared(version, oldest)  an older version than those that were kept
+    ├── SecretError                   the text is no drive's secret
     ├── NoSuchDrive(name)             the store has no drive of this name
     ├── FuseUnavailable               this machine cannot mount; the message says what to install
     └── RestoreMismatch(path)         a restored file is not what the snapshot names
@@ -69,7 +70,7 @@ class DriveExists(HyperfsError):
         self.key = key
 
 
-class VersionCleared(HyperfsError):
+class VersionCleared(HyperfsError, ValueError):
     """Raised when a version is asked for that was given back to the disk; `oldest` is the first
     that was kept."""
 
@@ -79,6 +80,10 @@ class VersionCleared(HyperfsError):
         )
         self.version = version
         self.oldest = oldest
+
+
+class SecretError(HyperfsError):
+    """Raised by `DriveSecret.parse`: the text is no drive's secret, or not all of it."""
 
 
 class NoSuchDrive(HyperfsError):

@@ -335,6 +335,16 @@ class OpenFile:
         self._changed(delta.ranges.size_bytes - before)
         await self._owner.wait_for_room()
 
+    async def store_again(self, offset: int, data: bytes) -> None:
+        """Lay bytes that the file has at *offset* over themselves, so that the next commit stores
+        them in new blocks. No times change. Waits and raises as `write`."""
+        delta = self._writable_delta()
+        before = delta.ranges.size_bytes
+        delta.write(offset, data)
+        self._live = None
+        self._owner.file_changed(self, delta.ranges.size_bytes - before)
+        await self._owner.wait_for_room()
+
     async def truncate(self, size: int) -> None:
         """Cut, or extend with a hole, to *size*; sets mtime and ctime. Does not wait.
 

@@ -28,6 +28,7 @@ LINES = [
         "hyperfs.drive",
         "hyperfs.collect",
         "hyperfs.cache",
+        "hyperfs.compact",
         "hyperfs.versions",
         "hyperfs.walk",
         "hyperfs.held",

@@ -103,6 +103,10 @@ class Access(Protocol):
         """Give back what no kept version needs: how many bytes, and the oldest version kept."""
         ...
 
+    async def compact(self, keep_last: int | None, keep_within: float | None) -> tuple[int, int]:
+        """Write what is scattered anew, then `collect`."""
+        ...
+
     async def evict(self, path: bytes) -> int:
         """Forget fetched content below a path; how many bytes."""
         ...
@@ -162,6 +166,10 @@ class DriveAccess:
 
     async def collect(self, keep_last: int | None, keep_within: float | None) -> tuple[int, int]:
         found = await self._drive.collect(keep_last=keep_last, keep_within=keep_within)
+        return found.byte_length, found.version
+
+    async def compact(self, keep_last: int | None, keep_within: float | None) -> tuple[int, int]:
+        found = await self._drive.compact(keep_last=keep_last, keep_within=keep_within)
         return found.byte_length, found.version
 
     async def evict(self, path: bytes) -> int:

@@ -156,6 +156,7 @@ class _Session:
             "remove": self._on_remove,
             "sync": self._on_sync,
             "collect": self._on_collect,
+            "compact": self._on_compact,
             "evict": self._on_evict,
         }
 
@@ -261,6 +262,10 @@ class _Session:
     async def _on_collect(self, header: Header) -> tuple[Any, bytes]:
         access = self._drive(header)
         return await access.collect(header["keep_last"], header["keep_within"]), b""
+
+    async def _on_compact(self, header: Header) -> tuple[Any, bytes]:
+        access = self._drive(header)
+        return await access.compact(header["keep_last"], header["keep_within"]), b""
 
     async def _on_evict(self, header: Header) -> tuple[Any, bytes]:
         return await self._drive(header).evict(_path(header)), b""
@@ -399,6 +404,12 @@ class ControlAccess:
     async def collect(self, keep_last: int | None, keep_within: float | None) -> tuple[int, int]:
         result, _ = await self._client.call(
             "collect", drive=self._key, keep_last=keep_last, keep_within=keep_within
+        )
+        return int(result[0]), int(result[1])
+
+    async def compact(self, keep_last: int | None, keep_within: float | None) -> tuple[int, int]:
+        result, _ = await self._client.call(
+            "compact", drive=self._key, keep_last=keep_last, keep_within=keep_within
         )
         return int(result[0]), int(result[1])
 

@@ -35,6 +35,7 @@ _SECTIONS: Final = (
         "Space",
         (
             (space.gc, "Give back what no kept version of a drive needs"),
+            (space.compact, "Write what is scattered anew, then give back"),
             (space.evict, "Forget what was fetched of somebody else's drive"),
         ),
     ),

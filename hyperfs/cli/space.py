@@ -1,4 +1,4 @@
-"""`gc` and `evict`: what drives take of the disk, given back."""
+"""`gc`, `compact` and `evict`: what drives take of the disk, given back."""
 
 from __future__ import annotations
 
@@ -120,17 +120,39 @@ def gc(
 
 
 async def _gc(
-    settings: Settings, drive: Address, keep_last: int | None, keep_within: float | None
+    settings: Settings,
+    drive: Address,
+    keep_last: int | None,
+    keep_within: float | None,
+    compacting: bool = False,
 ) -> None:
     async with open_access(settings, drive, _ALONE, write=True) as access:
         with settings.output.progress("looking at what is needed"):
-            freed, oldest = await access.collect(keep_last, keep_within)
+            collect = access.compact if compacting else access.collect
+            freed, oldest = await collect(keep_last, keep_within)
     if settings.output.json:
         settings.output.record(bytes=freed, oldest=oldest)
     else:
         settings.output.data(
             f"{freed} bytes given back ({size_text(freed)}); the oldest version kept is {oldest}"
         )
+
+
+@click.command()
+@click.argument("drive", type=ADDRESS, metavar="NAME")
+@keep_options
+@pass_settings
+def compact(
+    settings: Settings, drive: Address, keep_last: int | None, keep_within: float | None
+) -> None:
+    """Write what many changes have scattered anew in one piece, then give back as `gc` does.
+
+    For files that were changed in place again and again, and drives that have lost many names.
+    """
+    _whole(drive)
+    if keep_last is None and keep_within is None:
+        keep_last = 1
+    trio.run(_gc, settings, drive, keep_last, keep_within, True)
 
 
 @click.command()

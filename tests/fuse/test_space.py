@@ -76,7 +76,11 @@ def test_a_mount_gives_versions_back_by_itself(tmp_path):
         here = alice.mount("d", tmp_path / "here", "--keep-within", "0s")
         wait_until(lambda: disk_bytes(alice.store) < full - 7_000_000)
         assert (here.folder / "file").read_bytes() == LARGE[8_000_000:12_000_000]
+        (here.folder / "small").write_bytes(b"small")
+        assert "given back" in alice.ask("compact", "d")
+        assert (here.folder / "file").read_bytes() == LARGE[8_000_000:12_000_000]
         here.interrupt()
+        assert alice.ask("ls", "d:/").split() == ["file", "small"]
         done = alice.run("mount", "d", str(tmp_path / "here"), "--cache-max", "1G")
         assert done.returncode == 2
         assert "--cache-max" in done.stderr
