@@ -83,7 +83,7 @@ async def recover(driver: Driver, state: CoreState) -> None:
                 await _follow(driver, state)
             await lift(driver, state)
         finally:
-            machine.set_recovering(False)
+            state.follow_if_moved()
             machine.doubt(every=state.lease.hold is not None)
             if not driver.closed:
                 driver.drain(state)
@@ -100,7 +100,8 @@ async def _follow(driver: Driver, state: CoreState) -> None:
             if settled.outcome is not Outcome.DONE:
                 break
         await driver.wait(state, machine.want_history())
-        if machine.shown and machine.newer is None and state.head.length >= least:
+        begun = machine.shown or (not state.head.length and machine.nobody_has_any)
+        if begun and machine.newer is None and state.head.length >= least:
             return
         with trio.move_on_after(RETRY_SECONDS):
             await state.changed.park()

@@ -33,7 +33,7 @@ from corestore.errors import (
     WrongEncryptionKey,
 )
 from corestore.events import Appended, Broadcast, Downloaded, Published, Truncated
-from corestore.lease import HOLD, Hold, Lease
+from corestore.lease import HOLD, Hold, Lease, Reason
 from corestore.manifest import Manifest, ManifestVerifier, is_compat, sign
 from corestore.replication.machine import Replicator
 
@@ -95,6 +95,7 @@ class CoreState:
             self.replicator.stop(stopped)
         elif self.writable and self.lease.hold is not None:
             self.replicator.doubt(every=True)
+            self.follow_if_moved()
 
     def _load(self) -> None:
         storage = self.storage
@@ -261,6 +262,11 @@ class CoreState:
             # From here on nobody else lengthens it: who claims to have more has another copy.
             self.replicator.doubt(every=self.lease.hold is not None)
 
+    def follow_if_moved(self) -> None:
+        """A core whose key was moved to another store is followed as if it were somebody else's."""
+        hold = self.lease.hold
+        self.replicator.set_recovering(hold is not None and hold.reason is Reason.MOVED)
+
     @property
     def may_sign(self) -> bool:
         """Whether nothing is known that forbids signing."""
@@ -376,6 +382,7 @@ class CoreState:
         if HOLD in commit.user_data:
             held = commit.user_data[HOLD]
             self.lease.hold = None if held is None else Hold.decode(held)
+            self.follow_if_moved()
         if commit.truncate is not None:
             self.bitfield.set(commit.truncate, max(before.length, commit.truncate), False)
             self._offsets.clear()

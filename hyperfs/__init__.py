@@ -32,10 +32,12 @@ from hyperfs.errors import (
     NoSuchDrive,
     NotADrive,
     RestoreMismatch,
+    SecretError,
     UnsupportedFormat,
     VersionCleared,
 )
 from hyperfs.links import DriveLink
+from hyperfs.moving import DriveSecret, export_secret, import_secret, recover_drive
 from hyperfs.opening import create, open, remove_drive, rename_drive
 from hyperfs.records import Entry
 from hyperfs.registry import DriveInfo, drives
@@ -58,6 +60,7 @@ __all__ = [
     "DriveExists",
     "DriveInfo",
     "DriveLink",
+    "DriveSecret",
     "DriveStatistics",
     "Entry",
     "EntryChange",
@@ -70,13 +73,17 @@ __all__ = [
     "PathChange",
     "PathEntry",
     "RestoreMismatch",
+    "SecretError",
     "UnsupportedFormat",
     "VersionCleared",
     "check_fuse",
     "create",
     "drives",
+    "export_secret",
+    "import_secret",
     "mount",
     "open",
+    "recover_drive",
     "recover_mount_point",
     "remove_drive",
     "rename_drive",

@@ -17,6 +17,9 @@ import trio
 from corestore import (
     Corestore,
     CorestoreError,
+    ForkConflict,
+    MustRecover,
+    Reason,
     StorageCorrupt,
     StorageLocked,
     WrongEncryptionKey,
@@ -214,8 +217,10 @@ class _Opening:
         self._name = name
         self._patience = Patience(read_timeout)
         self._cache = NodeCache()
-        # Those of the Node stack are read, whoever has their secret key.
-        writable = metadata.writable and not _is_hyperdrive(metadata)
+        # Those of the Node stack are read, whoever has their secret key; those whose key was moved
+        # are followed like anybody else's.
+        moved = metadata.held_for is Reason.MOVED
+        writable = metadata.writable and not moved and not _is_hyperdrive(metadata)
         self._tree = LiveTree(CoreBlocks(metadata, self._patience), writable=writable)
         # The follower waits for as long as it takes: nobody waits for it.
         self._follower = Follower(
@@ -333,8 +338,9 @@ class _Opening:
             return
         try:
             await metadata.cut_unpublished(view.version)
-        except StorageLocked:
-            # Another process writes the drive; its log is none of our business.
+        except (StorageLocked, MustRecover, ForkConflict):
+            # Another process writes the drive, or another store does; its log is none of our
+            # business.
             return
         except ValueError as error:
             raise StorageCorrupt(f"version {metadata.length} of drive {metadata.key}") from error

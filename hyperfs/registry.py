@@ -1,8 +1,9 @@
 """Which drives have a name in a store, and how the keys of our own are derived again.
 
 A name is an alias, kept in the store's user data: `drive/NAME` -> namespace (32 bytes) || key (32).
-The namespace is random, made when the drive is made; a drive of somebody else has zeros there. So a
-name that is removed and used again never leads to the same key, which would fork the old log.
+The namespace is random, made when the drive is made; a drive of somebody else has zeros there, one
+whose secret key was imported ones. So a name that is removed and used again never leads to the same
+key, which would fork the old log.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 NAMESPACE_BYTES: Final = 32
 FOREIGN: Final = bytes(NAMESPACE_BYTES)
+# Of a drive whose secret key was imported: it does not derive from this store's primary key.
+IMPORTED: Final = b"\xff" * NAMESPACE_BYTES
 _PREFIX: Final = "drive/"
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,40}\Z")
 

@@ -429,6 +429,12 @@ class Replicator:
         """Whether a peer has shown its history of this core of ours since `doubt`."""
         return self._checks.shown
 
+    @property
+    def nobody_has_any(self) -> bool:
+        """Whether there are peers, and all of them say that they have nothing of this core."""
+        peers = self._shared.peers.values()
+        return bool(peers) and all(peer.synced and not peer.length for peer in peers)
+
     def set_recovering(self, recovering: bool) -> None:
         """Whether peers may lengthen a core that we sign."""
         self._shared.recovering = recovering

@@ -36,6 +36,19 @@ def prepare(path: Path, io: FileIO) -> None:
         raise PermissionError(errno.EACCES, "the store's folder is not ours to write", str(path))
     for name in (DATA, LOCKS):
         (path / name).mkdir(mode=0o700, exist_ok=True)
+    _make_private(path / DATABASE)
+
+
+def _make_private(database: Path) -> None:
+    """The database may hold secret keys. SQLite gives its other files the same mode.
+
+    A database that is there is not opened: closing it would drop SQLite's locks (STORAGE.md).
+    """
+    try:
+        os.close(os.open(database, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if database.stat().st_mode & 0o077:
+            database.chmod(0o600)
 
 
 def primary_key(path: Path, io: FileIO) -> bytes:

@@ -57,6 +57,11 @@ def explain(error: BaseException) -> Failure | None:
                 "this drive can only be read here: its secret key is on another machine",
                 Exit.NOT_PERMITTED,
             )
+        case corestore.MustRecover():
+            return Failure(
+                f"{error} (`hyperfs recover NAME --peer HOST:PORT`)",
+                Exit.FORK,
+            )
         case corestore.ForkConflict():
             return Failure(str(error), Exit.FORK)
         case corestore.VerificationError():

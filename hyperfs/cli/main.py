@@ -9,7 +9,19 @@ from typing import Final
 
 import click
 
-from hyperfs.cli import drives, files, flags, mount, seed, space, status, transfer, umount
+from hyperfs.cli import (
+    drives,
+    files,
+    flags,
+    keys,
+    mount,
+    recover,
+    seed,
+    space,
+    status,
+    transfer,
+    umount,
+)
 from hyperfs.cli.failures import Exit, explain
 from hyperfs.cli.output import Output
 
@@ -20,6 +32,9 @@ _SECTIONS: Final = (
         (
             (drives.create, "Make a drive and print its key"),
             (drives.drives, "List the drives that have a name here; rename, remove"),
+            (recover.recover, "Bring an old copy of a drive up to date, and write it again"),
+            (keys.export_key, "Print a drive's secret key, to write it elsewhere"),
+            (keys.import_key, "Write a drive here whose secret key was exported"),
         ),
     ),
     (

@@ -87,6 +87,9 @@ async def _open_here(
                 "this drive can only be read here: its secret key is on another machine",
                 Exit.NOT_PERMITTED,
             )
+        if write and drive.metadata.held_for is not None:
+            # Says why not, before anything is copied.
+            drive.metadata.lock()
         if not drive.writable:
             await reach(swarm, key, listen=(), peers=network.peers)
             await first_version(store, drive, network)

@@ -10,6 +10,8 @@ import trio
 from corestore import (
     BlockNotAvailable,
     DecodeError,
+    ForkConflict,
+    MustRecover,
     NotWritable,
     StorageCorrupt,
     VerificationError,
@@ -29,6 +31,9 @@ def errno_of(error: BaseException, request: str) -> int:
         case OSError():
             return error.errno or errno.EIO
         case NotWritable():
+            return errno.EROFS
+        case MustRecover() | ForkConflict():
+            _log.error("%s refused: %s", request, error)
             return errno.EROFS
         case BlockNotAvailable() | trio.TooSlowError():
             _log.warning("%s gave up: %s", request, str(error) or "no peer sent the data in time")

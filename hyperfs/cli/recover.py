@@ -1,0 +1,94 @@
+"""`recover`: bring a drive of one's own up to date from its peers, and write it again."""
+
+from __future__ import annotations
+
+import click
+import trio
+
+import corestore
+import hyperfs
+from corestore import Corestore
+from hyperfs.cli.drives import NAME
+from hyperfs.cli.failures import Exit, Failure
+from hyperfs.cli.flags import pass_settings
+from hyperfs.cli.options import Endpoint, listen_option, peer_option, timeout_option
+from hyperfs.cli.session import Network
+from hyperfs.cli.settings import Settings, open_store, reach
+
+
+@click.command()
+@click.argument("name", type=NAME)
+@click.option(
+    "--alone",
+    is_flag=True,
+    help="Ask no peer: no other copy of this drive was written since. If that is wrong, its"
+    " readers are lost.",
+)
+@peer_option
+@listen_option
+@timeout_option
+@pass_settings
+def recover(
+    settings: Settings,
+    name: str,
+    alone: bool,
+    peers: tuple[Endpoint, ...],
+    listen: tuple[Endpoint, ...],
+    timeout: float,
+) -> None:
+    """Fetch the drive NAME, which is written here, as far as its peers have it.
+
+    For a store that was restored from a backup, copied, or given the key by import-key: it writes
+    again once it has all there is.
+    """
+    trio.run(_recover, settings, name, alone, Network(peers, timeout), listen)
+
+
+async def _recover(
+    settings: Settings,
+    name: str,
+    alone: bool,
+    network: Network,
+    listen: tuple[Endpoint, ...],
+) -> None:
+    async with open_store(settings, create=False) as store:
+        info = next((info for info in hyperfs.drives(store) if info.name == name), None)
+        if info is None:
+            raise Failure(
+                f"there is no drive called {name}; `hyperfs drives` lists them", Exit.NOT_FOUND
+            )
+        version = await recovered(settings, store, info, network, listen, alone=alone)
+    if settings.output.json:
+        settings.output.record(name=name, key=str(info.key), version=version)
+    else:
+        settings.output.say(f"{name} is at version {version}, and is written here")
+
+
+async def recovered(
+    settings: Settings,
+    store: Corestore,
+    info: hyperfs.DriveInfo,
+    network: Network,
+    listen: tuple[Endpoint, ...],
+    *,
+    alone: bool,
+) -> int:
+    """Recover a drive and return its version.
+
+    Raises:
+      Failure: no peer had all of it in time.
+    """
+    if alone:
+        return await hyperfs.recover_drive(store, info.key, alone=True)
+    async with corestore.open_swarm(store) as swarm:
+        for where in await reach(swarm, info.key, listen=listen, peers=network.peers):
+            settings.output.say(f"listening on {where}")
+        try:
+            with trio.fail_after(network.timeout):
+                return await hyperfs.recover_drive(store, info.key)
+        except trio.TooSlowError:
+            raise Failure(
+                f"no peer had all of {info.name} within {network.timeout:g} s: it is not written"
+                f" here yet; name one with `hyperfs recover {info.name} --peer HOST:PORT`",
+                Exit.NO_PEERS,
+            ) from None

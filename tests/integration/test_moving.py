@@ -1,0 +1,213 @@
+"""Drives that are written elsewhere from now on, and drives that were restored from a copy."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+import corestore
+import hyperfs
+from corestore import MustRecover, NotWritable, Reason
+from tests.support.builders import linked
+
+
+async def make(store, name="photos", *, encrypted=False, content=True):
+    """A drive with a file; returns its key."""
+    key = await hyperfs.create(store, name, encrypted=encrypted)
+    if content:
+        async with hyperfs.open(store, name=name) as drive:
+            await drive.write("/file", bytes(range(256)) * 1000)
+            await drive.sync()
+    return key
+
+
+@asynccontextmanager
+async def held_by(store, key):
+    """A peer's store that has everything of a drive."""
+    async with corestore.open(None) as peer:
+        link = next(info.link for info in hyperfs.drives(store) if info.key == key)
+        async with linked(store, peer), hyperfs.open(peer, key=str(link)) as drive:
+            with trio.fail_after(10):
+                await drive.update()
+                await drive.ready()
+                await drive.metadata.download()
+                await drive.content.download()
+        await peer.sync()
+        yield peer, link
+
+
+@asynccontextmanager
+async def seeding(peer, link):
+    """The peer has the drive open."""
+    async with hyperfs.open(peer, key=str(link)) as drive:
+        yield drive
+
+
+# -- the secret ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encryption_key", [None, bytes(range(32))])
+def test_a_secret_is_what_its_text_says(encryption_key):
+    secret = hyperfs.DriveSecret(bytes(range(1, 33)), 7, 1 << 40, encryption_key)
+    text = str(secret)
+    assert text.startswith("hyperfs-secret-")
+    assert hyperfs.DriveSecret.parse(text + "\n") == secret
+    assert bytes(range(1, 33)).hex() not in repr(secret)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "",
+        lambda text: text.removeprefix("hyperfs-"),
+        lambda text: text[:-1],
+        lambda text: text + "a",
+        lambda text: text[:30] + "!" + text[31:],
+        lambda text: text[:30] + ("a" if text[30] != "a" else "b") + text[31:],
+        lambda text: "hyperfs-secret-" + text,
+        lambda text: "hyperfs-secret-aaaa",
+    ],
+)
+def test_a_mistyped_secret_is_refused(change):
+    text = str(hyperfs.DriveSecret(bytes(range(32)), 1, 2))
+    with pytest.raises(hyperfs.SecretError):
+        hyperfs.DriveSecret.parse(change(text))
+
+
+# -- moving ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("content", [False, True])
+async def test_a_drive_goes_on_in_another_store(tmp_path, encrypted, content):
+    async with corestore.open(tmp_path / "old") as old, corestore.open(tmp_path / "new") as new:
+        key = await make(old, encrypted=encrypted, content=content)
+        secret = await hyperfs.export_secret(old, "photos")
+        # 1. It is not written here any more, and can be read and served.
+        async with hyperfs.open(old, name="photos") as drive:
+            with pytest.raises(NotWritable):
+                await drive.write("/file", b"old store")
+            assert [entry.name async for entry in drive.scandir("/")] == [b"file"][:content]
+        # 2. The new store has the key and writes nothing before it has the log.
+        info = await hyperfs.import_secret(new, "pictures", hyperfs.DriveSecret.parse(str(secret)))
+        assert (info.name, info.key, info.writable) == ("pictures", key, True)
+        core = await new.get(key=key)
+        with pytest.raises(MustRecover) as caught:
+            await core.append(b"no history at all")
+        assert caught.value.reason == "imported"
+        # 3. It fetches it, from the old store here, and goes on.
+        async with linked(old, new), hyperfs.open(old, name="photos"):
+            with trio.fail_after(10):
+                assert await hyperfs.recover_drive(new, key) == core.length
+        async with hyperfs.open(new, name="pictures") as drive:
+            await drive.write("/second", b"new store")
+            if content:
+                assert await drive.read("/file") == bytes(range(256)) * 1000
+            await drive.sync()
+            # 4. The old store is a reader like others, and sees it.
+            async with linked(old, new), hyperfs.open(old, key=key) as shown:
+                with trio.fail_after(10):
+                    await shown.metadata.wait_length(drive.metadata.length)
+
+
+async def test_an_exported_drive_can_be_taken_back():
+    async with corestore.open(None) as store:
+        key = await make(store)
+        await hyperfs.export_secret(store, "photos")
+        with pytest.raises(MustRecover):
+            await hyperfs.export_secret(store, "photos")
+        await hyperfs.recover_drive(store, key, alone=True)
+        async with hyperfs.open(store, name="photos") as drive:
+            await drive.write("/file", b"again")
+
+
+async def test_a_backup_of_the_key_changes_nothing():
+    async with corestore.open(None) as store:
+        await make(store)
+        first = await hyperfs.export_secret(store, "photos", keep=True)
+        async with hyperfs.open(store, name="photos") as drive:
+            await drive.write("/file", b"again")
+        again = await hyperfs.export_secret(store, "photos", keep=True)
+        assert again.seed == first.seed
+        assert again.metadata_length > first.metadata_length
+
+
+async def test_an_imported_drive_can_be_exported_again():
+    async with corestore.open(None) as one, corestore.open(None) as two:
+        await make(one)
+        secret = await hyperfs.export_secret(one, "photos")
+        info = await hyperfs.import_secret(two, "photos", secret)
+        async with linked(one, two), hyperfs.open(one, key=info.key):
+            with trio.fail_after(10):
+                await hyperfs.recover_drive(two, info.key)
+        again = await hyperfs.export_secret(two, "photos")
+        assert again == secret
+
+
+async def test_a_peer_that_lacks_the_end_does_not_let_an_import_begin():
+    async with corestore.open(None) as one, corestore.open(None) as two:
+        key = await make(one)
+        async with held_by(one, key) as (behind, link):
+            async with hyperfs.open(one, name="photos") as drive:
+                await drive.write("/last", b"nobody has seen this")
+            secret = await hyperfs.export_secret(one, "photos")
+            info = await hyperfs.import_secret(two, "photos", secret)
+            async with linked(behind, two), seeding(behind, link):
+                with pytest.raises(trio.TooSlowError), trio.fail_after(0.5):
+                    await hyperfs.recover_drive(two, info.key)
+            core = await two.get(key=key)
+            assert core.held_for is Reason.IMPORTED
+            assert 0 < core.length < secret.metadata_length
+
+
+async def test_a_taken_name_is_refused():
+    async with corestore.open(None) as one, corestore.open(None) as two:
+        await make(one)
+        other = await make(two)
+        secret = await hyperfs.export_secret(one, "photos")
+        with pytest.raises(hyperfs.DriveExists) as caught:
+            await hyperfs.import_secret(two, "photos", secret)
+        assert caught.value.key == other
+
+
+async def test_secrets_lie_in_private_files(tmp_path):
+    async with corestore.open(tmp_path / "store") as store:
+        await hyperfs.import_secret(store, "x", hyperfs.DriveSecret(bytes(range(32)), 5, 5))
+        for path in (tmp_path / "store").rglob("*"):
+            assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
+# -- a store that was restored ---------------------------------------------------------------------
+
+
+async def test_a_restored_store_recovers_its_drive(tmp_path):
+    async with corestore.open(tmp_path / "store") as store:
+        key = await make(store)
+    shutil.copytree(tmp_path / "store", tmp_path / "backup")
+    async with corestore.open(tmp_path / "store") as store:
+        async with hyperfs.open(store, name="photos") as drive:
+            await drive.write("/later", b"after the backup")
+            await drive.sync()
+        async with (
+            held_by(store, key) as (peer, link),
+            corestore.open(tmp_path / "backup") as old,
+        ):
+            async with hyperfs.open(old, name="photos") as drive:
+                with pytest.raises(MustRecover):
+                    await drive.write("/other", b"a second history")
+            async with linked(old, peer), seeding(peer, link):
+                with trio.fail_after(10):
+                    await hyperfs.recover_drive(old, key)
+                async with hyperfs.open(old, name="photos") as drive:
+                    assert await drive.read("/later") == b"after the backup"
+                    await drive.write("/other", b"the same history")
+                    await drive.sync()
+                    async with hyperfs.open(peer, key=str(link)) as reader:
+                        with trio.fail_after(10):
+                            await reader.metadata.wait_length(drive.metadata.length)
+                            await reader.update()
+                            assert await reader.read("/other") == b"the same history"
