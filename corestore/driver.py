@@ -129,6 +129,10 @@ class LinkHandle(Protocol):
         """End the link."""
         ...
 
+    def tick(self, now: float) -> None:
+        """Some time has passed."""
+        ...
+
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
@@ -685,6 +689,8 @@ class Driver:
     async def _run_poll(self) -> None:
         for number in itertools.count(1):
             await trio.sleep(POLL_INTERVAL)
+            for link in tuple(self.links):
+                link.tick(trio.current_time())
             try:
                 self._look_for_changes()
                 slow = number % SLOW_POLLS == 0

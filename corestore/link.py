@@ -55,6 +55,8 @@ MAX_QUEUED_REQUESTS: Final = 1 << 16
 MAX_UNSENT_BYTES: Final = 16 << 20
 # How long a core is not offered again to a peer that said it does not have it.
 OFFER_AGAIN_SECONDS: Final = 5.0
+# How long `update` waits for a peer to say whether it has a core.
+ANSWER_SECONDS: Final = 5.0
 
 
 class _Channel:
@@ -129,6 +131,9 @@ class Link:
         self._by_core: dict[DiscoveryKey, _Channel] = {}
         self._by_channel: dict[Channel, _Channel] = {}
         self._requests: deque[tuple[_Channel, RequestMessage]] = deque()
+        # Channels we opened and the peer has not answered, with the time until which `update` waits
+        # for that; in order of time.
+        self._awaited: dict[_Channel, float] = {}
         self._unsent = 0
         self._wake = trio.Event()
         self._scope = trio.CancelScope()
@@ -254,10 +259,14 @@ class Link:
         self._by_channel[entry.channel] = entry
         # Until the peer answers, `update` waits for it.
         state.finding += 1
-        # It may have answered, and said more, before we asked.
+        self._awaited[entry] = trio.current_time() + ANSWER_SECONDS
+        # It may have answered, and said more, before we asked. Who asked is not to blame for it.
         touched: set[CoreState] = set()
-        for event in self._mux.events():
-            self._handle(event, touched)
+        try:
+            for event in self._mux.events():
+                self._handle(event, touched)
+        except CorestoreError as error:
+            self.stop(error)
         if touched:
             self._driver.drain(state)
 
@@ -298,7 +307,7 @@ class Link:
     def _opened(self, entry: _Channel, handshake: bytes) -> None:
         state = entry.state
         shown = self._check(state, handshake)
-        self._found(state)
+        self._found(entry)
         entry.peer = self._driver.add_peer(
             state, entry, initiator=self.initiator, seeks=shown.seeks
         )
@@ -311,26 +320,35 @@ class Link:
         entry.channel = None
         if entry.peer is None:
             entry.refused_at = trio.current_time()
-            self._found(entry.state)
+            self._found(entry)
         else:
             self._driver.remove_peer(entry.peer)
             entry.peer = None
 
-    def _found(self, state: CoreState) -> None:
-        """The peer has answered whether it has this core."""
-        state.finding -= 1
-        state.changed.unpark_all()
+    def _found(self, entry: _Channel) -> None:
+        """The peer has answered whether it has this core, or nobody waits for that any more."""
+        if self._awaited.pop(entry, None) is not None:
+            entry.state.finding -= 1
+            entry.state.changed.unpark_all()
+
+    def tick(self, now: float) -> None:
+        """Some time has passed: a peer that does not answer is not waited for."""
+        while self._awaited:
+            entry, end = next(iter(self._awaited.items()))
+            if now < end:
+                break
+            self._found(entry)
 
     # -- reading ----------------------------------------------------------------------------------
 
     async def _read(self) -> None:
         stream = self._stream
         try:
-            with trio.move_on_after(HANDSHAKE_SECONDS):
-                while not self.established:
+            with trio.move_on_after(HANDSHAKE_SECONDS) as waiting:
+                while not self._secure.complete:
                     if not await self._receive(await stream.receive_some(CHUNK_BYTES)):
                         return
-            if not self.established:
+            if waiting.cancelled_caught:
                 raise RemoteProtocolError(f"no handshake within {HANDSHAKE_SECONDS} seconds")
             while await self._receive(await stream.receive_some(CHUNK_BYTES)):
                 await self._driver.wait_room()
@@ -355,6 +373,7 @@ class Link:
                         self._handle(received, turn.touched)
                         if perf_counter() > turn.ends:
                             self._end_turn(turn)
+                            self._check_unsent()
                             await trio.lowlevel.checkpoint()
                             turn = self._begin_turn()
                 case HandshakeDone(handshake_hash, remote_public_key):
@@ -364,6 +383,7 @@ class Link:
                     self._offer_all()
                     self._settle()
         self._end_turn(turn)
+        self._check_unsent()
         return True
 
     def _begin_turn(self) -> _Turn:
@@ -376,6 +396,15 @@ class Link:
             self.close_idle(state)
         self._mux.uncork()
         self._wake.set()
+
+    def _check_unsent(self) -> None:
+        """Answers to what the peer sends, rejected channels above all, wait until it reads.
+
+        Raises:
+          LimitExceeded: it does not.
+        """
+        if self._mux.outgoing_bytes > MAX_UNSENT_BYTES:
+            raise LimitExceeded("the peer does not read what it is sent")
 
     def _handle(self, event: MuxEvent, touched: set[CoreState]) -> None:
         """Take what the mux reports to its machine, whose state is added to *touched*."""

@@ -158,6 +158,7 @@ class Downloads:
         """A block was verified: it is pending until it is committed, and nobody else is asked."""
         self._block_bytes += (size - self._block_bytes) * _SMOOTHING
         self._pending_bytes += size
+        flight.peer.refusals = max(0, flight.peer.refusals - 1)
         self.pending[flight.block] = commit
         for other in self.in_flight.pop(flight.block, ()):
             self.abandon(other)
@@ -170,6 +171,7 @@ class Downloads:
 
     def failed(self, flight: Flight) -> None:
         """The answer did not bring what was asked for: ask again."""
+        flight.peer.refusals += 1
         if flight.block >= 0 and flight.block not in self.in_flight:
             self._release([flight.block])
 
@@ -317,12 +319,14 @@ class Downloads:
             return
         if not (shared.downloading or shared.wants or shared.wants.upgrades):
             return
-        best: tuple[int, int, bool, float] | None = None
+        # Whoever broke its word comes last, else one that claims ever more would be asked for ever.
+        best: tuple[int, int, int, bool, float] | None = None
         chosen = None
         for peer in shared.peers.values():
             if not self.can_ask_upgrade(peer) or any(f.upgrade for f in peer.late.values()):
                 continue
-            rank = peer.fork, peer.length, not peer.stalled, -peer.estimate()
+            trust = -peer.refusals
+            rank = trust, peer.fork, peer.length, not peer.stalled, -peer.estimate()
             if best is None or rank > best:
                 best, chosen = rank, peer
         if chosen is not None:

@@ -44,6 +44,9 @@ GREATEST_PATIENCE: Final = 0.75
 # asked of the same peer again.
 LEAST_LATE: Final = 1.0
 GIVE_UP: Final = 30.0
+# A peer that announces what it then refuses answers quickly, and would be asked first for ever:
+# each refusal counts as if its answers took so much longer.
+REFUSAL_SECONDS: Final = 0.05
 _SMOOTHING: Final = 0.125
 _UNKNOWN_LATENCY: Final = 0.05
 
@@ -89,6 +92,7 @@ class Peer:
       serving: requests of the peer that wait for our answer, by id.
       asked: wants of the peer that were not answered yet.
       pages: pages of 2**21 blocks about which we asked the peer.
+      refusals: how often it did not bring what it had promised; blocks that came pay for it.
       upgrade_refused: it did not answer what its last `Sync` promised.
       suspected: why it is being checked, if it sent what does not fit; nothing is asked of it then.
       check: the request under way that compares histories.
@@ -195,9 +199,10 @@ class Peer:
         return int(window) - self.in_flight
 
     def estimate(self) -> float:
-        """In how many seconds a request made now would be answered."""
+        """In how many seconds a request made now would be answered, with data that is."""
         latency = _UNKNOWN_LATENCY if self.latency is None else self.least_latency
-        return latency + (self.in_flight + 1) * self.interval
+        latency += (self.in_flight + 1) * self.interval
+        return latency + self.refusals * REFUSAL_SECONDS
 
     def answered(self, flight: Flight, now: float) -> None:
         """The answer to *flight* came: measure it and set the window."""

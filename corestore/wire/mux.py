@@ -168,6 +168,7 @@ class Mux:
         self._pending_bytes = 0
         self._events: list[MuxEvent] = []
         self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
         self._corked = 0
         self._batch: list[bytes | memoryview] = []
         self._batch_bytes = 0
@@ -177,6 +178,11 @@ class Mux:
     def pending_bytes(self) -> int:
         """What waits for `open` or `reject`; a driver may stop reading while it is large."""
         return self._pending_bytes
+
+    @property
+    def outgoing_bytes(self) -> int:
+        """What waits for `data_to_send`; a driver drops a peer that causes it and does not read."""
+        return self._outgoing_bytes + self._batch_bytes
 
     @property
     def channels(self) -> list[Channel]:
@@ -260,6 +266,7 @@ class Mux:
         """Take the messages for the stream, in order; without what is corked."""
         outgoing = self._outgoing
         self._outgoing = []
+        self._outgoing_bytes = 0
         return outgoing
 
     # -- receiving ---------------------------------------------------------------------------------
@@ -430,11 +437,11 @@ class Mux:
 
     def _send(self, local_id: int, prefix: bytes, kind: bytes, body: bytes | memoryview) -> None:
         if not self._corked:
-            self._outgoing.append(b"".join((prefix, kind, body)))
+            self._put(b"".join((prefix, kind, body)))
             return
         if len(body) >= BATCHED_MESSAGE_BYTES:
             self._flush_batch()
-            self._outgoing.append(b"".join((prefix, kind, body)))
+            self._put(b"".join((prefix, kind, body)))
             return
         if self._batch_bytes >= BATCH_BYTES:
             self._flush_batch()
@@ -448,9 +455,13 @@ class Mux:
 
     def _flush_batch(self) -> None:
         if self._batch:
-            self._outgoing.append(b"".join(self._batch))
+            self._put(b"".join(self._batch))
             self._batch.clear()
             self._batch_bytes = 0
+
+    def _put(self, message: bytes) -> None:
+        self._outgoing.append(message)
+        self._outgoing_bytes += _PENDING_OVERHEAD + len(message)
 
 
 def _keys(channel: Channel) -> list[_Key]:

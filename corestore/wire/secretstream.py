@@ -98,6 +98,11 @@ class SecureStream:
         return self._push is not None
 
     @property
+    def complete(self) -> bool:
+        """Whether the peer has sent all that comes before messages."""
+        return self._pull is not None
+
+    @property
     def incoming_bytes(self) -> int:
         """How much of an incomplete frame is held. Nothing, when the stream may end here."""
         return len(self._incoming)
