@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from corestore import Hypercore
+    from hyperfs.blocks import CoreBlocks
     from hyperfs.live import LiveTree
 
 logger: Final = logging.getLogger("hyperfs")
@@ -113,12 +114,13 @@ class CacheLimit:
             if blocks is not None:
                 self._tree.reader.on_read = self._table.read
                 try:
-                    await self._check(blocks.core)
+                    await self._check(blocks)
                 except (OSError, CorestoreError) as error:
                     logger.warning("what was read long ago is not given back: %s", error)
             await trio.sleep(_INTERVAL_SECONDS)
 
-    async def _check(self, core: Hypercore) -> None:
+    async def _check(self, blocks: CoreBlocks) -> None:
+        core = blocks.core
         numbers = core.statistics()
         seen = (numbers.blocks_received, numbers.blocks_held)
         if seen == self._seen:
@@ -128,7 +130,7 @@ class CacheLimit:
         if self._table.byte_length <= self._max:
             return
         surplus = self._table.surplus(int(self._max * _LEAVE))
-        await core.clear_runs(_runs(surplus))
+        await blocks.clear(_runs(surplus))
         for number in surplus:
             self._table.held(number, 0, 0)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from corestore import CorestoreError, DecodeError
+from hyperfs.blocks import steps
 from hyperfs.index.root import decode_root
 from hyperfs.pace import Pace
 from hyperfs.reach import Reach
@@ -40,8 +41,6 @@ logger: Final = logging.getLogger("hyperfs")
 
 # User data of the metadata core: the oldest version that is whole, in decimal digits.
 _OLDEST: Final = "drive/oldest"
-# Each step holds up commits and flushes the store's log once: some 10 ms.
-_RUNS_AT_ONCE: Final = 128
 # A collection in the background rests this long after every millisecond of work.
 _REST_SECONDS: Final = 0.004
 # And the next one begins this much later, or after this many times what the last one took.
@@ -179,21 +178,20 @@ class _Collection:
         await self._catch_up()
         while True:
             async with self._committer.quiet():
-                await self._catch_up()
-                await self._steps(self._count_unrecorded())
+                # Somebody may be waiting for a commit: no rest.
+                resting, self._pace = self._pace, Pace()
+                try:
+                    await self._catch_up()
+                    await self._steps(self._count_unrecorded())
+                finally:
+                    self._pace = resting
                 end = core.length if core is self._content else self._counted
-                runs: list[tuple[int, int]] = []
-                for held in core.held(start, end):
-                    for gap in needed.gaps(*held):
-                        runs.append(gap)
-                        if len(runs) == _RUNS_AT_ONCE:
-                            break
-                    if len(runs) == _RUNS_AT_ONCE:
-                        break
+                gaps = (gap for held in core.held(start, end) for gap in needed.gaps(*held))
+                runs = next(steps(gaps), None)
+                if runs is None:
+                    return
                 self._bytes += await core.clear_runs(runs)
                 self._blocks += sum(end - start for start, end in runs)
-            if len(runs) < _RUNS_AT_ONCE:
-                return
             start = runs[-1][1]
             await trio.lowlevel.checkpoint()
             await self._pace.keep()
@@ -249,6 +247,6 @@ class _Collection:
             raise DecodeError("root block")
         return root.info
 
-    async def _steps(self, steps: Iterator[None] | Generator[None, None, None]) -> None:
-        for _ in steps:
+    async def _steps(self, work: Iterator[None] | Generator[None, None, None]) -> None:
+        for _ in work:
             await self._pace.keep()

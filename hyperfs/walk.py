@@ -185,7 +185,7 @@ async def evict(tree: LiveTree, names: Sequence[bytes], content: CoreBlocks) -> 
     """Forget the content below a path; how many bytes that was. What other files share goes too."""
     core = content.core
     if not names:
-        return await core.clear_runs(((0, core.length),))
+        return await content.clear(list(core.held(0, core.length)))
     entry, _ = await resolve(tree, names)
     found: list[Entry] = [entry] if entry.is_file else []
     if entry.is_dir:
@@ -196,9 +196,9 @@ async def evict(tree: LiveTree, names: Sequence[bytes], content: CoreBlocks) -> 
         async for blocks in _blocks(tree, each):
             waiting.update(block for block in blocks if core.has(block))
             if len(waiting) >= _EVICT_BLOCKS:
-                freed += await core.clear_runs(_joined(waiting))
+                freed += await content.clear(_joined(waiting))
                 waiting.clear()
-    return freed + await core.clear_runs(_joined(waiting))
+    return freed + await content.clear(_joined(waiting))
 
 
 def _joined(blocks: set[int]) -> list[tuple[int, int]]:

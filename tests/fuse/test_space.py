@@ -47,7 +47,8 @@ def test_deleted_files_free_the_disk_under_a_mount(tmp_path):
             os.posix_fadvise(held.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             assert held.read() == OPEN
         assert alice.run("ls", f"hyper://{key}+{found['oldest'] - 1}/").returncode == 10
-        assert json.loads(alice.ask("--json", "gc", "d"))["bytes"] >= 500_000
+        # Its last bytes may share a block with the small file.
+        assert json.loads(alice.ask("--json", "gc", "d"))["bytes"] > 480_000
         assert (here.folder / "small").read_bytes() == b"small" * 1000
 
         there = bob.mount(key, tmp_path / "there", "--peer", here.address, "--cache-max", "5M")

@@ -10,6 +10,7 @@ import trio
 
 import corestore
 import hyperfs
+from hyperfs.blocks import CLEARED_BLOCKS, CLEARED_RUNS, steps
 from hyperfs.cache import RANGE_BLOCKS, RangeTable
 from tests.support.builders import linked
 
@@ -96,6 +97,17 @@ async def test_a_bound_is_kept_while_reading(autojump_clock):
                 most = max(most, core.held_byte_length(0, core.length))
         assert 1_000_000 < most <= 3_000_000
         nursery.cancel_scope.cancel()
+
+
+def test_what_is_cleared_in_one_go_is_bounded():
+    runs = [(5, 10), (20, 5000), *((n, n + 1) for n in range(10_000, 10_300, 2))]
+    portions = list(steps(runs))
+    assert [b for run in runs for b in range(*run)] == [
+        b for portion in portions for run in portion for b in range(*run)
+    ]
+    assert all(len(portion) <= CLEARED_RUNS for portion in portions)
+    assert all(sum(e - s for s, e in portion) <= CLEARED_BLOCKS for portion in portions)
+    assert list(steps([])) == []
 
 
 def test_what_was_read_longest_ago_goes_first():
