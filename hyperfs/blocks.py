@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 # How much is cleared in one commit, which flushes the store's log. A block costs some 5 us, a run
 # a hole in the file.
-CLEARED_BLOCKS: Final = 1024
+CLEARED_BLOCKS: Final = 256
 CLEARED_RUNS: Final = 128
 
 _A_MOMENT: Final = 0.1

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from corestore import CorestoreError, DecodeError
+from corestore import BlockNotAvailable, CorestoreError, DecodeError
 from hyperfs.blocks import steps
+from hyperfs.index.node import BlocksMissing
 from hyperfs.index.root import decode_root
 from hyperfs.pace import Pace
 from hyperfs.reach import Reach
@@ -80,9 +81,14 @@ class Collector:
         self.check(keep_last, keep_within)
         self._tree.check_writable()
         async with self._running:
-            return await _Collection(
+            work = _Collection(
                 self._metadata, self._tree, self._committer, _Rest() if gentle else Pace()
-            ).run(keep_last, keep_within)
+            )
+            try:
+                return await work.run(keep_last, keep_within)
+            except BlocksMissing as missing:
+                # Lost on the disk: what it names cannot be known.
+                raise BlockNotAvailable(missing.indices[0]) from missing
 
     @staticmethod
     def check(keep_last: int | None, keep_within: float | None) -> None:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from corestore import CorestoreError, StorageError, StorageLocked
+from corestore import BlockNotAvailable, CorestoreError, StorageError, StorageLocked
 from hyperfs.appender import Appender
 from hyperfs.index.build import commit_steps, dense_steps
+from hyperfs.index.node import BlocksMissing
 from hyperfs.index.tree import Index
 from hyperfs.pace import Pace
 from hyperfs.records import Entry, entry_key, group_range, pack_entry, shared_key
@@ -196,9 +197,10 @@ class Committer:
 
     async def write_densely(self) -> None:
         """Write the tree anew as a version of its own, its nodes full and in order. What is staged
-        stays so. Commits wait meanwhile: 10 s for a million names.
+        stays so. Commits wait meanwhile: a second for a million names.
 
-        Raises OSError, StorageError, DecodeError; then nothing has changed.
+        Raises OSError, StorageError, DecodeError, BlockNotAvailable (of a damaged store); then
+        nothing has changed.
         """
         # Cancelled between the commit and what follows, the drive would show the version before.
         with trio.CancelScope(shield=True):
@@ -225,6 +227,8 @@ class Committer:
                 except StopIteration as done:
                     nodes: list[bytes] = done.value
                     break
+                except BlocksMissing as missing:
+                    raise BlockNotAvailable(missing.indices[0]) from missing
                 await pace.keep()
             await transaction.append(self._metadata, *nodes)
             version = transaction.length(self._metadata)

@@ -508,7 +508,8 @@ class Drive:
         Raises:
           NotWritable, StorageLocked: only the writer says what is kept.
           ValueError: neither is given, or the newest version would not be kept.
-          DecodeError, OSError, StorageError: what is there cannot be read, or not be cleared.
+          DecodeError, BlockNotAvailable, OSError, StorageError: what is there cannot be read, or
+            not be cleared.
         """
         return await self._collecting().run(keep_last, keep_within)
 

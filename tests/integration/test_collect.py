@@ -167,3 +167,16 @@ async def test_collecting_in_the_background(autojump_clock):
             assert not any(drive.content.held(0, drive.content.length))
             nursery.cancel_scope.cancel()
         assert await drive.read("/a") == b"short"
+
+
+async def test_a_lost_index_block_ends_a_collection_with_nothing_given_back():
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+        async with drive.batch() as batch:
+            for n in range(2000):
+                await batch.mkdir(f"/{n:05}{'x' * 40}")
+        await drive.write("/f", DATA[:100_000])
+        await drive.remove("/f")
+        await drive.metadata.clear(5, 6)
+        with pytest.raises(corestore.BlockNotAvailable):
+            await drive.collect(keep_last=1)
+        assert drive.content.has(0, drive.content.length)
