@@ -44,6 +44,10 @@ logger: Final = logging.getLogger("hyperfs")
 
 # A program that closes a file mostly does something more: what follows within this time joins.
 SOON_SECONDS: Final = 0.01
+# Who writes many files waits for each commit, so between those that nobody waits for it gets some
+# times as long as the last one took, up to a bound in seconds.
+REST_FACTOR: Final = 4
+MOST_REST_SECONDS: Final = 0.1
 # What nobody syncs is lost by a crash up to this age.
 AGE_SECONDS: Final = 1.0
 # After a failure (a full disk) the next attempt waits, unless somebody asks for it.
@@ -116,6 +120,7 @@ class Committer:
         self._soon = False
         self._urgent = False
         self._not_before = -math.inf
+        self._rests_until = -math.inf
         self._waiters: list[_Waiter] = []
         self._room_error: BaseException | None = None
         self._error: BaseException | None = None
@@ -248,8 +253,9 @@ class Committer:
             return self._not_before
         if not tree.staging.staged:
             return math.inf
-        delay = SOON_SECONDS if self._soon else AGE_SECONDS
-        return max(self._first_change + delay, self._not_before)
+        if not self._soon:
+            return max(self._first_change + AGE_SECONDS, self._not_before)
+        return max(self._first_change + SOON_SECONDS, self._rests_until, self._not_before)
 
     async def _wait_due(self) -> None:
         while True:
@@ -310,6 +316,14 @@ class Committer:
         self._done.unpark_all()
 
     async def _commit(self) -> None:
+        began = trio.current_time()
+        try:
+            await self._commit_now()
+        finally:
+            ended = trio.current_time()
+            self._rests_until = ended + min(REST_FACTOR * (ended - began), MOST_REST_SECONDS)
+
+    async def _commit_now(self) -> None:
         tree = self._tree
         layer = tree.staging.freeze()
         self._first_change = math.inf

@@ -26,6 +26,7 @@ from hyperfs.collect import Collector, oldest_version
 from hyperfs.errors import VersionCleared
 from hyperfs.follow import Changes
 from hyperfs.held import held_bytes
+from hyperfs.index.node import BlocksMissing
 from hyperfs.links import DriveLink
 from hyperfs.live import LiveTree
 from hyperfs.records import ROOT_ID
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from hyperfs.follow import Follower
     from hyperfs.records import Entry
     from hyperfs.view import TreeView
-    from hyperfs.writer import Location
+    from hyperfs.writer import Location, Shared
 
 __all__ = [
     "ROOT_ID",
@@ -384,7 +385,10 @@ class Drive:
     async def resolve(self, directory: int, name: bytes) -> tuple[Entry, Location] | None:
         """The same, and where the record lies: for `open_file`."""
         tree = self._tree
-        look = partial(tree.resolve, directory, name)
+        try:
+            return tree.resolve(directory, name)
+        except BlocksMissing:
+            look = partial(tree.resolve, directory, name)
         view = tree.view
         found = await tree.metadata_blocks.complete(look)
         if view is not tree.view:
@@ -424,6 +428,16 @@ class Drive:
         """
         self._tree.put(directory, name, entry)
 
+    def put_times(self, location: tuple[int, bytes] | Shared, entry: Entry) -> None:
+        """Stage *entry*, the record lying at *location*, with other times: quicker than `put`. Not
+        for what may be open. Raises NotWritable, StorageLocked."""
+        self._tree.put_times(location, entry)
+
+    def waits(self, id: int, location: Location) -> bool:
+        """Whether the record of *id*, lying at *location*, is staged for a version of which nothing
+        is written yet."""
+        return self._tree.waits(id, location)
+
     def put_link(self, directory: int, name: bytes, id: int) -> None:
         """Stage a name of a file with several names (see `put_shared`)."""
         self._tree.put_link(directory, name, id)
@@ -447,12 +461,13 @@ class Drive:
         too. Harmless for open files: they keep reading what they had."""
         self._tree.forget_content(entry)
 
-    def open_file(self, entry: Entry, location: Location) -> OpenFile:
+    def open_file(self, entry: Entry, location: Location, *, current: bool = False) -> OpenFile:
         """The open file of an entry: one object per file id while anybody holds it. Acquires it;
         the caller releases. *location* (from `resolve`) is used when it was not open yet: then the
-        record lying there now is taken, should *entry* be older. Reading needs no secret key.
+        record lying there now is taken, should *entry* be older; *current* says that it is not.
+        Reading needs no secret key.
         """
-        return self._tree.open_file(entry, location)
+        return self._tree.open_file(entry, location, current=current)
 
     def opened(self, id: int) -> OpenFile | None:
         """The open file of an id if there is one (not acquired)."""

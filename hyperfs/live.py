@@ -27,8 +27,8 @@ from hyperfs.records import (
     key_id,
     shared_key,
 )
-from hyperfs.staging import Staging
-from hyperfs.writer import SHARED, OpenFile
+from hyperfs.staging import UNSAID, Staging
+from hyperfs.writer import SHARED, OpenFile, Shared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -140,9 +140,10 @@ class LiveTree:
 
     def find(self, key: bytes) -> StagedRecord | None:
         """The record of a key as of now. Raises BlocksMissing, DecodeError."""
-        if key in self.staging:
-            return self.staging[key]
-        return None if self.view is None else self.view.find(key)
+        found = self.staging.find(key)
+        if found is UNSAID:
+            return None if self.view is None else self.view.find(key)
+        return found
 
     def lookup(self, directory: int, name: bytes) -> Entry | None:
         """The live entry of a name. Raises BlocksMissing, DecodeError."""
@@ -228,6 +229,19 @@ class LiveTree:
             file.adopt_attributes(entry)
             file.location = (directory, name)
         self.staging.put(entry_key(directory, name), entry)
+
+    def put_times(self, location: tuple[int, bytes] | Shared, entry: Entry) -> None:
+        """See `Drive.put_times`."""
+        self.check_writable()
+        key = shared_key(entry.id) if location is SHARED else entry_key(*location)
+        self.staging.put(key, entry)
+
+    def waits(self, id: int, location: Location) -> bool:
+        """See `Drive.waits`."""
+        if location is None:
+            return False
+        key = shared_key(id) if location is SHARED else entry_key(*location)
+        return key in self.staging.staged.records
 
     def put_link(self, directory: int, name: bytes, id: int) -> None:
         """See `Drive.put_link`."""
@@ -326,13 +340,14 @@ class LiveTree:
 
     # -- open files ---------------------------------------------------------------------------
 
-    def open_file(self, entry: Entry, location: Location) -> OpenFile:
+    def open_file(self, entry: Entry, location: Location, *, current: bool = False) -> OpenFile:
         """See `Drive.open_file`."""
         file = self.files.get(entry.id)
         if file is not None:
             return file.acquire()
         assert self.view is not None
-        entry = self._newest(entry, location)
+        if not current:
+            entry = self._newest(entry, location)
         content = ContentMap.of_entry(entry, self.view)
         file = OpenFile(self, entry, content, location)
         self.files[entry.id] = file

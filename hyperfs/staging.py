@@ -11,7 +11,8 @@ data: no method waits, each is atomic.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import enum
+from typing import TYPE_CHECKING, Final
 
 from hyperfs.index.overlay import Overlay
 from hyperfs.records import Entry, Link
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 StagedRecord = Entry | Link
+
+
+class Unsaid(enum.Enum):
+    """The answer of layers that say nothing of a key."""
+
+    UNSAID = "unsaid"
+
+
+UNSAID: Final = Unsaid.UNSAID
 
 
 class Layer:
@@ -60,6 +70,13 @@ class Staging:
         return key in self.staged.records or (
             self.committing is not None and key in self.committing.records
         )
+
+    def find(self, key: bytes) -> StagedRecord | Unsaid | None:
+        """What the layers say of *key*: None when removed, `UNSAID` if they say nothing."""
+        found = self.staged.records.find(key, UNSAID)
+        if found is UNSAID and self.committing is not None:
+            return self.committing.records.find(key, UNSAID)
+        return found
 
     def __getitem__(self, key: bytes) -> StagedRecord | None:
         """What the layers say of *key*; None when removed. Raises KeyError if they say nothing."""

@@ -9,6 +9,7 @@ Nothing here waits: what is not local raises `BlocksMissing` (see `hyperfs.block
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from corestore import DecodeError
@@ -117,6 +118,10 @@ class Format(Protocol):
         ...
 
 
+# A name that is looked up mostly is again soon: to be opened, changed or removed.
+_decoded = lru_cache(maxsize=4096)(unpack_entry)
+
+
 class View:
     """An `Index`, in terms of records. Immutable."""
 
@@ -169,7 +174,7 @@ class View:
           DecodeError: a block on the way, or the record, is damaged.
         """
         value = self.index.get(key)
-        return None if value is None else unpack_entry(value)
+        return None if value is None else _decoded(value)
 
     def scan(self, start: bytes, end: bytes | None, limit: int) -> list[tuple[bytes, Entry | Link]]:
         """The first *limit* entries from *start* to *end*, in order; fewer only at the end.

@@ -138,6 +138,8 @@ class OpenFile:
         self, owner: FileOwner, entry: Entry, content: ContentMap, location: Location
     ) -> None:
         self._owner = owner
+        self.id: Final = entry.id
+        # Of size and content in it only `_live` knows whether they are right.
         self._attributes = entry
         # When it was written to last, if `_attributes` does not say so yet.
         self._written_ns: int | None = None
@@ -155,11 +157,6 @@ class OpenFile:
     # -- what it is --------------------------------------------------------------------------
 
     @property
-    def id(self) -> int:
-        """The file's id."""
-        return self._attributes.id
-
-    @property
     def size(self) -> int:
         """Bytes in the file, unflushed writes included."""
         top = self.delta or self.frozen
@@ -171,12 +168,13 @@ class OpenFile:
         live = self._live
         if live is None:
             content = self.content
-            live = self._live = self.attributes._replace(
+            live = self.attributes._replace(
                 size=self.size,
                 inline=content.inline,
                 extents=content.extents,
                 grouped=content.grouped,
             )
+            self._live = self._attributes = live
         return live
 
     @property
@@ -362,10 +360,10 @@ class OpenFile:
     def update(self, **changes: Unpack[Attributes]) -> None:
         """Change attributes; staged as by `Drive.put`. Times are as given. Raises NotWritable."""
         self._check_writable()
-        attributes = self.attributes._replace(**changes)
-        check_attributes(attributes)
-        self._attributes = attributes
+        entry = self.entry._replace(**changes)
+        check_attributes(entry)
         self.mark_record_dirty()
+        self._attributes = self._live = entry
 
     def adopt_attributes(self, entry: Entry) -> None:
         """Take *entry*'s attributes, but not its size and content."""

@@ -91,7 +91,16 @@ def _missing() -> EntryAttributes:
 _MISSING: Final = _missing()
 
 
+# Root's by group: for them nothing is looked up that could change.
+_ROOT: Final[dict[int, Credentials]] = {}
+
+
 def _who(context: RequestContext) -> Credentials:
+    if not context.uid:
+        who = _ROOT.get(context.gid)
+        if who is None:
+            who = _ROOT[context.gid] = Credentials(0, context.gid)
+        return who
     return Credentials(context.uid, context.gid, partial(pyfuse3.get_sup_groups, context.pid))
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 V = TypeVar("V")
+T = TypeVar("T")
 
 
 class Overlay(Generic[V]):
@@ -35,6 +36,10 @@ class Overlay(Generic[V]):
     def __iter__(self) -> Iterator[bytes]:
         """Its keys, in order."""
         return iter(self._keys())
+
+    def find(self, key: bytes, absent: T) -> V | T | None:
+        """The value of *key*, None when deleted, *absent* when it says nothing of it."""
+        return self._changes.get(key, absent)
 
     def __getitem__(self, key: bytes) -> V | None:
         """The value of *key*, None when deleted. Raises KeyError when it says nothing of it."""

@@ -76,7 +76,7 @@ class FileOperations(NameOperations):
 
     def _open(self, entry: Entry, flags: int, who: Credentials) -> int:
         inode = self.inode(entry.id)
-        file = self.drive.open_file(entry, inode.location)
+        file = self.drive.open_file(entry, inode.location, current=True)
         inode.file = file
         inode.opens += 1
         inode.set_id = bool(entry.mode & _SET_ID)

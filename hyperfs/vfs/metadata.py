@@ -97,7 +97,7 @@ class AttributeOperations(DirectoryOperations):
             raise OSError(errno.EINVAL, "a negative size")
 
     async def _resize(self, entry: Entry, size: int) -> None:
-        file = self.drive.open_file(entry, self.inode(entry.id).location)
+        file = self.drive.open_file(entry, self.inode(entry.id).location, current=True)
         try:
             await file.truncate(size)
         finally:
@@ -150,9 +150,10 @@ def _update(entry: Entry, changes: SetAttributes, who: Credentials, now: int) ->
         update["uid"] = changes.uid
     if changes.gid is not None and changes.gid != entry.gid:
         update["gid"] = changes.gid
-    asked = (changes.mode, changes.size, changes.atime_ns, changes.mtime_ns)
     named = changes.uid is not None or changes.gid is not None
-    if named or all(a is None for a in asked) or (changes.size is not None and who.uid != 0):
+    timed = changes.atime_ns is not None or changes.mtime_ns is not None
+    nothing = changes.mode is None and changes.size is None and not timed
+    if named or nothing or (changes.size is not None and who.uid != 0):
         mode = rules.mode_after_change(mode)
     if changes.mode is not None:
         mode = rules.mode_after_chmod(mode, changes.mode, update.get("gid", entry.gid), who)

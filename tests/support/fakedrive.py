@@ -128,6 +128,15 @@ class FakeDrive:
         self._adopt(entry, (directory, name))
         self.directories.setdefault(directory, {})[name] = entry
 
+    def put_times(self, location, entry):
+        if location is SHARED:
+            self.put_shared(entry)
+        else:
+            self.put(*location, entry)
+
+    def waits(self, id, location):
+        return location is not None
+
     def put_link(self, directory, name, id):
         self.check_writable()
         self.directories.setdefault(directory, {})[name] = Link(id)
@@ -159,7 +168,7 @@ class FakeDrive:
         if entry.id not in self.open_files:
             self.contents.pop(entry.id, None)
 
-    def open_file(self, entry, location):
+    def open_file(self, entry, location, *, current=False):
         file = self.open_files.get(entry.id)
         if file is None:
             file = self.open_files[entry.id] = FakeOpenFile(self, entry, location)
