@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from corestore.replication.actions import Outcome, Settle
 from corestore.replication.messages import Cancel, RequestMessage, Want
 from corestore.replication.peer import GREATEST_WINDOW, URGENT_WINDOW, Flight
+from corestore.replication.sharing import Crowd, take_rare
 from corestore.tree import flat
 from corestore.tree.proof import missing_levels
 from corestore.tree.seek import Position, seek
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from corestore.replication.actions import CommitBatch
     from corestore.replication.peer import Peer
     from corestore.replication.shared import Shared
-    from corestore.replication.wants import BlockWant, SeekWant
+    from corestore.replication.wants import BlockWant, RangeWant, SeekWant
 
 # Blocks that are verified and not yet committed; the driver is behind then.
 MAX_PENDING_BLOCKS: Final = 8192
@@ -202,6 +203,8 @@ class Downloads:
         self._upgrade_due = True
         self._shared.wants.forget_peer(peer.id)
         self._release(blocks)
+        # What was left to the one who has gone must come from others.
+        self.all_hungry()
 
     def leave(self, peer: Peer) -> None:
         """Nothing more is expected of a peer that stays: what it owes is asked elsewhere."""
@@ -278,7 +281,8 @@ class Downloads:
             for flight in peer.hopeless(now):
                 self.abandon(flight)
                 self.failed(flight)
-        if self._late:
+        # Also because what is rare may be so only for a time.
+        if self._late or self._shared.wants.ranges:
             self.all_hungry()
 
     # -- the schedule ----------------------------------------------------------------------------
@@ -543,32 +547,68 @@ class Downloads:
         wants.defer(deferred, self._shared.head.length)
 
     def _ask_ranges(self) -> None:
-        fork = self._shared.head.fork
+        fork, length = self._shared.head.fork, self._shared.head.length
         peers = [peer for peer in self._hungry if peer.serves(fork)]
         if len(peers) > 1:
             peers.sort(key=lambda peer: peer.estimate())
+        crowd = None
+        if len(self._shared.peers) > 1:
+            crowd = Crowd([p for p in self._shared.peers.values() if p.serves(fork)], length)
+            if not crowd.others:
+                crowd = None
+        self._fill_all(peers, crowd)
+        if crowd is not None and not self.in_flight and not self.pending:
+            # Nobody sends what was left to the others.
+            self._fill_all(peers, None)
+
+    def _fill_all(self, peers: list[Peer], crowd: Crowd | None) -> None:
         while peers:
             again = []
             for peer in peers:
                 room = peer.room(self._block_bytes)
-                if room > 0 and self._fill(peer, min(room, RUN_BLOCKS)) and room > RUN_BLOCKS:
+                count = min(room, RUN_BLOCKS)
+                if room > 0 and self._fill(peer, count, crowd) and room > RUN_BLOCKS:
                     again.append(peer)
             peers = again
 
-    def _fill(self, peer: Peer, count: int) -> bool:
+    def _fill(self, peer: Peer, count: int, crowd: Crowd | None) -> bool:
         """Ask a peer for the next blocks of the ranges; whether there were as many as that."""
         shared = self._shared
         length = shared.head.length
         held = shared.view.bitfield
         claimed = self.in_flight, self.pending
+        spared = crowd is not None and crowd.is_full(peer)
         for want in shared.wants.ranges:
             if want.low < want.limit(length):
+                if spared and want.blocks is None:
+                    assert crowd is not None
+                    count -= self._fill_rare(peer, want, count, crowd)
+                    if not count:
+                        return True
+                    continue
                 for index in want.take(peer, count, length, held, claimed):
                     self._ask_block(peer, index)
                     count -= 1
                 if not count:
                     return True
         return False
+
+    def _fill_rare(self, peer: Peer, want: RangeWant, count: int, crowd: Crowd) -> int:
+        """Ask a full copy for blocks of a range that only it can send soon; how many."""
+        shared = self._shared
+        held = shared.view.bitfield
+        span = want.low, want.limit(shared.head.length)
+        count = min(count, crowd.at_once(*span, held) - peer.in_flight)
+        if count <= 0:
+            return 0
+        elsewhere = [held, *crowd.rare(peer)]
+        claimed = self.in_flight, self.pending
+        place = want.quiet.get(peer.id)
+        found, place = take_rare(place, count, span, elsewhere, claimed, shared.rng)
+        want.quiet[peer.id] = place
+        for index in found:
+            self._ask_block(peer, index)
+        return len(found)
 
     def _ask_block(self, peer: Peer, index: int, priority: int = 0) -> None:
         shared = self._shared

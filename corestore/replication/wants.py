@@ -45,6 +45,7 @@ class RangeWant:
       done: everything wanted below it is held (contiguous ranges).
       missing: how many of a list are not held yet.
       places: per peer, where to go on looking for blocks that the peer has.
+      quiet: per full copy, where to go on asking for blocks that nobody else has.
     """
 
     ticket: Ticket
@@ -55,6 +56,7 @@ class RangeWant:
     done: int = 0
     missing: int = 0
     places: dict[PeerId, int] = field(default_factory=dict)
+    quiet: dict[PeerId, int | None] = field(default_factory=dict)
 
     def limit(self, length: int) -> int:
         """Where the range ends in a log of so many blocks."""
@@ -301,6 +303,7 @@ class Wants:
         """A peer has gone."""
         for want in self.ranges:
             want.places.pop(peer, None)
+            want.quiet.pop(peer, None)
 
     def rewind(self, start: int, length: int) -> None:
         """Nothing is under way any more, and the log was cut at *start*: look at all again."""

@@ -25,6 +25,7 @@ BENCHES = {
     "ingest": "ingest.js",
     "manycores": "manycores.js",
     "replicate": "replicate.js",
+    "swarm": None,
     "mount": None,
 }
 Row = dict[str, float]
