@@ -14,6 +14,7 @@ from hyperfs.cli import (
     files,
     flags,
     keys,
+    log,
     mount,
     recover,
     seed,
@@ -44,6 +45,7 @@ _SECTIONS: Final = (
             (umount.umount, "Make everything durable and unmount"),
             (seed.seed, "Hold whole drives for others, without mounting"),
             (status.status, "Show what runs, versions and peers"),
+            (log.log, "List the versions of a drive"),
         ),
     ),
     (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,15 +20,17 @@ from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.mountoptions import parse_options
 from hyperfs.cli.options import (
     ADDRESS,
+    DATE,
     DIRECTORY,
     Endpoint,
+    Moment,
     listen_option,
     peer_option,
     timeout_option,
 )
 from hyperfs.cli.processes import ProcessInfo
 from hyperfs.cli.serving import report, stoppable, visible
-from hyperfs.cli.session import Network, first_version, shown_version
+from hyperfs.cli.session import Network, first_version, shown_version, version_at
 from hyperfs.cli.settings import Settings, find_key, open_store, reach
 from hyperfs.cli.space import Bounds, cache_option, keep_options
 
@@ -51,6 +54,19 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="How long a read waits for a block that no peer sends; then ETIMEDOUT.",
 )
+@click.option(
+    "--version",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Mount what the drive was, read-only.",
+)
+@click.option(
+    "--at",
+    type=DATE,
+    metavar="DATE",
+    help="The version of a date, or of a date and time: 2026-05-01, 2026-05-01T18:30. Local time,"
+    " unless it ends in an offset or Z.",
+)
 @keep_options
 @cache_option
 @click.option(
@@ -71,6 +87,8 @@ def mount(
     background: bool,
     timeout: float,
     read_timeout: float,
+    version: int | None,
+    at: Moment | None,
     keep_last: int | None,
     keep_within: float | None,
     cache_max: int | None,
@@ -82,6 +100,9 @@ def mount(
     files appear as its writer saves them, and their content is fetched when it is read.
     """
     parse_options(options)
+    if sum(given is not None for given in (drive.version, version, at)) > 1:
+        raise click.UsageError("name one version: --version, --at, or in the link")
+    drive = replace(drive, version=version or drive.version)
     bounds = Bounds(keep_last, keep_within, cache_max)
     if drive.path != b"/":
         raise click.UsageError(
@@ -90,7 +111,16 @@ def mount(
     if background and daemon.READY_VARIABLE not in os.environ:
         answer = daemon.start(
             _again(
-                settings, drive, directory, listen, peers, timeout, read_timeout, bounds, options
+                settings,
+                drive,
+                directory,
+                listen,
+                peers,
+                timeout,
+                read_timeout,
+                bounds,
+                options,
+                at,
             )
         )
         _tell_started(settings, answer)
@@ -107,6 +137,7 @@ def mount(
                 read_timeout,
                 bounds,
                 options,
+                at,
             )
         )
     except BaseException as error:
@@ -126,10 +157,15 @@ def _again(
     read_timeout: float,
     bounds: Bounds,
     options: tuple[str, ...],
+    at: Moment | None,
 ) -> list[str]:
     """The same command for the background process."""
     arguments = ["--store", str(settings.store), *["-v"] * settings.output.verbose, "mount"]
-    arguments += [drive.text, str(directory.absolute())]
+    arguments += [str(drive), str(directory.absolute())]
+    if drive.version is not None:
+        arguments += ["--version", str(drive.version)]
+    if at is not None:
+        arguments += ["--at", at.text]
     for flag, endpoints in (("--listen", listen), ("--peer", peers)):
         for host, port in endpoints:
             arguments += [flag, f"{host}:{port}"]
@@ -160,6 +196,7 @@ async def _mount(
     read_timeout: float,
     bounds: Bounds,
     texts: tuple[str, ...],
+    at: Moment | None,
 ) -> None:
     output = settings.output
     options = parse_options(texts)
@@ -176,7 +213,8 @@ async def _mount(
             # The innermost: what is outside of it is still there to finish the work when it ends.
             stoppable() as stop,
         ):
-            writable = drive.writable and not options.read_only and address.version is None
+            past = address.version is not None or at is not None
+            writable = drive.writable and not options.read_only and not past
             if writable:
                 await drive.claim()
             bounds.check(drive)
@@ -186,6 +224,8 @@ async def _mount(
                 output.say(f"listening on {where}")
             if not drive.writable:
                 await first_version(store, drive, network)
+            if at is not None:
+                address = replace(address, version=await version_at(drive, at.time_ns, at.text))
             shown = await shown_version(drive, address)
             async with trio.open_nursery() as nursery:
                 mounted = await nursery.start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -9,6 +10,7 @@ import click
 
 from hyperfs.cli.address import Address, AddressError, parse, parse_endpoint
 from hyperfs.cli.settings import DEFAULT_TIMEOUT
+from hyperfs.dates import parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +55,31 @@ class EndpointType(click.ParamType[tuple[str, int]]):
             raise click.UsageError(str(error), ctx) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A date, or a date and time, as it was typed; and in nanoseconds since 1970."""
+
+    text: str
+    time_ns: int
+
+
+class DateType(click.ParamType[Moment]):
+    """ISO 8601; local time unless it has an offset."""
+
+    name = "date"
+
+    def convert(
+        self, value: str | Moment, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Moment:
+        """Parse, or end with a usage error."""
+        if isinstance(value, Moment):
+            return value
+        try:
+            return Moment(value, parse_date(value))
+        except ValueError:
+            self.fail(f"{value} is no date like 2026-05-01 or 2026-05-01T18:30", param, ctx)
+
+
 class SecondsType(click.FloatRange):
     """A time in seconds, from 0 on."""
 
@@ -63,6 +90,7 @@ class SecondsType(click.FloatRange):
 
 
 ADDRESS = AddressType()
+DATE = DateType()
 # Not looked at while words are parsed: of a dead mount stat(2) may still succeed from the kernel's
 # memory, and then access(2) fails.
 DIRECTORY = click.Path(readable=False, path_type=Path)

@@ -110,6 +110,18 @@ async def shown_version(drive: hyperfs.Drive, address: Address) -> hyperfs.Drive
         raise Failure(str(error), Exit.NOT_FOUND) from None
 
 
+async def version_at(drive: hyperfs.Drive, time_ns: int, text: str) -> int:
+    """The version a drive had at a time that was given as *text*.
+
+    Raises:
+      Failure: it is before the first, or its format does not tell.
+    """
+    version = await drive.version_at(time_ns)
+    if not version:
+        raise Failure(f"no version of this drive is known to be as old as {text}", Exit.NOT_FOUND)
+    return version
+
+
 async def first_version(store: corestore.Corestore, drive: hyperfs.Drive, network: Network) -> None:
     """Wait until a drive opened by key can be read: its newest known version is here.
 
