@@ -32,7 +32,7 @@ def copy_store(source, target):
 async def soon(condition):
     """Wait for what no event tells of."""
     with trio.fail_after(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await trio.sleep(0.002)
 
 
