@@ -141,7 +141,7 @@ class Checks:
             with contextlib.suppress(OutdatedProof):
                 verify(proof, head, nodes=self._shared.nodes, verifier=verifier)
         if suspected is not None:
-            raise suspected
+            raise InvalidProof(str(suspected)) from suspected
         if not self.watching:
             return
         self.shown = True

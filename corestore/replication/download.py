@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from corestore.replication.actions import Outcome, Settle
+from corestore.replication.actions import Settle
 from corestore.replication.messages import Cancel, RequestMessage, Want
 from corestore.replication.peer import GREATEST_WINDOW, URGENT_WINDOW, Flight
+from corestore.replication.seeking import next_step
 from corestore.replication.sharing import Crowd, take_rare
 from corestore.tree import flat
 from corestore.tree.proof import missing_levels
-from corestore.tree.seek import Position, seek
+from corestore.tree.seek import SeekStopped
 from corestore.tree.types import BlockRequest, HashRequest, Request, SeekRequest, UpgradeRequest
 from corestore.tree.verify import NodeOverlay
 
@@ -429,63 +430,42 @@ class Downloads:
     # -- positions -------------------------------------------------------------------------------
 
     def _ask_seek(self, want: SeekWant) -> None:
-        """Go on with a seek: settle it, or ask for what it stops at.
-
-        Sizes that peers merely claim (hints) lead the way. The block they lead to is fetched, which
-        makes the sizes along its path certain, and only by these a seek is settled.
-        """
+        """Go on with a seek: settle it, or ask for what it stops at."""
         shared = self._shared
-        if want.waiting:
-            return
-        head, padding = shared.head, want.padding
-        try:
-            found = seek(want.offset, head, nodes=shared.nodes, padding=padding)
-            if isinstance(found, Position):
-                self._settle_seek(want, Outcome.DONE, (found.index, found.offset))
-                return
-            hinted = seek(want.offset, head, nodes=self.hints, padding=padding)
-        except ValueError:
-            self._settle_seek(want, Outcome.OUT_OF_BOUNDS, None)
-            return
-        if isinstance(hinted, Position):
-            block = hinted.index
-            if block < head.length and not shared.view.bitfield.get(block):
+        step = next_step(want, shared, self.hints)
+        match step:
+            case Settle():
+                shared.wants.seeks.remove(want)
+                want.ticket.settled = True
+                shared.out.append(step)
+                if not shared.wants.seeks:
+                    self.hints.clear()
+            case int(block):
                 if block not in shared.wants.blocks and not self.claimed(block):
-                    shared.wants.add_block(block, SEEK_PRIORITY, head.length, claimed=False)
+                    length = shared.head.length
+                    shared.wants.add_block(block, SEEK_PRIORITY, length, claimed=False)
                     self.block_wanted(block)
-                return
-            # Somebody lied: forget the hints, start again from what is certain.
-            self.hints.clear()
-        else:
-            found = hinted
+            case SeekStopped():
+                self._ask_nodes(want, step)
+
+    def _ask_nodes(self, want: SeekWant, stop: SeekStopped) -> None:
+        shared = self._shared
         best = None
         for peer in shared.peers.values():
             if peer.serves(shared.head.fork) and peer.seeks:
-                index = peer.blocks.first(True, found.start, found.end)
+                index = peer.blocks.first(True, stop.start, stop.end)
                 if index is not None and (best is None or self._better(peer, best[0])):
                     best = peer, index
-        if best is not None:
-            peer, index = best
-            want.waiting = True
-            flight = Flight(
-                peer.take_id(), peer, shared.now, shared.head.fork, seek=want, hash=2 * index
-            )
-            # The answer must reach a node that is certain, which `found.node` need not be.
-            levels = max(
-                missing_levels(2 * index, shared.head, shared.nodes), flat.depth(found.node)
-            )
-            self._launch(
-                flight, HashRequest(2 * index, levels), SeekRequest(want.offset, want.padding)
-            )
-
-    def _settle_seek(
-        self, want: SeekWant, outcome: Outcome, position: tuple[int, int] | None
-    ) -> None:
-        self._shared.wants.seeks.remove(want)
-        want.ticket.settled = True
-        self._shared.out.append(Settle(want.ticket, outcome, position))
-        if not self._shared.wants.seeks:
-            self.hints.clear()
+        if best is None:
+            return
+        peer, index = best
+        want.waiting = True
+        flight = Flight(
+            peer.take_id(), peer, shared.now, shared.head.fork, seek=want, hash=2 * index
+        )
+        # The answer must reach a node that is certain, which `stop.node` need not be.
+        levels = max(missing_levels(2 * index, shared.head, shared.nodes), flat.depth(stop.node))
+        self._launch(flight, HashRequest(2 * index, levels), SeekRequest(want.offset, want.padding))
 
     # -- blocks ----------------------------------------------------------------------------------
 

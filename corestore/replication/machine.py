@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Final
 from corestore.encoding import MAX_SAFE_INTEGER
 from corestore.errors import (
     ForkConflict,
-    InvalidProof,
     ProtocolError,
     RemoteProtocolError,
     StorageConflict,
@@ -47,6 +46,7 @@ from corestore.replication.actions import (
     Ticket,
     WakeAt,
 )
+from corestore.replication.answers import Answers
 from corestore.replication.checks import CHECK_ID, Checks
 from corestore.replication.download import Downloads
 from corestore.replication.forks import Forks
@@ -62,12 +62,11 @@ from corestore.replication.messages import (
     Unwant,
     Want,
 )
-from corestore.replication.peer import GREATEST_WINDOW, Flight, Peer, check_answers
+from corestore.replication.peer import Flight, Peer, check_answers
 from corestore.replication.shared import Shared
 from corestore.replication.updates import settle_upgrades
 from corestore.replication.upload import Uploads
 from corestore.replication.wants import SeekWant, UpgradeWant
-from corestore.tree.verify import OutdatedProof, VerifiedBatch, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,9 +74,8 @@ if TYPE_CHECKING:
 
     from corestore.errors import CorestoreError
     from corestore.keys import Key
-    from corestore.manifest import Manifest
     from corestore.replication.messages import Message
-    from corestore.tree.types import BlockProof, Head, Proof
+    from corestore.tree.types import Head, Proof
 
 __all__ = [
     "Action",
@@ -104,8 +102,6 @@ TICK: Final = 0.25
 # After the store refused a commit nothing is asked for, so that a full disk does not download the
 # same blocks over and over.
 REFUSED_DELAY: Final = 1.0
-# Proofs that came before those they build on, until the peer is to blame for the next one.
-MAX_BROKEN_PROMISES: Final = GREATEST_WINDOW
 
 
 class Replicator:
@@ -121,6 +117,7 @@ class Replicator:
         # What peers were last told of our log.
         self._told = view.published
         self._forks = Forks(self._shared, self._downloads)
+        self._answers = Answers(self._shared, self._downloads, self._forks)
         self._paused_until: float | None = None
         self._wake_at: float | None = None
         self._ranges_due = False
@@ -301,74 +298,27 @@ class Replicator:
         if flight is None:
             # Cancelled meanwhile, or a push that we never allowed.
             if message.proof.block is not None:
-                self._count(message.proof.block, again=True)
+                self._answers.count(message.proof.block, again=True)
             return
         self._downloads.answered(flight)
-        proof = message.proof
         if flight is peer.check:
             self._receive_history(flight, message)
-            return
-        if self._forks.asked(flight):
+        elif self._forks.asked(flight):
             self._forks.answered(flight, message)
-            return
-        if proof.block is None and proof.upgrade is None and proof.hash is None:
-            self._receive_manifest(flight, message)
-            return
-        try:
-            self._receive_proof(flight, message)
-        except (ProtocolError, VerificationError):
-            self._downloads.failed(flight)
-            raise
+        else:
+            self._answers.receive(flight, message)
 
-    def _receive_proof(self, flight: Flight, message: Data) -> None:
-        proof, peer = message.proof, flight.peer
-        check_answers(flight, proof)
-        block = proof.block
-        if block is not None:
-            again = self._have(block.index)
-            self._count(block, again=again)
-            if again and proof.upgrade is None:
-                return
-        manifest = self._shared.manifest_for(message.manifest)
-        try:
-            batch = verify(
-                proof,
-                self._shared.head,
-                nodes=self._shared.nodes,
-                verifier=self._shared.verifier(manifest),
-            )
-        except OutdatedProof:
-            self._downloads.failed(flight)
+    def _receive_no_data(self, peer: Peer, request_id: int) -> None:
+        flight = peer.flight(request_id)
+        if flight is None:
             return
-        except InvalidProof:
-            if not flight.promised or peer.broken_promises >= MAX_BROKEN_PROMISES:
-                raise
-            # The nodes it relies on are not here: answers came in another order than requests.
-            peer.broken_promises += 1
-            peer.trusted_order = False
-            peer.promises.clear()
-            self._downloads.failed(flight)
-            return
-        learned = manifest if batch.head is not None and self._shared.manifest is None else None
-        self._take(flight, batch, learned)
-
-    def _take(self, flight: Flight, batch: VerifiedBatch, manifest: Manifest | None) -> None:
-        """A proof is good: have it committed, and believe it from now on."""
-        if batch.reorganises:
-            self._forks.begin(flight.peer, batch, manifest)
-            return
-        shared = self._shared
-        commit = CommitBatch(batch, manifest, flight.peer.id, flight.fork)
-        shared.out.append(commit)
-        shared.nodes.add(batch.nodes)
-        if batch.hints and flight.seek is not None:
-            self._downloads.hints.add(batch.hints)
-        if manifest is not None:
-            shared.pending_manifest = manifest
-        if batch.head is not None:
-            shared.pending_head = batch.head
-        if batch.block is not None:
-            self._downloads.received(flight, commit, len(batch.block[1]))
+        self._downloads.answered(flight)
+        if flight is peer.check:
+            self._checks.refused(flight)
+        elif self._forks.asked(flight):
+            self._forks.give_up()
+        else:
+            self._answers.refused(flight)
 
     # -- other histories -----------------------------------------------------------------------
 
@@ -447,51 +397,6 @@ class Replicator:
         ticket = Ticket(settled=True)
         self._shared.out.append(Settle(ticket, Outcome.FAILED, error=self._stopped))
         return ticket
-
-    # -- answers without proofs ----------------------------------------------------------------
-
-    def _receive_manifest(self, flight: Flight, message: Data) -> None:
-        """An answer with the manifest alone, or with nothing."""
-        shared = self._shared
-        if flight.manifest and message.manifest is not None and shared.manifest is None:
-            shared.view.verifier(message.manifest)
-            self._take(flight, VerifiedBatch(None, ()), message.manifest)
-            if flight.block < 0 and flight.upgrade is None:
-                return
-        self._refused_by_peer(flight)
-
-    def _receive_no_data(self, peer: Peer, request_id: int) -> None:
-        flight = peer.flight(request_id)
-        if flight is not None:
-            self._downloads.answered(flight)
-            self._refused_by_peer(flight)
-
-    def _refused_by_peer(self, flight: Flight) -> None:
-        """The peer cannot answer: believe it, and ask somebody else."""
-        peer = flight.peer
-        if flight is peer.check:
-            self._checks.refused(flight)
-            return
-        if self._forks.asked(flight):
-            self._forks.give_up()
-            return
-        if flight.block >= 0:
-            peer.announce(flight.block, flight.block + 1, False)
-        elif flight.seek is not None:
-            peer.seeks = False
-        elif flight.believed is peer.sync:
-            peer.upgrade_refused = True
-        # Otherwise the peer has changed since, say to another fork, and may be asked again.
-        self._downloads.failed(flight)
-
-    def _count(self, block: BlockProof, *, again: bool) -> None:
-        statistics = self._shared.statistics
-        statistics.blocks_received += 1
-        statistics.bytes_received += len(block.value)
-        statistics.duplicate_blocks += again
-
-    def _have(self, index: int) -> bool:
-        return index in self._downloads.pending or self._shared.view.bitfield.get(index)
 
     # -- what happened to the core -------------------------------------------------------------
 

@@ -556,11 +556,13 @@ def test_cancelled_wants_are_cancelled_at_the_peer():
 )
 @given(seed=st.integers(0, 2**32))
 # A late block whose second peer was dropped; blocks in flight when the log forked; a refusal that
-# crossed the news of a fork; a copy that could serve an upgrade only once it was complete.
+# crossed the news of a fork; a copy that could serve an upgrade only once it was complete; refusals
+# of the past that came after what is there now was told.
 @example(14237556)
 @example(18)
 @example(41)
 @example(61)
+@example(44747421)
 def test_all_honest_peers_end_complete_whatever_happens(seed):
     """Random graphs, speeds and commit delays; links come and go, some peers lie or fall silent."""
     network = Network(seed)
