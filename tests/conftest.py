@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from typing import Any
 
+import hypothesis
 import pytest
 import trio
 import trio.testing
+
+# A run of the suite is repeatable; HYPOTHESIS_PROFILE=explore tries other values each time. What
+# fails then joins the corpus as an example in the test.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("explore", derandomize=False)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 class _NurseryPlaceholder:

@@ -563,6 +563,7 @@ def test_cancelled_wants_are_cancelled_at_the_peer():
 @example(41)
 @example(61)
 @example(44747421)
+@example(406)
 def test_all_honest_peers_end_complete_whatever_happens(seed):
     """Random graphs, speeds and commit delays; links come and go, some peers lie or fall silent."""
     network = Network(seed)
