@@ -61,6 +61,10 @@ _FLUSH_FILE_BYTES: Final = 1024 * 1024
 _GROUPS_PAGE: Final = 256
 
 
+def _ended() -> StorageError:
+    return StorageError("what stores a drive's changes has failed, and has ended")
+
+
 @dataclass(slots=True)
 class FrozenFile:
     """An open file at the instant a commit (or a flush) began.
@@ -124,6 +128,7 @@ class Committer:
         self._waiters: list[_Waiter] = []
         self._room_error: BaseException | None = None
         self._error: BaseException | None = None
+        self._ended = False
         self._done = trio.lowlevel.ParkingLot()
         self._wake = trio.Event()
         self._storing = trio.Lock()
@@ -144,6 +149,8 @@ class Committer:
             waiter = _Waiter(staging.committing.number)
         else:
             return
+        if self._ended:
+            raise _ended()
         self._waiters.append(waiter)
         self._urgent = True
         self._wake.set()
@@ -181,6 +188,8 @@ class Committer:
             error, self._room_error = self._room_error, None
             if error is not None:
                 raise error
+            if self._ended:
+                raise _ended()
             await self._done.park()
 
     def _changed(self) -> None:
@@ -193,12 +202,22 @@ class Committer:
     # -- when --------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Commit and flush whenever it is due, until cancelled. One under way is finished."""
-        while True:
-            await self._wait_due()
-            with trio.CancelScope(shield=True):
-                async with self._storing:
-                    await self._step()
+        """Commit and flush whenever it is due, until cancelled. One under way is finished.
+
+        Should it end otherwise, by a bug, who waits for it is told and waits no more.
+        """
+        try:
+            while True:
+                await self._wait_due()
+                with trio.CancelScope(shield=True):
+                    async with self._storing:
+                        await self._step()
+        finally:
+            self._ended = True
+            for waiter in self._waiters:
+                waiter.done = True
+                waiter.error = _ended()
+            self._done.unpark_all()
 
     async def write_densely(self) -> None:
         """Write the tree anew as a version of its own, its nodes full and in order. What is staged

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-import trio
 
 import hyperfs
 from hyperfs.cli import processes
@@ -11,6 +10,7 @@ from hyperfs.cli.address import AddressError, parse_name
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings, settings_of
 from hyperfs.cli.output import table
+from hyperfs.cli.serving import run
 from hyperfs.cli.settings import Settings, open_store
 
 
@@ -43,7 +43,7 @@ def create(settings: Settings, name: str, encrypted: bool) -> None:
 
     The key is what others need to read the drive; only this store can write it.
     """
-    trio.run(_create, settings, name, encrypted)
+    run(_create, settings, name, encrypted)
 
 
 async def _create(settings: Settings, name: str, encrypted: bool) -> None:
@@ -66,7 +66,7 @@ async def _create(settings: Settings, name: str, encrypted: bool) -> None:
 def drives(context: click.Context) -> None:
     """List the drives that have a name here."""
     if context.invoked_subcommand is None:
-        trio.run(_list, settings_of(context))
+        run(_list, settings_of(context))
 
 
 async def _list(settings: Settings) -> None:
@@ -107,7 +107,7 @@ async def _list(settings: Settings) -> None:
 @pass_settings
 def rename(settings: Settings, old: str, new: str) -> None:
     """Call the drive OLD by the name NEW. Its key stays."""
-    trio.run(_rename, settings, old, new)
+    run(_rename, settings, old, new)
 
 
 async def _rename(settings: Settings, old: str, new: str) -> None:
@@ -131,10 +131,14 @@ def remove(settings: Settings, name: str, yes: bool) -> None:
 
     A drive made here can never be written again: a new one of the same name has another key.
     """
-    trio.run(_remove, settings, name, yes)
+    if not yes:
+        run(_remove, settings, name, False)
+        _confirm(f"Delete the drive {name} and all its files from this store?")
+    run(_remove, settings, name, True)
 
 
-async def _remove(settings: Settings, name: str, yes: bool) -> None:
+async def _remove(settings: Settings, name: str, sure: bool) -> None:
+    """Remove a drive; without *sure* only look whether that can be done."""
     async with open_store(settings, create=False) as store:
         info = next((info for info in hyperfs.drives(store) if info.name == name), None)
         if info is None:
@@ -144,12 +148,8 @@ async def _remove(settings: Settings, name: str, yes: bool) -> None:
             raise Failure(
                 f"process {process.pid} is serving this drive; stop it first", Exit.LOCKED
             )
-        if not yes:
-            _confirm(f"Delete the drive {name} and all its files from this store?")
-        try:
+        if sure:
             await hyperfs.remove_drive(store, name)
-        except hyperfs.NoSuchDrive:
-            raise _no_such_drive(name) from None
 
 
 def _confirm(question: str) -> None:

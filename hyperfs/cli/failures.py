@@ -11,6 +11,7 @@ import trio
 import corestore
 import hyperfs
 from hyperfs.cli.address import AddressError
+from hyperfs.cli.output import ReaderGone
 
 
 class Exit(enum.IntEnum):
@@ -76,10 +77,16 @@ def explain(error: BaseException) -> Failure | None:
                 " HOST:PORT names one, --timeout SECONDS waits longer)",
                 Exit.NO_PEERS,
             )
+        case hyperfs.FuseUnavailable():
+            return Failure(f"{error} (ls, cat, put and get work without)", Exit.NO_FUSE)
+        case corestore.StorageCorrupt():
+            return Failure(
+                f"{error}; what peers hold of its drives can be fetched into a new store (--store"
+                " DIR)"
+            )
         case corestore.CorestoreError():
             return Failure(str(error) or type(error).__name__)
-        case BrokenPipeError():
-            # Whoever read our output has enough (`hyperfs ls | head`).
+        case ReaderGone():
             return Failure("nobody reads the output any more", Exit.OK)
         case OSError():
             return _explain_os_error(error)
@@ -97,8 +104,8 @@ def _explain_group(group: BaseExceptionGroup[BaseException]) -> Failure | None:
 def _locked(error: corestore.StorageLocked) -> str:
     who = f"process {error.pid}" if error.pid else "another process"
     return (
-        f"{who} is writing this drive already; use that mount, or unmount it first"
-        " (`hyperfs status` shows where it is)"
+        f"{who} is writing this drive; wait until it ends, or unmount what it has mounted"
+        " (`hyperfs status` shows where)"
     )
 
 
@@ -114,6 +121,8 @@ def _explain_os_error(error: OSError) -> Failure:
         return Failure(
             f"{subject or 'the address'} is in use; choose another port, or :0 for any",
         )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure(f"{sentence}; make room, then the same command again goes on")
     if error.errno == errno.EROFS:
         return Failure(sentence, Exit.NOT_PERMITTED)
     return Failure(sentence)

@@ -14,7 +14,8 @@ import trio
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, peer_option, timeout_option
-from hyperfs.cli.output import JsonValue, Output, size_text, table
+from hyperfs.cli.output import PLAIN_PROGRESS_SECONDS, JsonValue, Output, size_text, table
+from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network, open_access
 from hyperfs.cli.walk import walk
 
@@ -42,7 +43,7 @@ def ls(
     timeout: float,
 ) -> None:
     """List a folder of a drive, or show a file's entry."""
-    trio.run(_ls, settings, place, long, recursive, Network(peers, timeout))
+    run(_ls, settings, place, long, recursive, Network(peers, timeout))
 
 
 async def _ls(
@@ -124,7 +125,7 @@ def cat(
     settings: Settings, places: tuple[Address, ...], peers: tuple[Endpoint, ...], timeout: float
 ) -> None:
     """Write files of a drive to stdout."""
-    trio.run(_cat, settings, places, Network(peers, timeout))
+    run(_cat, settings, places, Network(peers, timeout))
 
 
 async def _cat(settings: Settings, places: tuple[Address, ...], network: Network) -> None:
@@ -142,6 +143,7 @@ async def _cat(settings: Settings, places: tuple[Address, ...], network: Network
                 raise Failure(f"{os.fsdecode(place.path)} is a {kind(info)}, it has no content")
             offset = 0
             while offset < info.size:
+                await trio.lowlevel.checkpoint()
                 data = await access.read(place.path, offset, READ_BYTES)
                 if not data:
                     break
@@ -156,7 +158,7 @@ async def _cat(settings: Settings, places: tuple[Address, ...], network: Network
 @pass_settings
 def stat(settings: Settings, place: Address, peers: tuple[Endpoint, ...], timeout: float) -> None:
     """Show what is known of one file or folder."""
-    trio.run(_stat, settings, place, Network(peers, timeout))
+    run(_stat, settings, place, Network(peers, timeout))
 
 
 async def _stat(settings: Settings, place: Address, network: Network) -> None:
@@ -188,7 +190,7 @@ async def _stat(settings: Settings, place: Address, network: Network) -> None:
 @pass_settings
 def rm(settings: Settings, places: tuple[Address, ...], recursive: bool) -> None:
     """Remove files from a drive of this store."""
-    trio.run(_rm, settings, places, recursive)
+    run(_rm, settings, places, recursive)
 
 
 async def _rm(settings: Settings, places: tuple[Address, ...], recursive: bool) -> None:
@@ -213,6 +215,6 @@ async def _remove_below(access: Access, folder: bytes, output: Output) -> None:
     told = time.monotonic()
     for number, (path, _) in enumerate(reversed(found)):
         await access.remove(path)
-        if time.monotonic() - told > 1:
+        if time.monotonic() - told > PLAIN_PROGRESS_SECONDS:
             told = time.monotonic()
             output.say(f"removed {number + 1} of {len(found)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import click
-import trio
 
 import hyperfs
 from hyperfs.cli.drives import NAME
@@ -13,6 +12,7 @@ from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import Endpoint, listen_option, peer_option, timeout_option
 from hyperfs.cli.recover import recovered
+from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network
 from hyperfs.cli.settings import Settings, open_store
 
@@ -33,7 +33,7 @@ def export_key(settings: Settings, name: str, keep: bool) -> None:
     (`hyperfs seed NAME`) until the other has fetched it. Whoever has the secret can write the
     drive. `hyperfs recover NAME` takes the drive back.
     """
-    trio.run(_export, settings, name, keep)
+    run(_export, settings, name, keep)
 
 
 async def _export(settings: Settings, name: str, keep: bool) -> None:
@@ -83,7 +83,7 @@ def import_key(
         secret = hyperfs.DriveSecret.parse(_read_secret(settings))
     except hyperfs.SecretError as error:
         raise Failure(str(error), Exit.USAGE) from None
-    trio.run(_import, settings, name, secret, alone, Network(peers, timeout), listen)
+    run(_import, settings, name, secret, alone, Network(peers, timeout), listen)
 
 
 def _read_secret(settings: Settings) -> str:

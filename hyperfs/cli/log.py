@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
-import trio
 
 import corestore
 import hyperfs
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, peer_option, timeout_option
 from hyperfs.cli.output import size_text
+from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network, first_version, shown_version
 from hyperfs.cli.settings import Settings, find_key, open_store, reach
 
@@ -50,7 +50,7 @@ def log(
 
     `mount --version` and `.hyperfs/versions/` in a mount show what each version held.
     """
-    trio.run(_log, settings, drive, number, Network(peers, timeout))
+    run(_log, settings, drive, number, Network(peers, timeout))
 
 
 async def _log(settings: Settings, address: Address, number: int, network: Network) -> None:

@@ -29,7 +29,7 @@ from hyperfs.cli.options import (
     timeout_option,
 )
 from hyperfs.cli.processes import ProcessInfo
-from hyperfs.cli.serving import report, stoppable, visible
+from hyperfs.cli.serving import report, run, stoppable, visible
 from hyperfs.cli.session import Network, first_version, shown_version, version_at
 from hyperfs.cli.settings import Settings, find_key, open_store, reach
 from hyperfs.cli.space import Bounds, cache_option, keep_options
@@ -126,7 +126,7 @@ def mount(
         _tell_started(settings, answer)
         return
     try:
-        trio.run(
+        run(
             partial(
                 _mount,
                 settings,

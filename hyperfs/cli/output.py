@@ -32,6 +32,10 @@ _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\udc80-\udc9f]")
 PLAIN_PROGRESS_SECONDS = 5.0
 
 
+class ReaderGone(Exception):
+    """Whoever read our stdout has enough (`hyperfs ls | head`): a reason to stop, no error."""
+
+
 @dataclass(slots=True)
 class Output:
     """The three channels of a command, with what the user asked of them."""
@@ -42,14 +46,15 @@ class Output:
 
     def data(self, text: str) -> None:
         """One line of what was asked for, on stdout."""
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        self.data_bytes(text.encode() + b"\n")
 
     def data_bytes(self, data: bytes) -> None:
         """Bytes of what was asked for, on stdout, as they are."""
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise ReaderGone from None
 
     def data_name(self, text: str) -> None:
         """A line with names of files on stdout: their own bytes, whatever they are.
@@ -130,9 +135,9 @@ class PlainMeter(Meter):
         if now - self._told < PLAIN_PROGRESS_SECONDS:
             return
         self._told = now
-        rate = self._done / (now - self._started) / 1e6
-        of = f" of {self._total / 1e6:.0f} MB" if self._total else ""
-        self._output.say(f"{self._phase}: {self._done / 1e6:.0f} MB{of}, {rate:.0f} MB/s {what}")
+        rate = size_text(round(self._done / (now - self._started)))
+        of = f" of {size_text(self._total)}" if self._total else ""
+        self._output.say(f"{self._phase}: {size_text(self._done)}{of}, {rate}/s, {what}")
 
     def set_total(self, total: int) -> None:
         self._total = total

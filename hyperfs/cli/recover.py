@@ -12,6 +12,7 @@ from hyperfs.cli.drives import NAME
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import Endpoint, listen_option, peer_option, timeout_option
+from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network
 from hyperfs.cli.settings import Settings, open_store, reach
 
@@ -41,7 +42,7 @@ def recover(
     For a store that was restored from a backup, copied, or given the key by import-key: it writes
     again once it has all there is.
     """
-    trio.run(_recover, settings, name, alone, Network(peers, timeout), listen)
+    run(_recover, settings, name, alone, Network(peers, timeout), listen)
 
 
 async def _recover(

@@ -19,7 +19,7 @@ from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, listen_option, peer_option, timeout_option
 from hyperfs.cli.processes import ProcessInfo
-from hyperfs.cli.serving import report, stoppable, visible
+from hyperfs.cli.serving import report, run, stoppable, visible
 from hyperfs.cli.session import Network, first_version
 from hyperfs.cli.settings import Settings, find_key, open_store, reach
 
@@ -45,7 +45,7 @@ def seed(
     for drive in drives:
         if drive.path != b"/" or drive.version is not None:
             raise click.UsageError("whole drives are seeded: name them without path and version")
-    trio.run(_seed, settings, drives, listen, Network(peers, timeout))
+    run(_seed, settings, drives, listen, Network(peers, timeout))
 
 
 async def _seed(

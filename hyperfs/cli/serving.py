@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeVarTuple, Unpack
 
 import trio
 
 from hyperfs.cli import control, daemon
+from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.processes import ProcessInfo, announced
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from corestore import Corestore, Swarm
     from hyperfs import Drive
     from hyperfs.cli.access import Access
     from hyperfs.cli.output import JsonValue
     from hyperfs.cli.settings import Settings
+
+Ts = TypeVarTuple("Ts")
+
+
+def run(command: Callable[[Unpack[Ts]], Awaitable[None]], *arguments: *Ts) -> None:
+    """Run a command; a signal to end cancels it, so that it ends in order and nothing is torn.
+
+    A KeyboardInterrupt would come up wherever the interpreter stood, in the middle of a commit too.
+
+    Raises:
+      Failure: INTERRUPTED; or as the command.
+    """
+
+    async def stopped_by_signals() -> None:
+        async with stoppable() as stop:
+            await command(*arguments)
+        if stop.asked():
+            raise Failure("interrupted", Exit.INTERRUPTED)
+
+    trio.run(stopped_by_signals)
 
 
 class Stop:
@@ -36,6 +58,10 @@ class Stop:
         """Whether somebody wanted the block to end; when it is cancelled and nobody did, something
         in it has failed."""
         return self._called
+
+
+# So many signals end the process at once, whatever it still does.
+PATIENCE_SIGNALS: Final = 3
 
 
 @asynccontextmanager
@@ -58,8 +84,13 @@ async def stoppable() -> AsyncIterator[Stop]:
                 numbers.append(signal.SIGHUP)
             with listening, trio.open_signal_receiver(*numbers) as signals:
                 task_status.started()
+                count = 0
                 async for _ in signals:
+                    count += 1
                     stop()
+                    if count >= PATIENCE_SIGNALS:
+                        # As safe as a power cut, and asked for.
+                        os._exit(Exit.INTERRUPTED)
 
         await nursery.start(until_signal)
         try:
@@ -119,6 +150,8 @@ def report(store: Corestore, swarm: Swarm, drive: Drive) -> control.StatusReport
         "byte_length": numbers.byte_length,
         "staged": numbers.staged,
         "dirty_bytes": numbers.dirty_bytes,
+        "fork": _stopped(drive),
+        "held_for": held.name.lower() if (held := drive.metadata.held_for) else None,
         "blocks": _blocks(drive)[0],
         "blocks_stored": _blocks(drive)[1],
         "bytes_received": traffic.bytes_received,
@@ -132,6 +165,12 @@ def report(store: Corestore, swarm: Swarm, drive: Drive) -> control.StatusReport
             for peer in swarm.peers
         ],
     }
+
+
+def _stopped(drive: Drive) -> bool:
+    """Whether the key of the drive has signed two histories."""
+    cores = [drive.metadata] if drive.content is None else [drive.metadata, drive.content]
+    return any(core.conflict is not None for core in cores)
 
 
 def _blocks(drive: Drive) -> tuple[int, int]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
-import trio
 
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS
 from hyperfs.cli.output import size_text
 from hyperfs.cli.quantities import DURATION, SIZE
+from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network, open_access
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def gc(
     _whole(drive)
     if keep_last is None and keep_within is None:
         keep_last = 1
-    trio.run(_gc, settings, drive, keep_last, keep_within)
+    run(_gc, settings, drive, keep_last, keep_within)
 
 
 async def _gc(
@@ -152,7 +152,7 @@ def compact(
     _whole(drive)
     if keep_last is None and keep_within is None:
         keep_last = 1
-    trio.run(_gc, settings, drive, keep_last, keep_within, True)
+    run(_gc, settings, drive, keep_last, keep_within, True)
 
 
 @click.command()
@@ -165,7 +165,7 @@ def evict(settings: Settings, place: Address) -> None:
     """
     if place.version is not None:
         raise click.UsageError("content is evicted whatever versions it is in: leave it out")
-    trio.run(_evict, settings, place)
+    run(_evict, settings, place)
 
 
 async def _evict(settings: Settings, place: Address) -> None:

@@ -11,6 +11,7 @@ from hyperfs.cli import control, processes
 from hyperfs.cli.failures import Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.output import JsonValue, Output, size_text
+from hyperfs.cli.serving import run
 
 if TYPE_CHECKING:
     from hyperfs.cli.processes import ProcessInfo
@@ -23,7 +24,7 @@ ANSWER_SECONDS = 3.0
 @pass_settings
 def status(settings: Settings) -> None:
     """Show what is mounted and seeded by this user, with versions and peers."""
-    trio.run(_status, settings.output)
+    run(_status, settings.output)
 
 
 async def _status(output: Output) -> None:
@@ -62,27 +63,38 @@ async def _status(output: Output) -> None:
 
 
 def _tell(output: Output, info: ProcessInfo, report: dict[str, JsonValue]) -> None:
-    what = f"{info.name or info.keys[0]}"
+    several = len(info.keys) > 1
+    what = f"{len(info.keys)} drives" if several else f"{info.name or info.keys[0]}"
     where = f" on {info.directory}" if info.directory else ""
     mode = "read-write" if info.writable else "read-only"
     output.data(f"{what}{where}: {info.command}, {mode}, process {info.pid}")
     if "error" in report:
         output.data(f"  {report['error']}")
         return
-    for key in info.keys:
-        output.data(f"  hyper://{key}")
+    drives = report.get("drives")
+    for drive in drives if several and isinstance(drives, list) else [report]:
+        if isinstance(drive, dict):
+            output.data(f"  hyper://{drive.get('key', info.keys[0])}")
+            output.data(f"  {_state(drive)}")
+            if drive.get("fork"):
+                output.data("  STOPPED: its key has signed two histories")
+            elif drive.get("held_for"):
+                output.data(f"  not written here ({drive['held_for']}): hyperfs recover")
     if info.listening:
         output.data(f"  listens on {', '.join(info.listening)}")
-    output.data(
-        f"  version {report['version']}, {report['files']} files,"
-        f" {_size(report['byte_length'])};"
-        f" {report['blocks_stored']} of {report['blocks']} blocks of content are here"
-    )
     peers = report["peers"]
     count = len(peers) if isinstance(peers, list) else 0
     output.data(
         f"  {count} peer{'' if count == 1 else 's'}, {_size(report['bytes_received'])} received,"
         f" {_size(report['bytes_sent'])} sent"
+    )
+
+
+def _state(report: dict[str, JsonValue]) -> str:
+    return (
+        f"version {report['version']}, {report['files']} files and folders,"
+        f" {_size(report['byte_length'])};"
+        f" {report['blocks_stored']} of {report['blocks']} blocks of content are here"
     )
 
 

@@ -20,6 +20,7 @@ from hyperfs.cli.failures import Exit, Failure, explain
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, peer_option, timeout_option
 from hyperfs.cli.output import size_text
+from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network, open_access
 from hyperfs.cli.walk import walk
 
@@ -86,7 +87,7 @@ def put(settings: Settings, sources: tuple[str, ...], target: Address, recursive
     Into a folder that is there (or a path that ends with /) files keep their names; otherwise the
     one source gets the target's name. With -r, a source that ends with / means its contents.
     """
-    trio.run(_put, settings, sources, target, recursive)
+    run(_put, settings, sources, target, recursive)
 
 
 async def _put(
@@ -104,6 +105,7 @@ async def _put(
         into = target.path.endswith(b"/") or await _is_directory(access, target.path)
         if len(sources) > 1 and not into:
             raise Failure(f"{os.fsdecode(target.path)} is not a folder of the drive")
+        await _make_folders(access, target.path if into else target.path.rpartition(b"/")[0])
         with settings.output.progress("put") as meter:
             for source in sources:
                 path = Path(source)
@@ -118,6 +120,17 @@ async def _put(
                     await _put_tree(access, path, place, tally, meter, top=contents)
         await access.sync()
     tally.report(settings.output, "put")
+
+
+async def _make_folders(access: Access, path: bytes) -> None:
+    """What is missing of the folder *path* and those above it."""
+    parts = [part for part in path.split(b"/") if part]
+    for count in range(1, len(parts) + 1):
+        folder = b"/" + b"/".join(parts[:count])
+        try:
+            await access.stat(folder)
+        except FileNotFoundError:
+            await access.mkdir(folder, 0o755)
 
 
 async def _is_directory(access: Access, path: bytes) -> bool:
@@ -193,6 +206,7 @@ async def _same(
 async def _chunks(source: Path, tally: Tally, meter: Meter) -> AsyncIterator[bytes]:
     with source.open("rb") as file:
         while data := file.read(CHUNK_BYTES):
+            await trio.lowlevel.checkpoint()
             yield data
             tally.bytes += len(data)
             meter.add(len(data), source.name)
@@ -221,7 +235,7 @@ def get(
     Into a local folder that is there, the copy keeps its name; a folder's path that ends with /
     means its contents.
     """
-    trio.run(_get, settings, source, target, recursive, Network(peers, timeout))
+    run(_get, settings, source, target, recursive, Network(peers, timeout))
 
 
 async def _get(
@@ -322,6 +336,8 @@ class Getter:
     async def _content(self, source: bytes, info: FileInfo, draft: Path, meter: Meter) -> None:
         with draft.open("xb") as file:
             while file.tell() < info.size:
+                # What is local is read without a pause, in which a Ctrl-C would be noticed.
+                await trio.lowlevel.checkpoint()
                 data = await self._access.read(source, file.tell(), CHUNK_BYTES)
                 if not data:
                     raise Failure("it became shorter while it was read; try again")

@@ -16,6 +16,7 @@ from hyperfs.cli import control, processes
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import DIRECTORY
+from hyperfs.cli.serving import run
 
 if TYPE_CHECKING:
     from hyperfs.cli.processes import ProcessInfo
@@ -40,7 +41,7 @@ def umount(settings: Settings, directory: Path, force: bool) -> None:
     A folder that programs use (a shell stands in it, a file is open) stays mounted, and the
     programs are named.
     """
-    trio.run(_umount, settings, directory, force)
+    run(_umount, settings, directory, force)
 
 
 async def _umount(settings: Settings, directory: Path, force: bool) -> None:

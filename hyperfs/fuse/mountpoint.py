@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import importlib.util
+import importlib
 import os
 import shutil
 import subprocess
@@ -26,10 +26,13 @@ _PACKAGES: Final = "apt install fuse3 libfuse3-dev pkg-config gcc python3-dev"
 
 def check_available() -> None:
     """Raise FuseUnavailable unless this process can mount."""
-    if importlib.util.find_spec("pyfuse3") is None:
+    try:
+        importlib.import_module("pyfuse3")
+    except ImportError as error:
+        # Not there, or there without the library it was built with.
         raise FuseUnavailable(
-            f"mounting needs pyfuse3: {_PACKAGES}, then pip install 'hyperfs[fuse]'"
-        )
+            f"mounting needs pyfuse3 ({error}): {_PACKAGES}, then pip install 'hyperfs[fuse]'"
+        ) from None
     if shutil.which(HELPER) is None:
         raise FuseUnavailable(f"mounting needs {HELPER}: apt install fuse3")
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 
 from corestore import Key
 from tools import sample_tree
-from tools.program import people
+from tools.program import people, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -269,7 +271,7 @@ def test_output_that_cannot_be_written_is_an_error(alice):
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr == "hyperfs: No space left on device\n"
+    assert done.stderr.startswith("hyperfs: No space left on device; make room")
 
 
 def test_files_go_in_and_come_out_as_they_were(alice, tmp_path):
@@ -406,3 +408,113 @@ def test_an_encrypted_drive_is_seeded_by_its_key_and_read_by_its_link(tmp_path):
             assert bob.ask("ls", link) == bob.ask("ls", key) == "page\n"
             assert carol.ask("cat", f"{link}:/page", *peer) == "dear diary" * 10_000
             assert carol.ask("ls", key, *peer) == "page\n"
+
+
+@pytest.mark.parametrize("how", ["missing", "broken"])
+def test_without_pyfuse3_a_mount_says_what_to_install_and_the_rest_works(
+    alice, tmp_path, monkeypatch, how
+):
+    # In front of the installed one: none, or one whose library is gone.
+    (tmp_path / "front").mkdir()
+    error = {"missing": "ModuleNotFoundError", "broken": "ImportError"}[how]
+    (tmp_path / "front" / "pyfuse3.py").write_text(f"raise {error}('libfuse3.so.3')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "front"))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "file").write_text("x")
+    alice.ask("create", "photos")
+    for words in ((), ("--daemon",)):
+        failed(alice.run("mount", "photos", tmp_path / "here", *words), 20, "apt install", "pip")
+    alice.ask("put", tmp_path / "file", "photos:/")
+    assert alice.ask("cat", "photos:/file") == "x"
+
+
+def test_without_the_mount_helper_a_mount_says_what_to_install(alice, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    alice.ask("create", "photos")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    failed(alice.run("mount", "photos", tmp_path / "here"), 20, "apt install fuse3")
+
+
+def test_put_makes_the_folders_it_needs(alice, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("x")
+    alice.ask("create", "photos")
+    alice.ask("put", "-r", tmp_path / "folder", "photos:/a/b/")
+    alice.ask("put", "-r", tmp_path / "folder", "photos:/c/d")
+    alice.ask("put", tmp_path / "folder" / "file", "photos:/e/f/")
+    names = alice.ask("ls", "-R", "photos:/").splitlines()
+    assert {"a/b/folder/file", "c/d/file", "e/f/file"} <= set(names)
+
+
+def test_a_damaged_store_is_told_and_nothing_is_done_to_it(alice):
+    alice.ask("create", "photos")
+    database = alice.store / "store.db"
+    database.write_bytes(b"garbage")
+    failed(alice.run("drives"), 1, "damaged", "--store")
+    failed(alice.run("create", "other"), 1, "damaged")
+    assert database.read_bytes() == b"garbage"
+
+
+def test_cat_into_a_closed_pipe_is_no_error(alice, tmp_path):
+    (tmp_path / "file").write_bytes(bytes(5_000_000))
+    alice.ask("create", "photos")
+    alice.ask("put", tmp_path / "file", "photos:/")
+    words = " ".join(alice.command("cat", "photos:/file"))
+    done = subprocess.run(
+        ["bash", "-c", f"{words} | head -c 3; exit ${{PIPESTATUS[0]}}"],
+        env=alice.environment(),
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, bytes(3), b"")
+
+
+def interrupted(person, *words, after=0.0):
+    """Run a command and press Ctrl-C once it has begun to work; its exit code and stderr."""
+    with subprocess.Popen(
+        person.command(*words),
+        env=person.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        # It has the store open then.
+        wait_until(lambda: "store.db" in opened(process.pid) or process.poll() is not None)
+        time.sleep(after)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, errors = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return process.returncode, errors
+
+
+def opened(pid):
+    """The names of the files a process has open."""
+    found = set()
+    try:
+        for link in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.path.basename(os.readlink(link)))
+    except OSError:
+        pass
+    return found
+
+
+def test_an_interrupted_copy_ends_soon_and_leaves_nothing_half_made(alice, tmp_path):
+    source = tmp_path / "large"
+    with source.open("wb") as file:
+        for _ in range(200):
+            file.write(os.urandom(1 << 20))
+    alice.ask("create", "photos")
+    for after in (0.0, 0.02, 0.05, 0.1):
+        assert interrupted(alice, "put", source, "photos:/", after=after) == (
+            130,
+            "hyperfs: interrupted\n",
+        )
+    assert alice.ask("ls", "photos:/") == ""
+    alice.ask("put", source, "photos:/")
+    (tmp_path / "copy").mkdir()
+    code, _ = interrupted(alice, "get", "photos:/large", tmp_path / "copy")
+    assert code == 130
+    assert os.listdir(tmp_path / "copy") == []

@@ -606,3 +606,23 @@ async def test_equal_content_is_found_after_reopening(tmp_path):
             grown = drive.content.byte_length - stored
             assert grown == (len(data) if n == 0 else 0)
             assert await drive.read(f"/{n}") == data
+
+
+async def test_who_waits_for_a_committer_that_failed_is_told(tmp_path, monkeypatch):
+    async def fail(self):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(committer.Committer, "_step", fail)
+
+    # It waited for ever: closing a drive commits, and nobody did.
+    async def write():
+        async with (
+            corestore.open(tmp_path) as store,
+            hyperfs.open(store, name="d", create=True) as drive,
+        ):
+            await drive.write("/file", b"x")
+            await drive.commit()
+
+    with trio.fail_after(10), pytest.raises(ExceptionGroup) as caught:
+        await write()
+    assert caught.group_contains(ZeroDivisionError)

@@ -8,8 +8,10 @@ import pytest
 import trio
 
 import corestore
+import hyperfs
 from hyperfs.cli.address import AddressError
 from hyperfs.cli.failures import Exit, Failure, explain
+from hyperfs.cli.output import ReaderGone
 
 
 @pytest.mark.parametrize(
@@ -25,7 +27,10 @@ from hyperfs.cli.failures import Exit, Failure, explain
         (corestore.BlockNotAvailable(3), 4, "no peer"),
         (FileNotFoundError(errno.ENOENT, "No such file", b"/a\xff"), 10, "/a\udcff"),
         (OSError(errno.EADDRINUSE, "in use", ":80"), 1, "is in use"),
-        (OSError(errno.ENOSPC, "No space left on device"), 1, "No space"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "make room"),
+        (hyperfs.FuseUnavailable("mounting needs x"), 20, "mounting needs x"),
+        (corestore.StorageCorrupt("store.db"), 1, "--store"),
+        (ReaderGone(), 0, ""),
         (KeyboardInterrupt(), 130, "interrupted"),
         (ExceptionGroup("", [ExceptionGroup("", [Failure("deep")])]), 1, "deep"),
     ],
