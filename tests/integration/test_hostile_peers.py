@@ -184,6 +184,7 @@ async def test_a_frame_of_length_0_is_dropped(caplog, streams):
     assert "dropped a peer" in caplog.text
 
 
+@pytest.mark.slow
 async def test_frames_announced_and_never_sent_cost_nothing(caplog):
     async with scene(caplog) as found:
         tracemalloc.start()
@@ -347,6 +348,7 @@ async def test_thousands_of_requests_for_what_does_not_exist(request_, caplog):
         await ended.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_who_requests_everything_and_never_reads_is_dropped(cancelled, caplog):
     async with scene(caplog) as found:
@@ -426,6 +428,7 @@ async def test_a_range_beyond_53_bits_is_dropped(start, length, caplog):
     assert "beyond 53 bits" in caplog.text
 
 
+@pytest.mark.slow
 async def test_announcements_everywhere_are_bounded(caplog):
     async with scene(caplog) as found:
         peer, ended = await found.attack()

@@ -21,7 +21,9 @@ def swarm(seed, count, blocks, *, uplink=5e6, latency=0.02):
     return network, source, readers
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))]
+)
 def test_every_block_leaves_the_writer_about_once_or_twice(seed):
     network, source, readers = swarm(seed, 10, 2000, uplink=200e3)
     network.run(lambda: all(site.complete for site in readers), seconds=120)
