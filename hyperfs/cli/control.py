@@ -8,18 +8,18 @@ folder (0700), so whoever can connect is the user.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from hyperfs.cli.access import Access, FileInfo
 from hyperfs.cli.failures import Exit, Failure, explain
+from hyperfs.cli.output import JsonValue
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
@@ -28,11 +28,18 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES: Final = 1 << 24
 MAX_PAYLOAD_BYTES: Final = 4 << 20
 PUT_CHUNK_BYTES: Final = 1 << 20
+# Longer than any --read-timeout that makes sense: then the other process is stopped, or stuck.
+ANSWER_SECONDS: Final = 120.0
+
+OTHER_VERSION: Final = (
+    "the process that has this drive is of another version; unmount and mount again"
+)
 
 logger = logging.getLogger("hyperfs.control")
 
-Header = dict[str, Any]
-StatusReport = dict[str, Any]
+Header = dict[str, JsonValue]
+StatusReport = dict[str, JsonValue]
+Reply = tuple[JsonValue, bytes]
 
 
 class ControlError(Exception):
@@ -115,19 +122,8 @@ async def serve(
     await listening.bind(str(path))
     path.chmod(0o600)
     listening.listen(16)
-    await trio.serve_listeners(
-        connected, [trio.SocketListener(listening)], task_status=_started(task_status)
-    )
-
-
-class _started(trio.TaskStatus[Any]):
-    """`serve_listeners` reports its listeners; nobody here wants them."""
-
-    def __init__(self, task_status: trio.TaskStatus[None]) -> None:
-        self._inner = task_status
-
-    def started(self, value: Any = None) -> None:
-        self._inner.started()
+    task_status.started()
+    await trio.serve_listeners(connected, [trio.SocketListener(listening)])
 
 
 class _Session:
@@ -144,7 +140,7 @@ class _Session:
         self._drives = drives
         self._status = status
         self._stop = stop
-        self._calls: dict[str, Callable[[Header], Awaitable[tuple[Any, bytes]]]] = {
+        self._calls: dict[str, Callable[[Header], Awaitable[Reply]]] = {
             "status": self._on_status,
             "stop": self._on_stop,
             "stat": self._on_stat,
@@ -192,29 +188,29 @@ class _Session:
 
     def _drive(self, header: Header) -> Access:
         try:
-            return self._drives[header["drive"]]
+            return self._drives[_text(header, "drive")]
         except KeyError:
             raise Failure("that process does not have this drive", Exit.NOT_FOUND) from None
 
-    async def _on_status(self, header: Header) -> tuple[Any, bytes]:
+    async def _on_status(self, header: Header) -> Reply:
         return self._status(), b""
 
-    async def _on_stop(self, header: Header) -> tuple[Any, bytes]:
+    async def _on_stop(self, header: Header) -> Reply:
         return None, b""
 
-    async def _on_stat(self, header: Header) -> tuple[Any, bytes]:
+    async def _on_stat(self, header: Header) -> Reply:
         return _info_fields(await self._drive(header).stat(_path(header))), b""
 
-    async def _on_list(self, header: Header) -> tuple[Any, bytes]:
-        found = await self._drive(header).list(_path(header), os.fsencode(header["after"]))
-        return [(os.fsdecode(name), _info_fields(info)) for name, info in found], b""
+    async def _on_list(self, header: Header) -> Reply:
+        found = await self._drive(header).list(_path(header), os.fsencode(_text(header, "after")))
+        return [[os.fsdecode(name), _info_fields(info)] for name, info in found], b""
 
-    async def _on_read(self, header: Header) -> tuple[Any, bytes]:
-        length = min(int(header["length"]), MAX_PAYLOAD_BYTES)
-        data = await self._drive(header).read(_path(header), int(header["offset"]), length)
+    async def _on_read(self, header: Header) -> Reply:
+        length = min(_number(header, "length"), MAX_PAYLOAD_BYTES)
+        data = await self._drive(header).read(_path(header), _number(header, "offset"), length)
         return None, data
 
-    async def _on_put(self, header: Header) -> tuple[Any, bytes]:
+    async def _on_put(self, header: Header) -> Reply:
         """The chunks follow as frames `{"more": true}`; a last one `{"more": false}` ends them."""
         ended = False
 
@@ -233,7 +229,10 @@ class _Session:
         source = chunks()
         try:
             await self._drive(header).put(
-                _path(header), source, mode=int(header["mode"]), mtime_ns=int(header["mtime_ns"])
+                _path(header),
+                source,
+                mode=_number(header, "mode"),
+                mtime_ns=_number(header, "mtime_ns"),
             )
         finally:
             # After a failure the client's chunks are read away, so that the answer finds it.
@@ -242,41 +241,72 @@ class _Session:
                     pass
         return None, b""
 
-    async def _on_mkdir(self, header: Header) -> tuple[Any, bytes]:
-        await self._drive(header).mkdir(_path(header), int(header["mode"]), header["mtime_ns"])
+    async def _on_mkdir(self, header: Header) -> Reply:
+        await self._drive(header).mkdir(
+            _path(header), _number(header, "mode"), _number_or_none(header, "mtime_ns")
+        )
         return None, b""
 
-    async def _on_symlink(self, header: Header) -> tuple[Any, bytes]:
-        target = os.fsencode(header["target"])
-        await self._drive(header).symlink(_path(header), target, header["mtime_ns"])
+    async def _on_symlink(self, header: Header) -> Reply:
+        target = os.fsencode(_text(header, "target"))
+        mtime_ns = _number_or_none(header, "mtime_ns")
+        await self._drive(header).symlink(_path(header), target, mtime_ns)
         return None, b""
 
-    async def _on_remove(self, header: Header) -> tuple[Any, bytes]:
+    async def _on_remove(self, header: Header) -> Reply:
         await self._drive(header).remove(_path(header))
         return None, b""
 
-    async def _on_sync(self, header: Header) -> tuple[Any, bytes]:
+    async def _on_sync(self, header: Header) -> Reply:
         await self._drive(header).sync()
         return None, b""
 
-    async def _on_collect(self, header: Header) -> tuple[Any, bytes]:
+    async def _on_collect(self, header: Header) -> Reply:
         access = self._drive(header)
-        return await access.collect(header["keep_last"], header["keep_within"]), b""
+        return [*await access.collect(*_kept(header))], b""
 
-    async def _on_compact(self, header: Header) -> tuple[Any, bytes]:
+    async def _on_compact(self, header: Header) -> Reply:
         access = self._drive(header)
-        return await access.compact(header["keep_last"], header["keep_within"]), b""
+        return [*await access.compact(*_kept(header))], b""
 
-    async def _on_evict(self, header: Header) -> tuple[Any, bytes]:
+    async def _on_evict(self, header: Header) -> Reply:
         return await self._drive(header).evict(_path(header)), b""
 
 
+def _text(header: Header, name: str) -> str:
+    value = header.get(name)
+    if not isinstance(value, str):
+        raise ControlError(f"{name} is no text: {value!r}")
+    return value
+
+
+def _number(header: Header, name: str) -> int:
+    value = _number_or_none(header, name)
+    if value is None:
+        raise ControlError(f"{name} is missing")
+    return value
+
+
+def _number_or_none(header: Header, name: str) -> int | None:
+    value = header.get(name)
+    if value is not None and not isinstance(value, int):
+        raise ControlError(f"{name} is no number: {value!r}")
+    return value
+
+
+def _kept(header: Header) -> tuple[int | None, float | None]:
+    within = header.get("keep_within")
+    if within is not None and not isinstance(within, int | float):
+        raise ControlError(f"keep_within is no time: {within!r}")
+    return _number_or_none(header, "keep_last"), within
+
+
 def _path(header: Header) -> bytes:
-    return os.fsencode(header["path"])
+    return os.fsencode(_text(header, "path"))
 
 
 def _info_fields(info: FileInfo) -> Header:
-    fields = asdict(info)
+    fields: Header = asdict(info)
     fields["target"] = None if info.target is None else os.fsdecode(info.target)
     return fields
 
@@ -305,7 +335,7 @@ class Client:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def call(self, name: str, **arguments: Any) -> tuple[Any, bytes]:
+    async def call(self, name: str, **arguments: JsonValue) -> Reply:
         """One call; its result and payload.
 
         Raises:
@@ -315,7 +345,7 @@ class Client:
         await self.send(name, **arguments)
         return await self.answer()
 
-    async def send(self, name: str, **arguments: Any) -> None:
+    async def send(self, name: str, **arguments: JsonValue) -> None:
         try:
             await self._connection.send({"call": name, **arguments})
         except trio.BrokenResourceError:
@@ -328,7 +358,7 @@ class Client:
         except trio.BrokenResourceError:
             raise Failure("the process that has this drive went away") from None
 
-    async def answer(self) -> tuple[Any, bytes]:
+    async def answer(self) -> Reply:
         try:
             received = await self._connection.receive()
         except (trio.BrokenResourceError, ControlError):
@@ -339,15 +369,18 @@ class Client:
         error = header.get("error")
         if error is None:
             return header.get("result"), payload
-        if error["errno"] is not None and error["code"] != Exit.NO_PEERS:
-            raise OSError(error["errno"], error["message"])
-        raise Failure(error["message"], Exit(error["code"]))
+        if not isinstance(error, dict):
+            raise Failure(OTHER_VERSION)
+        message, code, number = error.get("message"), error.get("code"), error.get("errno")
+        if isinstance(number, int) and code != Exit.NO_PEERS:
+            raise OSError(number, message)
+        raise Failure(str(message), Exit(code) if isinstance(code, int) else Exit.ERROR)
 
     async def status(self) -> StatusReport:
         """What the process says of itself."""
         result, _ = await self.call("status")
         if not isinstance(result, dict):
-            raise Failure("the process that has this drive is of another version")
+            raise Failure(OTHER_VERSION)
         return result
 
     async def stop(self) -> None:
@@ -362,19 +395,30 @@ class ControlAccess:
         self._client = client
         self._key = key
 
-    async def _call(self, name: str, path: bytes, **arguments: Any) -> tuple[Any, bytes]:
+    async def _call(self, name: str, path: bytes, **arguments: JsonValue) -> Reply:
         return await self._client.call(name, drive=self._key, path=os.fsdecode(path), **arguments)
 
+    async def _ask(self, name: str, path: bytes, **arguments: JsonValue) -> Reply:
+        """As `_call`, for what cannot take long in a process that is well."""
+        with trio.move_on_after(ANSWER_SECONDS):
+            return await self._call(name, path, **arguments)
+        raise Failure("the process that has this drive does not answer; `hyperfs status` names it")
+
     async def stat(self, path: bytes) -> FileInfo:
-        result, _ = await self._call("stat", path)
+        result, _ = await self._ask("stat", path)
         return _info(result)
 
     async def list(self, path: bytes, after: bytes = b"") -> list[tuple[bytes, FileInfo]]:
-        result, _ = await self._call("list", path, after=os.fsdecode(after))
-        return [(os.fsencode(name), _info(fields)) for name, fields in result]
+        result, _ = await self._ask("list", path, after=os.fsdecode(after))
+        found = []
+        for item in result if isinstance(result, list) else []:
+            if not isinstance(item, list) or not isinstance(item[0], str):
+                raise Failure(OTHER_VERSION)
+            found.append((os.fsencode(item[0]), _info(item[1])))
+        return found
 
     async def read(self, path: bytes, offset: int, length: int) -> bytes:
-        _, data = await self._call("read", path, offset=offset, length=length)
+        _, data = await self._ask("read", path, offset=offset, length=length)
         return data
 
     async def put(
@@ -405,24 +449,35 @@ class ControlAccess:
         result, _ = await self._client.call(
             "collect", drive=self._key, keep_last=keep_last, keep_within=keep_within
         )
-        return int(result[0]), int(result[1])
+        return _two_numbers(result)
 
     async def compact(self, keep_last: int | None, keep_within: float | None) -> tuple[int, int]:
         result, _ = await self._client.call(
             "compact", drive=self._key, keep_last=keep_last, keep_within=keep_within
         )
-        return int(result[0]), int(result[1])
+        return _two_numbers(result)
 
     async def evict(self, path: bytes) -> int:
         result, _ = await self._call("evict", path)
-        return int(result)
+        if not isinstance(result, int):
+            raise Failure(OTHER_VERSION)
+        return result
 
 
-def _info(fields: Any) -> FileInfo:
+def _two_numbers(value: JsonValue) -> tuple[int, int]:
+    match value:
+        case [int(first), int(second)]:
+            return first, second
+    raise Failure(OTHER_VERSION)
+
+
+def _info(fields: JsonValue) -> FileInfo:
+    if not isinstance(fields, dict):
+        raise Failure(OTHER_VERSION)
     try:
         target = fields.pop("target")
-        return FileInfo(**fields, target=None if target is None else os.fsencode(target))
-    except (TypeError, KeyError, AttributeError):
-        raise OSError(
-            errno.EPROTO, "the process that has this drive is of another version"
-        ) from None
+        encoded = None if target is None else os.fsencode(str(target))
+        # What JSON says of its types is checked by their use alone: both ends are this program.
+        return FileInfo(**fields, target=encoded)  # type: ignore[arg-type]
+    except (TypeError, KeyError):
+        raise Failure(OTHER_VERSION) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import click
 
@@ -42,19 +42,19 @@ def parse_options(texts: tuple[str, ...]) -> MountOptions:
     Raises:
       click.UsageError: one of them is unknown or has a wrong value.
     """
-    chosen: dict[str, Any] = {}
+    chosen = MountOptions()
     for option in (part for text in texts for part in text.split(",") if part):
         name, equals, value = option.partition("=")
         if name in _FLAGS and not equals:
             field, setting = _FLAGS[name]
-            chosen[field] = setting
+            chosen = replace(chosen, **{field: setting})  # type: ignore[arg-type]
         elif name in _NUMBERS and equals:
-            chosen[name] = _number(name, value)
+            chosen = replace(chosen, **{name: _number(name, value)})  # type: ignore[arg-type]
         elif name == "fsname" and value:
-            chosen["fsname"] = value
+            chosen = replace(chosen, fsname=value)
         elif name not in _IGNORED and not name.startswith("x-"):
             raise click.UsageError(f"-o {option} is not an option of hyperfs")
-    return MountOptions(**chosen)
+    return chosen
 
 
 def _number(name: str, value: str) -> int:

@@ -24,8 +24,11 @@ from hyperfs.cli.session import Network, first_version
 from hyperfs.cli.settings import Settings, find_key, open_store, reach
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hyperfs.cli.address import Address
     from hyperfs.cli.control import StatusReport
+    from hyperfs.cli.output import JsonValue
 
 
 @click.command()
@@ -117,9 +120,13 @@ def _report(store: Corestore, swarm: Swarm, drives: list[Drive]) -> StatusReport
     each = ("version", *summed)
     return {
         **reports[0],
-        **{name: sum(r[name] for r in reports) for name in summed},
+        **{name: _sum(r[name] for r in reports) for name in summed},
         "drives": [
             {"key": str(drive.key), **{name: r[name] for name in each}}
             for drive, r in zip(drives, reports, strict=True)
         ],
     }
+
+
+def _sum(values: Iterable[JsonValue]) -> int:
+    return sum(value for value in values if isinstance(value, int))

@@ -1,0 +1,116 @@
+"""The control socket between two ends of this program, and with strangers at the other end."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+
+import corestore
+import hyperfs
+from hyperfs.cli import control
+from hyperfs.cli.access import DriveAccess
+from hyperfs.cli.control import ControlAccess
+from hyperfs.cli.failures import Failure
+
+
+@asynccontextmanager
+async def served(folder):
+    """A drive behind a control socket: (its own access, the one through the socket, the path)."""
+    path = folder / "socket"
+    async with (
+        corestore.open(None) as store,
+        hyperfs.open(store, name="d", create=True) as drive,
+        trio.open_nursery() as nursery,
+    ):
+        here, key = DriveAccess(drive), str(drive.key)
+        await nursery.start(
+            partial(control.serve, path, {key: here}, lambda: {"version": drive.version}, print)
+        )
+        async with control.connect(path) as client:
+            yield here, ControlAccess(client, key), path
+        nursery.cancel_scope.cancel()
+
+
+async def pieces(*data):
+    for piece in data:
+        yield piece
+
+
+async def test_every_call_does_what_it_does_here(tmp_path):
+    async with served(tmp_path) as (here, there, path):
+        name = b"/folder/Gr\xc3\xbc\xc3\x9fe \xff"
+        await there.mkdir(b"/folder", 0o700, 5)
+        await there.put(name, pieces(b"one", bytes(3 << 20)), mode=0o640, mtime_ns=7)
+        await there.symlink(b"/link", b"to \xff", 9)
+        assert await there.stat(name) == await here.stat(name)
+        assert await there.list(b"/") == await here.list(b"/")
+        assert [found for found, _ in await there.list(b"/", b"folder")] == [b"link"]
+        assert (await there.stat(b"/link")).target == b"to \xff"
+        assert await there.read(name, 1, 4) == b"ne\0\0"
+        await there.remove(name)
+        with pytest.raises(FileNotFoundError):
+            await there.stat(name)
+        await there.put(name, pieces(b"x"), mode=0o600, mtime_ns=0)
+        with pytest.raises(OSError, match="not empty") as caught:
+            await there.remove(b"/folder")
+        assert caught.value.errno == errno.ENOTEMPTY
+        await there.sync()
+        async with control.connect(path) as client:
+            assert (await client.status())["version"] > 0
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"call": "stat"},
+        {"call": "stat", "path": 5},
+        {"call": "read", "path": "/", "offset": "x", "length": 1},
+        {"call": "nothing"},
+        {},
+        [],
+    ],
+)
+async def test_a_malformed_call_ends_its_connection_and_no_other(tmp_path, header):
+    async with served(tmp_path) as (here, there, path):
+        if isinstance(header, dict) and header.get("path"):
+            header["drive"] = there._key
+        async with await trio.open_unix_socket(os.fspath(path)) as stream:
+            text = json.dumps(header).encode()
+            await stream.send_all(len(text).to_bytes(4, "big") + text + bytes(4))
+            with trio.fail_after(5):
+                assert await stream.receive_some() == b""
+        assert await there.stat(b"/") == await here.stat(b"/")
+
+
+async def test_a_process_that_does_not_answer_is_given_up(tmp_path, autojump_clock):
+    path = os.fspath(tmp_path / "socket")
+    silent = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    with silent:
+        await silent.bind(path)
+        silent.listen(1)
+        async with control.connect(tmp_path / "socket") as client:
+            with pytest.raises(Failure, match="does not answer"):
+                await ControlAccess(client, "k").stat(b"/")
+
+
+async def test_an_answer_of_another_version_is_told(tmp_path):
+    async def answer(stream):
+        connection = control.Connection(stream)
+        while await connection.receive() is not None:
+            await connection.send({"result": {"other": 1}})
+
+    silent = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    await silent.bind(os.fspath(tmp_path / "socket"))
+    silent.listen(1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, answer, [trio.SocketListener(silent)])
+        async with control.connect(tmp_path / "socket") as client:
+            with pytest.raises(Failure, match="another version"):
+                await ControlAccess(client, "k").stat(b"/")
+        nursery.cancel_scope.cancel()
