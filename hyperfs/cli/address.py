@@ -43,14 +43,6 @@ class Address:
             return self.name or ""
         return str(DriveLink(self.key, self.encryption_key))
 
-    @property
-    def text(self) -> str:
-        """The drive and its version as they can be typed again, without the path."""
-        if self.version is None:
-            return str(self)
-        link, mark, secret = str(self).partition("#")
-        return f"{link}+{self.version}{mark}{secret}"
-
 
 def parse(text: str) -> Address:
     """Take apart a drive with an optional version and path.
