@@ -81,3 +81,23 @@ def test_any_bytes_give_a_value_or_a_decode_error(data):
         except DecodeError:
             continue
         assert 0 <= reader.at <= len(data)
+
+
+@pytest.mark.parametrize("vector", of_type("bool"))
+def test_bool_matches_the_reference(vector):
+    assert Reader(unhex(vector["hex"])).bool_() is vector["value"]
+
+
+@pytest.mark.parametrize(
+    ("vector", "width"),
+    [(v, w) for name, w in (("uint16", 2), ("uint32", 4)) for v in of_type(name)],
+)
+def test_fixed_integers_match_the_reference(vector, width):
+    assert Reader(unhex(vector["hex"])).fixed_uint(width) == int(vector["value"])
+
+
+@pytest.mark.parametrize("vector", of_type("array(uint)"))
+def test_array_matches_the_reference(vector):
+    encoded = unhex(vector["hex"])
+    assert Reader(encoded).array(Reader.uint) == vector["value"]
+    assert Writer().array(vector["value"], Writer.uint).finish() == encoded
