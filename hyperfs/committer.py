@@ -24,7 +24,7 @@ from hyperfs.appender import Appender
 from hyperfs.index.build import commit_steps, dense_steps
 from hyperfs.index.node import BlocksMissing
 from hyperfs.index.tree import Index
-from hyperfs.pace import Pace
+from hyperfs.pace import Pace, run_paced
 from hyperfs.records import Entry, entry_key, group_range, pack_entry, shared_key
 from hyperfs.view import View
 from hyperfs.writer import SHARED
@@ -244,16 +244,10 @@ class Committer:
                 content_length=transaction.length(self._content),
                 next_id=tree.next_id,
             )
-            pace = Pace()
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as done:
-                    nodes: list[bytes] = done.value
-                    break
-                except BlocksMissing as missing:
-                    raise BlockNotAvailable(missing.indices[0]) from missing
-                await pace.keep()
+            try:
+                nodes = await run_paced(steps)
+            except BlocksMissing as missing:
+                raise BlockNotAvailable(missing.indices[0]) from missing
             await transaction.append(self._metadata, *nodes)
             version = transaction.length(self._metadata)
         tree.view = View(Index(version - 1, tree.metadata_blocks, self._cache))
@@ -428,14 +422,7 @@ class Committer:
             files=max(0, files + (0 if root is None else root.files)),
             bytes=max(0, size + (0 if root is None else root.bytes)),
         )
-        pace = Pace()
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                nodes: list[bytes] = done.value
-                return nodes
-            await pace.keep()
+        return await run_paced(steps)
 
     async def _changes(
         self, layer: Layer, frozen: dict[int, FrozenFile]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+T = TypeVar("T")
 
 # A request on a mount waits for whatever runs before it: so long at most.
 SLICE_SECONDS: Final = 0.001
@@ -33,3 +38,15 @@ class Pace:
         if time.perf_counter() - self._since > SLICE_SECONDS:
             await trio.lowlevel.checkpoint()
             self.begin()
+
+
+async def run_paced(steps: Generator[None, None, T]) -> T:
+    """What *steps* returns; wherever it yields, others run if it is time. Raises what it raises."""
+    pace = Pace()
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        await pace.keep()

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-import corestore
 import hyperfs
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, peer_option, timeout_option
 from hyperfs.cli.output import size_text
 from hyperfs.cli.serving import run
-from hyperfs.cli.session import Network, first_version, shown_version
-from hyperfs.cli.settings import Settings, find_key, open_store, reach
+from hyperfs.cli.session import Network, open_drive
+from hyperfs.cli.settings import Settings, find_key, open_store
 
 if TYPE_CHECKING:
     from hyperfs.cli.address import Address
@@ -56,19 +55,8 @@ def log(
 async def _log(settings: Settings, address: Address, number: int, network: Network) -> None:
     async with open_store(settings, create=address.key is not None) as store:
         key = find_key(store, address)
-        async with (
-            corestore.open_swarm(store) as swarm,
-            hyperfs.open(
-                store,
-                key=key,
-                encryption_key=address.encryption_key,
-                read_timeout=network.timeout,
-            ) as drive,
-        ):
-            if not drive.writable:
-                await reach(swarm, key, listen=(), peers=network.peers)
-                await first_version(store, drive, network)
-            shown: hyperfs.Drive | None = await shown_version(drive, address)
+        async with open_drive(store, key, address, network) as drive:
+            shown: hyperfs.Drive | None = drive
             while shown is not None and shown.version and number:
                 before = await _before(shown)
                 await _tell(settings.output, shown, before)

@@ -56,22 +56,27 @@ async def open_access(
             pass
         else:
             process = None
-            async with _open_here(settings, store, key, address, network, write) as access:
-                yield access
+            async with open_drive(store, key, address, network, write=write) as drive:
+                yield DriveAccess(drive)
     if process is not None:
         async with control.connect(process.socket) as client:
             yield control.ControlAccess(client, str(key))
 
 
 @asynccontextmanager
-async def _open_here(
-    settings: Settings,
+async def open_drive(
     store: corestore.Corestore,
     key: Key,
     address: Address,
     network: Network,
-    write: bool,
-) -> AsyncIterator[Access]:
+    *,
+    write: bool = False,
+) -> AsyncIterator[hyperfs.Drive]:
+    """The drive, opened by this process: its newest version, or the one that was asked for.
+
+    Raises:
+      Failure: no peer has it, there is no such version, or it may only be read.
+    """
     async with (
         corestore.open_swarm(store) as swarm,
         hyperfs.open(
@@ -93,7 +98,7 @@ async def _open_here(
         if not drive.writable:
             await reach(swarm, key, listen=(), peers=network.peers)
             await first_version(store, drive, network)
-        yield DriveAccess(await shown_version(drive, address))
+        yield await shown_version(drive, address)
 
 
 async def shown_version(drive: hyperfs.Drive, address: Address) -> hyperfs.Drive:

@@ -22,21 +22,12 @@ from tests.support.builders import (
     FaultyStorage,
     RawPeer,
     block,
+    eventually,
     fill,
     linked,
     open_with,
     two_stores,
 )
-
-
-async def eventually(condition):
-    """Give other tasks their turns until *condition* holds (they must not need to sleep)."""
-    with trio.fail_after(5):
-        while not condition():
-            await trio.testing.wait_all_tasks_blocked()
-            if not condition():
-                await trio.sleep(0.001)
-
 
 # -- what two stores do ----------------------------------------------------------------------------
 

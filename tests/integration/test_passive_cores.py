@@ -15,16 +15,7 @@ from corestore.commit import Commit, Run, StoredBlock
 from corestore.link import OFFER_AGAIN_SECONDS
 from corestore.storage import CoreRecord
 from corestore.wire.mux import ChannelMessage, RemoteOpen
-from tests.support.builders import FaultyStorage, RawPeer, block, linked, two_stores
-
-
-async def eventually(condition):
-    """Give other tasks their turns until *condition* holds (they must not need to sleep)."""
-    with trio.fail_after(5):
-        while not condition():
-            await trio.testing.wait_all_tasks_blocked()
-            if not condition():
-                await trio.sleep(0.001)
+from tests.support.builders import FaultyStorage, RawPeer, block, eventually, linked, two_stores
 
 
 @asynccontextmanager

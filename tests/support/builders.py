@@ -26,6 +26,15 @@ def block(index, size=100):
     return (text * math.ceil(size / len(text)))[:size]
 
 
+async def eventually(condition):
+    """Give other tasks their turns until *condition* holds (they must not need to sleep)."""
+    with trio.fail_after(5):
+        while not condition():
+            await trio.testing.wait_all_tasks_blocked()
+            if not condition():
+                await trio.sleep(0.001)
+
+
 @asynccontextmanager
 async def linked(left, right, *, streams=None):
     """Replicate two stores over a stream in memory while the block runs.
