@@ -34,23 +34,19 @@ RUN_SECONDS = 900
 
 def run_python(name: str, folder: Path, large: int) -> dict[str, Row]:
     """One run of ours: measurement -> {"value", "unit" as in the line it printed}."""
-    return _run([sys.executable, "-m", f"tools.bench.{name}", str(folder), str(large)], TOP, {})
+    return _run([sys.executable, "-m", f"tools.bench.{name}", str(folder), str(large)])
 
 
 def run_node(script: str, folder: Path, large: int) -> dict[str, Row]:
     """One run of the Node packages doing the same."""
-    return _run(
-        ["node", str(HERE / "node" / script), str(folder), str(large)],
-        TOP,
-        {"HYPERFS_NODE_MODULES": str(NODE_MODULES)},
-    )
+    return _run(["node", str(HERE / "node" / script), str(folder), str(large)])
 
 
-def _run(command: list[str], cwd: Path, extra: dict[str, str]) -> dict[str, Row]:
+def _run(command: list[str]) -> dict[str, Row]:
     done = subprocess.run(
         command,
-        cwd=cwd,
-        env={**os.environ, **extra},
+        cwd=TOP,
+        env={**os.environ, "HYPERFS_NODE_MODULES": str(NODE_MODULES)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -94,8 +90,8 @@ def main() -> None:
             mine = statistics.median(values)
             if label in theirs:
                 other = statistics.median(theirs[label])
-                # Times are better small, rates are better large: the ratio says "times as good".
-                better = other / mine if label.endswith(("us]", "ms]")) else mine / other
+                # Times and sizes are better small, rates large: the ratio says "times as good".
+                better = other / mine if label.endswith(("us]", "ms]", "MiB]")) else mine / other
                 print(f"{label:58} {mine:12,.1f} {other:12,.1f} {better:6.1f}x", flush=True)
             else:
                 print(f"{label:58} {mine:12,.1f} {'-':>12}", flush=True)

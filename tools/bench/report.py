@@ -23,3 +23,12 @@ def arguments() -> tuple[Path, int]:
 def incompressible(size: int) -> bytes:
     """*size* random bytes; the same block is never made twice in a run."""
     return os.urandom(size)
+
+
+def peak_memory(process: int | str) -> int:
+    """The most bytes of memory a process ever had, by its id or "self"."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) << 10
+    raise ValueError(f"process {process} has no memory")

@@ -1,4 +1,6 @@
-// Without a third argument: start the writer as a process of its own, then be the reader.
+// Without a third argument: start the writer as a process of its own, then be the reader. With
+// `serve`: the writer; with `fetch PORT KEY`: a reader that prints its rate.
+const fs = require('fs')
 const net = require('net')
 const crypto = require('crypto')
 const { spawn } = require('child_process')
@@ -6,6 +8,8 @@ const readline = require('readline')
 const { load, folder, large, MIB, seconds, report } = require('./common')
 const Corestore = load('corestore')
 const NoiseStream = load('@hyperswarm/secret-stream')
+
+const NAME = 'replicate 64 KiB blocks'
 
 async function serve () {
   const store = new Corestore(folder + '/writer')
@@ -39,17 +43,30 @@ async function fetch (port, key) {
   stream.on('connect', () => setTimeout(done, 500))
   while (core.length === 0) await core.update({ wait: true })
   await core.download({ start: 0, end: core.length }).done()
-  report('replicate 64 KiB blocks, two processes', core.byteLength / (seconds() - started) / 1e6, 'MB/s')
+  return core.byteLength / (seconds() - started) / 1e6
+}
+
+function peakMemory (pid) {
+  return Number(/VmHWM:\s*(\d+)/.exec(fs.readFileSync(`/proc/${pid}/status`, 'utf8'))[1]) / 1024
 }
 
 async function main () {
   if (process.argv[4] === 'serve') return serve()
+  if (process.argv[4] === 'fetch') {
+    console.log(await fetch(Number(process.argv[5]), process.argv[6]))
+    process.exit(0)
+  }
   const writer = spawn(process.execPath, [__filename, folder, String(large / MIB), 'serve'],
     { stdio: ['pipe', 'pipe', 'inherit'] })
   const lines = readline.createInterface({ input: writer.stdout })
   lines.once('line', async (line) => {
     const [port, key] = line.split(' ')
-    await fetch(Number(port), key)
+    const rate = await fetch(Number(port), key)
+    for (const who of ['two processes', 'Python to Node', 'Node to Python']) {
+      report(`${NAME}, ${who}`, rate, 'MB/s')
+    }
+    report(`${NAME}: peak memory of the reader`, peakMemory('self'), 'MiB')
+    report(`${NAME}: peak memory of the writer`, peakMemory(writer.pid), 'MiB')
     writer.stdin.end()
     writer.on('exit', () => process.exit(0))
   })
