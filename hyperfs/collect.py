@@ -7,7 +7,9 @@ step commits are held up for a moment, and what was committed meanwhile is count
 found an old chunk useful again.
 
 The newest version is durable before anything is cleared, and the oldest kept one is noted in the
-store, so neither a crash nor a later opening shows a version that is not whole.
+store, so neither a crash nor a later opening shows a version that is not whole. In the end a
+version that changes nothing tells readers the same, so that those who hold the drive for others
+know what need not be held. Such a version does not count as one of those that are to be kept.
 """
 
 from __future__ import annotations
@@ -103,17 +105,27 @@ class Collector:
         done = 0
         while True:
             began = trio.current_time()
-            view = self._tree.view
-            version = 0 if view is None else view.version
-            if version != done:
-                try:
+            try:
+                version = self._last_change()
+                if version != done:
                     found = await self.run(keep_last, keep_within, gentle=True)
                     logger.info("%d bytes given back", found.byte_length)
                     done = version
-                except (OSError, CorestoreError) as error:
-                    logger.warning("space is not given back: %s", error)
+            except (OSError, CorestoreError) as error:
+                logger.warning("space is not given back: %s", error)
             took = trio.current_time() - began
             await trio.sleep(max(_INTERVAL_SECONDS, _INTERVAL_FACTOR * took))
+
+    def _last_change(self) -> int:
+        """The newest version that changes anything."""
+        view = self._tree.view
+        if not isinstance(view, View):
+            return 0
+        info = view.index.root
+        if info.previous is None:
+            return info.version
+        before = _root(self._tree, info.previous)
+        return before.version if _only_tells_oldest(info, before) else info.version
 
 
 class _Rest(Pace):
@@ -125,6 +137,35 @@ class _Rest(Pace):
         if self.due:
             await trio.sleep(_REST_SECONDS)
             self.begin()
+
+
+def _only_tells_oldest(info: RootInfo, before: RootInfo) -> bool:
+    """Whether a version was made by `Committer.tell_oldest`, and nothing has changed with it.
+
+    If only times have, that version is kept for nothing, which does no harm.
+    """
+    return (
+        info.oldest > before.oldest
+        and replace(
+            info,
+            index=before.index,
+            time_ns=before.time_ns,
+            first_block=before.first_block,
+            number=before.number,
+            next_id=before.next_id,
+            skips=before.skips,
+            oldest=before.oldest,
+        )
+        == before
+        and info.first_block == info.index
+    )
+
+
+def _root(tree: LiveTree, index: int) -> RootInfo:
+    root = decode_root(tree.metadata_blocks.block(index), index)
+    if root is None:
+        raise DecodeError("root block")
+    return root.info
 
 
 class _Collection:
@@ -150,18 +191,23 @@ class _Collection:
         await self._committer.sync()
         cutoff = None if keep_within is None else time.time_ns() - round(keep_within * 1e9)
         newest = self._view()
-        floor = oldest_version(self._metadata)
-        roots = array("q", [newest.index.root.index])
         info = newest.index.root
+        floor = max(oldest_version(self._metadata), info.oldest)
+        roots = array("q", [info.index])
+        kept = 1
         while info.previous is not None and info.previous >= floor - 1:
+            before = _root(self._tree, info.previous)
+            tells = _only_tells_oldest(info, before)
             # A version was the newest one until the next was made.
             if not (
-                (keep_last is not None and len(roots) < keep_last)
+                tells
+                or (keep_last is not None and kept < keep_last)
                 or (cutoff is not None and info.time_ns > cutoff)
             ):
                 break
-            info = self._root(info.previous)
+            info = before
             roots.append(info.index)
+            kept += not tells
             await self._pace.keep()
         oldest = info.version
         if oldest > floor:
@@ -176,6 +222,7 @@ class _Collection:
         self._counted = newest.version
         await self._clear(self._content, self._reach.content, 0)
         await self._clear(self._metadata, self._reach.metadata, 1)
+        await self._committer.tell_oldest(oldest)
         return Collected(oldest, self._blocks, self._bytes)
 
     async def _clear(self, core: Hypercore, needed: BlockSet, start: int) -> None:
@@ -211,7 +258,7 @@ class _Collection:
             roots.append(info.index)
             if info.previous is None:
                 break
-            info = self._root(info.previous)
+            info = _root(self._tree, info.previous)
             await self._pace.keep()
         for root in reversed(roots):
             await self._steps(self._reach.add_version(root))
@@ -246,12 +293,6 @@ class _Collection:
         view = self._tree.view
         assert isinstance(view, View)
         return view
-
-    def _root(self, index: int) -> RootInfo:
-        root = decode_root(self._tree.metadata_blocks.block(index), index)
-        if root is None:
-            raise DecodeError("root block")
-        return root.info
 
     async def _steps(self, work: Iterator[None] | Generator[None, None, None]) -> None:
         for _ in work:

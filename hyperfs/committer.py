@@ -30,7 +30,7 @@ from hyperfs.view import View
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Generator, Iterable
 
     from corestore import Corestore, Hypercore, Transaction
     from hyperfs.chunks import ChunkTable
@@ -113,6 +113,8 @@ class Committer:
         tree: LiveTree,
         cache: NodeCache,
         table: ChunkTable,
+        *,
+        oldest: int = 0,
     ) -> None:
         self._store = store
         self._metadata = metadata
@@ -132,6 +134,8 @@ class Committer:
         self._done = trio.lowlevel.ParkingLot()
         self._wake = trio.Event()
         self._storing = trio.Lock()
+        # The oldest version that is kept, which every root tells.
+        self._oldest = oldest
         tree.on_change = self._changed
         tree.room = self.wait_for_room
 
@@ -229,21 +233,39 @@ class Committer:
         # Cancelled between the commit and what follows, the drive would show the version before.
         with trio.CancelScope(shield=True):
             async with self.quiet():
-                await self._write_densely()
+                await self._write_without_changes(dense=True)
 
-    async def _write_densely(self) -> None:
+    async def tell_oldest(self, version: int) -> None:
+        """Older versions than *version* are given back: have that said by a version of its own,
+        which changes nothing, and by all that follow. Does nothing if the newest one says so.
+
+        Raises as `write_densely`.
+        """
+        with trio.CancelScope(shield=True):
+            async with self.quiet():
+                self._oldest = version
+                view = self._tree.view
+                assert isinstance(view, View)
+                if view.index.root.oldest < version:
+                    await self._write_without_changes(dense=False)
+
+    async def _write_without_changes(self, *, dense: bool) -> None:
         tree = self._tree
         view = tree.view
         assert isinstance(view, View)
         await self._cut_rest(view)
         async with self._store.transaction(self._metadata, self._content) as transaction:
-            steps = dense_steps(
-                view.index,
-                first_block=transaction.length(self._metadata),
-                time_ns=tree.now_ns(),
-                content_length=transaction.length(self._content),
-                next_id=tree.next_id,
-            )
+            if dense:
+                steps = dense_steps(
+                    view.index,
+                    first_block=transaction.length(self._metadata),
+                    time_ns=tree.now_ns(),
+                    content_length=transaction.length(self._content),
+                    next_id=tree.next_id,
+                    oldest=max(self._oldest, view.index.root.oldest),
+                )
+            else:
+                steps = self._steps(transaction, view, {}, tree.next_id, 0, 0)
             try:
                 nodes = await run_paced(steps)
             except BlocksMissing as missing:
@@ -390,7 +412,8 @@ class Committer:
             blocks = appender.take()
             if blocks:
                 appender.check_start(await transaction.append(self._content, *blocks))
-            nodes = await self._build(transaction, previous, changes, next_id, files, size)
+            steps = self._steps(transaction, previous, changes, next_id, files, size)
+            nodes = await run_paced(steps)
             await transaction.append(self._metadata, *nodes)
             version = transaction.length(self._metadata)
         appender.appended()
@@ -402,7 +425,7 @@ class Committer:
             await self._metadata.cut_unpublished(newest.version)
             self._cache.forget_from(newest.version)
 
-    async def _build(
+    def _steps(
         self,
         transaction: Transaction,
         previous: View | None,
@@ -410,9 +433,9 @@ class Committer:
         next_id: int,
         files: int,
         size: int,
-    ) -> list[bytes]:
+    ) -> Generator[None, None, list[bytes]]:
         root = None if previous is None else previous.index.root
-        steps = commit_steps(
+        return commit_steps(
             None if previous is None else previous.index,
             changes,
             first_block=transaction.length(self._metadata),
@@ -421,8 +444,9 @@ class Committer:
             next_id=next_id,
             files=max(0, files + (0 if root is None else root.files)),
             bytes=max(0, size + (0 if root is None else root.bytes)),
+            # Another store may have written the drive before, and said so.
+            oldest=max(self._oldest, 0 if root is None else root.oldest),
         )
-        return await run_paced(steps)
 
     async def _changes(
         self, layer: Layer, frozen: dict[int, FrozenFile]

@@ -27,6 +27,7 @@ from corestore import (
 )
 from hyperfs import registry
 from hyperfs.blocks import CoreBlocks, Patience
+from hyperfs.collect import oldest_version
 from hyperfs.committer import Committer
 from hyperfs.dedup import StoredChunkTable
 from hyperfs.drive import Drive
@@ -248,6 +249,7 @@ class _Opening:
                 self._tree,
                 self._cache,
                 self._table,
+                oldest=oldest_version(self._metadata),
             )
             self._tree.before_first_change = self._begin_writing
         await self._follower.show_cached()

@@ -67,6 +67,7 @@ def build_commit(
     next_id: int,
     files: int,
     bytes: int,
+    oldest: int = 0,
 ) -> list[bytes]:
     """The blocks to append at *first_block*, the length of the log, for a commit on top of *index*.
 
@@ -87,6 +88,7 @@ def build_commit(
         next_id=next_id,
         files=files,
         bytes=bytes,
+        oldest=oldest,
     )
     return _run(steps)
 
@@ -101,6 +103,7 @@ def commit_steps(
     next_id: int,
     files: int,
     bytes: int,
+    oldest: int = 0,
 ) -> Generator[None, None, list[bytes]]:
     """`build_commit` in steps of under a millisecond: yields between them, returns the blocks.
 
@@ -123,12 +126,19 @@ def commit_steps(
         tree=plan.tree,
         overlay=plan.overlay,
         skips=next_skips(previous) if previous is not None else (),
+        oldest=oldest,
     )
     return [*plan.blocks, encode_root(root, plan.recent)]
 
 
 def dense_steps(
-    index: Index, *, first_block: int, time_ns: int, content_length: int, next_id: int
+    index: Index,
+    *,
+    first_block: int,
+    time_ns: int,
+    content_length: int,
+    next_id: int,
+    oldest: int = 0,
 ) -> Generator[None, None, list[bytes]]:
     """A commit on top of *index* that changes nothing and writes the whole tree anew: its nodes as
     full as those of a new one, in the order of keys, without an overlay. In steps and with
@@ -155,6 +165,7 @@ def dense_steps(
         tree=tree,
         overlay=None,
         skips=next_skips(previous),
+        oldest=oldest,
     )
     return [*builder.blocks, encode_root(root, {})]
 

@@ -54,7 +54,7 @@ class RootInfo:
     `content_length` the blocks of the content core it relies on; `next_id` the first file id not
     yet used; `files` counts files and directories, `bytes` the sizes of the files, for statfs.
     `number` counts commits from 1. `tree` and `overlay` are blocks, None when empty; `skips` are
-    root blocks, ever further back.
+    root blocks, ever further back. `oldest` is the oldest version that the writer has kept; 0: all.
     """
 
     index: int
@@ -68,6 +68,7 @@ class RootInfo:
     tree: int | None
     overlay: int | None
     skips: tuple[int, ...] = ()
+    oldest: int = 0
 
     @property
     def version(self) -> int:
@@ -112,6 +113,7 @@ def encode_root(info: RootInfo, recent: Mapping[bytes, bytes | None]) -> bytes:
                 info.tree,
                 info.overlay,
                 list(info.skips),
+                *([info.oldest] if info.oldest else []),
             ],
             items,
         ]
@@ -158,6 +160,9 @@ def decode_root(block: bytes, index: int) -> Root | None:
         if type(skip) is not int or not 0 < skip <= before:
             raise DecodeError("skip pointer to an earlier root")
         before = skip
+    oldest = head[11] if len(head) > 11 else 0
+    if type(oldest) is not int or not 0 <= oldest <= index + 1:
+        raise DecodeError("oldest version")
     info = RootInfo(
         index,
         time_ns,
@@ -170,6 +175,7 @@ def decode_root(block: bytes, index: int) -> Root | None:
         tree,
         overlay,
         tuple(skips),
+        oldest,
     )
     return Root(info, decode_changes_untrusted(b"", items), 500 + 2 * len(block))
 

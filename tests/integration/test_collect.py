@@ -31,12 +31,15 @@ async def test_deleting_gives_the_disk_back(tmp_path):
         await drive.remove("/large")
         await drive.sync()
         before = disk_bytes(tmp_path)
+        newest = drive.version
         found = await drive.collect(keep_last=1)
         assert found.byte_length >= len(DATA)
-        assert found.version == drive.version
+        # One more version tells others what is kept.
+        assert found.version == newest == drive.previous()
         assert disk_bytes(tmp_path) < before - len(DATA) + 1_000_000
         assert await drive.read("/small") == b"kept" * 1000
-        assert await drive.collect(keep_last=1) == hyperfs.Collected(drive.version, 0, 0)
+        assert await drive.collect(keep_last=1) == hyperfs.Collected(newest, 0, 0)
+        assert drive.previous() == newest
 
 
 async def test_what_was_given_back_stays_so_after_reopening(tmp_path):
@@ -52,7 +55,7 @@ async def test_what_was_given_back_stays_so_after_reopening(tmp_path):
         assert await drive.read("/a") == DATA[300_000:500_000]
         with pytest.raises(hyperfs.VersionCleared, match=str(old)) as caught:
             await drive.checkout(old)
-        assert caught.value.oldest == drive.version
+        assert caught.value.oldest == drive.previous()
         # The chunk table still names the blocks: what it finds is compared.
         await drive.write("/b", DATA[:300_000])
         assert await drive.read("/b") == DATA[:300_000]
@@ -124,6 +127,29 @@ async def test_a_new_reader_gets_all_of_a_collected_drive():
                 assert await snapshot(reader) == await snapshot(writer)
                 past = await reader.checkout(writer.previous())
                 assert len(await snapshot(past)) == len(await snapshot(writer))
+
+
+async def test_a_collection_is_told_by_a_version_that_changes_nothing():
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+
+        def root():
+            return drive._tree.view.index.root
+
+        for n in range(4):
+            await drive.write("/f", DATA[n * 50_000 : (n + 1) * 50_000])
+        assert root().oldest == 0
+        for keep in (2, 1):
+            # The newest version is the fourth that was written, and then the one that tells.
+            kept = drive.previous()
+            found = await drive.collect(keep_last=keep)
+            assert found.version == root().oldest == kept
+            # Told once, and not again.
+            version = drive.version
+            assert await drive.collect(keep_last=keep) == hyperfs.Collected(kept, 0, 0)
+            assert drive.version == version
+        await drive.write("/f", b"more")
+        assert root().oldest == kept
+        assert await (await drive.checkout(kept)).read("/f") == DATA[150_000:200_000]
 
 
 async def test_only_the_writer_gives_versions_back():

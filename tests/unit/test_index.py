@@ -33,7 +33,7 @@ from hyperfs.index.node import (
     encode_overlay,
     separator,
 )
-from hyperfs.index.root import decode_root, next_skips
+from hyperfs.index.root import decode_root, encode_root, next_skips
 from hyperfs.records import MAX_RECORD_BYTES, entry_key, pack
 from tests.support.blocks import Log
 
@@ -272,7 +272,17 @@ def test_a_root_of_a_later_format_is_named():
 
 
 def test_further_facts_in_a_root_are_ignored():
-    assert decode_root(pack([65, [*INFO, "later"], []]), 10).info.number == 3
+    assert decode_root(pack([65, [*INFO, 0, "later"], []]), 10).info.number == 3
+
+
+def test_a_root_tells_the_oldest_version_that_is_kept():
+    assert decode_root(pack([65, INFO, []]), 10).info.oldest == 0
+    info = decode_root(pack([65, [*INFO, 11], []]), 10).info
+    assert info.oldest == 11
+    assert decode_root(encode_root(info, {}), 10).info == info
+    for wrong in (12, -1, None, True, "1"):
+        with pytest.raises(DecodeError):
+            decode_root(pack([65, [*INFO, wrong], []]), 10)
 
 
 def test_a_child_of_the_wrong_level_is_refused():
