@@ -241,12 +241,15 @@ class CoreHandle:
         with self._driver.wanting(state):
             while True:
                 self._check_open()
+                # Before asking: who is found while we wait to be woken was not asked.
+                looking = state.finding or self._driver.finding
                 await self._wait(state.replicator.want_upgrade())
                 if (state.head.fork, state.head.length) != before:
                     return True
-                if not state.finding and not self._driver.finding:
+                if not looking:
                     return False
-                await state.changed.park()
+                if state.finding or self._driver.finding:
+                    await state.changed.park()
 
     async def wait_length(self, length: int) -> int:
         """Wait until the log has at least *length* blocks; returns how many it has.
