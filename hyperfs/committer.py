@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 logger: Final = logging.getLogger("hyperfs")
 
-# A program that closes a file mostly does something more: what follows within this time joins.
+# A program that closes a file mostly does something more: what follows within this time joins, and
+# what follows that, up to the bounds of age and amount.
 SOON_SECONDS: Final = 0.01
 # Who writes many files waits for each commit, so between those that nobody waits for it gets some
 # times as long as the last one took, up to a bound in seconds.
@@ -54,6 +55,8 @@ AGE_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 1.0
 # Unflushed content of all open files together; a writer that goes beyond waits.
 MAX_DIRTY_BYTES: Final = 64 * 1024 * 1024
+# A commit begins and ends in one step each, which grows by some 5 us with each record and file.
+MOST_CHANGES: Final = 4096
 # From here on content is appended without waiting for a commit, so that writers need not wait.
 FLUSH_DIRTY_BYTES: Final = 16 * 1024 * 1024
 # Files with less unflushed content wait for the commit, which packs them together.
@@ -123,7 +126,8 @@ class Committer:
         self._cache = cache
         self._table = table
         self._first_change = math.inf
-        self._soon = False
+        # When what is staged is to be committed, if nothing else is changed before.
+        self._quiet_at = math.inf
         self._urgent = False
         self._not_before = -math.inf
         self._rests_until = -math.inf
@@ -178,10 +182,11 @@ class Committer:
             raise self._error
 
     def schedule(self) -> None:
-        """Commit what is staged soon, in the background."""
-        if self._tree.staging.staged and not self._soon:
-            self._soon = True
-            self._wake.set()
+        """Commit what is staged soon, in the background: once nobody has asked for some time."""
+        if self._first_change != math.inf:
+            if self._quiet_at == math.inf:
+                self._wake.set()
+            self._quiet_at = trio.current_time() + SOON_SECONDS
 
     async def wait_for_room(self) -> None:
         """Return when there is less unflushed content than `MAX_DIRTY_BYTES`.
@@ -200,8 +205,15 @@ class Committer:
         if self._first_change == math.inf:
             self._first_change = trio.current_time()
             self._wake.set()
-        elif self._tree.dirty_bytes >= FLUSH_DIRTY_BYTES:
+        elif self._enough:
             self._wake.set()
+
+    @property
+    def _enough(self) -> bool:
+        """Whether so much waits that it should not become more."""
+        tree = self._tree
+        staged = len(tree.staging.staged.records)
+        return tree.dirty_bytes >= FLUSH_DIRTY_BYTES or staged >= MOST_CHANGES
 
     # -- when --------------------------------------------------------------------------------
 
@@ -283,14 +295,12 @@ class Committer:
     def _due(self) -> float:
         if self._urgent and self._waiters:
             return -math.inf
-        tree = self._tree
-        if tree.dirty_bytes >= FLUSH_DIRTY_BYTES:
+        if self._enough:
             return self._not_before
-        if not tree.staging.staged:
+        if not self._tree.staging.staged:
             return math.inf
-        if not self._soon:
-            return max(self._first_change + AGE_SECONDS, self._not_before)
-        return max(self._first_change + SOON_SECONDS, self._rests_until, self._not_before)
+        aged = self._first_change + AGE_SECONDS
+        return max(min(aged, max(self._quiet_at, self._rests_until)), self._not_before)
 
     async def _wait_due(self) -> None:
         while True:
@@ -362,7 +372,8 @@ class Committer:
         tree = self._tree
         layer = tree.staging.freeze()
         self._first_change = math.inf
-        self._soon = self._urgent = False
+        self._quiet_at = math.inf
+        self._urgent = False
         frozen: dict[int, FrozenFile] = {}
         for file in list(tree.dirty_files.values()):
             if file.location is not None:

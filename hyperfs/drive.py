@@ -91,6 +91,12 @@ class Drive:
     # -- what it is --------------------------------------------------------------------------
 
     @property
+    def tree(self) -> LiveTree:
+        """The same in terms of ids, for an inode layer: there nothing waits, and what is not local
+        raises BlocksMissing. `schedule_commit` has to be called after changes."""
+        return self._tree
+
+    @property
     def key(self) -> Key:
         """Names the drive, lets one read it, verifies everything in it."""
         return self.metadata.key

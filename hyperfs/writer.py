@@ -343,8 +343,8 @@ class OpenFile:
         self._owner.file_changed(self, delta.ranges.size_bytes - before)
         await self._owner.wait_for_room()
 
-    async def truncate(self, size: int) -> None:
-        """Cut, or extend with a hole, to *size*; sets mtime and ctime. Does not wait.
+    def truncate(self, size: int) -> None:
+        """Cut, or extend with a hole, to *size*; sets mtime and ctime.
 
         Raises NotWritable, OSError (EFBIG).
         """

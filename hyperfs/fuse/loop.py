@@ -22,7 +22,7 @@ from typing import Final
 import pyfuse3
 import trio
 
-from hyperfs.vfs.locks import QuickLock
+from hyperfs.fuse.locks import QuickLock
 
 SPIN_NS: Final = 50_000
 # The longest that requests alone keep the loop: no slice of it may take over a millisecond.

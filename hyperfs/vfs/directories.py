@@ -8,6 +8,7 @@ from hyperfs.records import ROOT_ID
 from hyperfs.vfs.files import FileOperations
 from hyperfs.vfs.handles import DirectoryHandle
 from hyperfs.vfs.rules import READ
+from hyperfs.vfs.tree import atomic
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ class Listed(NamedTuple):
 class DirectoryOperations(FileOperations):
     """See the module. A listing shows each name once, as it is when it is told."""
 
-    async def opendir(self, ino: int, who: Credentials) -> int:
+    @atomic
+    def opendir(self, ino: int, who: Credentials) -> int:
         """Open a directory for listing: its handle. Raises ENOTDIR, EACCES, ESTALE."""
-        self.check(await self.directory_of(ino), who, READ)
+        self.check(self.directory_of(ino), who, READ)
         return self.handles.directories.add(DirectoryHandle(ino))
 
-    async def readdir(self, number: int, position: int) -> list[Listed]:
+    @atomic
+    def readdir(self, number: int, position: int) -> list[Listed]:
         """Some entries from *position* on (0 is the start), `.` and `..` first; none at the end.
 
         Call `remember` for each entry that was passed on. How many come follows from how many were
@@ -40,24 +43,24 @@ class DirectoryOperations(FileOperations):
         handle = self.handles.directories[number]
         listed: list[Listed] = []
         if position < 2:
-            listed = await self._dots(handle.ino, position)
+            listed = self._dots(handle.ino, position)
         after = handle.name_before(position)
-        found = await self.drive.list(handle.ino, after, handle.expected + 8)
+        found = self.live.page(handle.ino, after, handle.expected + 8)
         next_position = max(position, 2) + 1
         for name, entry in found:
             listed.append(Listed(name, self.attributes(entry), next_position))
             next_position += 1
         return listed
 
-    async def _dots(self, ino: int, position: int) -> list[Listed]:
+    def _dots(self, ino: int, position: int) -> list[Listed]:
         listed = []
         if position < 1:
-            own = self.attributes(await self.entry_of(ino))
+            own = self.attributes(self.entry_of(ino))
             listed.append(Listed(b".", own, 1))
         location = self.inodes.peek(ino)
         parent = location[0] if isinstance(location, tuple) and ino != ROOT_ID else ino
         above = parent if parent in self.inodes else ino
-        listed.append(Listed(b"..", self.attributes(await self.entry_of(above)), 2))
+        listed.append(Listed(b"..", self.attributes(self.entry_of(above)), 2))
         return listed
 
     def remember(self, number: int, listed: Listed) -> None:

@@ -11,6 +11,7 @@ from hyperfs.vfs import rules
 from hyperfs.vfs.handles import FileHandle
 from hyperfs.vfs.names import NameOperations
 from hyperfs.vfs.rules import READ, WRITE
+from hyperfs.vfs.tree import atomic
 
 if TYPE_CHECKING:
     from hyperfs.records import Entry
@@ -24,7 +25,8 @@ _SET_ID = stat.S_ISUID | stat.S_ISGID
 class FileOperations(NameOperations):
     """See the module. Handles are numbers, valid until `release`."""
 
-    async def create(
+    @atomic
+    def create(
         self, parent: int, name: bytes, mode: int, flags: int, who: Credentials
     ) -> tuple[int, Attributes]:
         """Make a regular file and open it: its handle and its attributes, counted as known.
@@ -32,29 +34,27 @@ class FileOperations(NameOperations):
         One that exists by now is opened, unless the flags say O_EXCL. Raises as `open` and `mknod`.
         """
         try:
-            entry = await self._make(parent, name, stat.S_IFREG | mode & 0o7777, who)
+            entry = self._make(parent, name, stat.S_IFREG | mode & 0o7777, who)
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
-            attributes = await self.lookup(parent, name, who)
-            if not attributes.ino:
-                raise OSError(errno.ENOENT, "the file was removed again") from None
-            try:
-                handle = await self.open(attributes.ino, flags, who)
-            except BaseException:
-                self.inodes.forget(attributes.ino, 1)
-                raise
-            return handle, self.attributes(await self.entry_of(attributes.ino))
+            entry, location = self._existing(parent, name)
+            inode = self.inodes.known(entry.id, location)
+            handle = self._open_existing(entry, flags, who)
+            inode.lookups += 1
+            return handle, self.attributes(self.entry_of(entry.id))
         # Whoever makes a file may open it in any way, whatever the mode says.
-        return self._open(entry, flags, who), self.attributes(entry)
+        return self._open(self.inode(entry.id), entry, flags, who), self.attributes(entry)
 
-    async def open(self, ino: int, flags: int, who: Credentials) -> int:
+    @atomic
+    def open(self, ino: int, flags: int, who: Credentials) -> int:
         """Open a regular file: its handle. O_TRUNC is done here.
 
         Raises EACCES, EROFS, EISDIR, ENXIO for what is no regular file, ESTALE.
         """
-        entry = await self.entry_of(ino)
-        # No await from here on: the entry stays what it is.
+        return self._open_existing(self.entry_of(ino), flags, who)
+
+    def _open_existing(self, entry: Entry, flags: int, who: Credentials) -> int:
         if not entry.is_file:
             raise OSError(errno.EISDIR if entry.is_dir else errno.ENXIO, "no regular file")
         how = flags & os.O_ACCMODE
@@ -62,21 +62,20 @@ class FileOperations(NameOperations):
         if how != os.O_RDONLY:
             self.check_writable()
         self.check(entry, who, _ACCESS[how] | (WRITE if truncate else 0))
-        number = self._open(entry, flags, who)
+        number = self._open(self.inode(entry.id), entry, flags, who)
         if truncate:
             handle = self.handles.files[number]
             handle.written = True
             try:
-                await handle.file.truncate(0)
+                handle.file.truncate(0)
             except BaseException:
-                await self.release(number)
+                self._release(number)
                 raise
             self._clear_set_id(handle)
         return number
 
-    def _open(self, entry: Entry, flags: int, who: Credentials) -> int:
-        inode = self.inode(entry.id)
-        file = self.drive.open_file(entry, inode.location, current=True)
+    def _open(self, inode: Inode, entry: Entry, flags: int, who: Credentials) -> int:
+        file = self.live.open_file(entry, inode.location, current=True)
         inode.file = file
         inode.opens += 1
         inode.set_id = bool(entry.mode & _SET_ID)
@@ -133,6 +132,9 @@ class FileOperations(NameOperations):
 
     async def release(self, number: int) -> None:
         """Close a handle. What was written is committed soon."""
+        self._release(number)
+
+    def _release(self, number: int) -> None:
         handle = self.handles.files.pop(number)
         inode = handle.inode
         inode.opens -= 1

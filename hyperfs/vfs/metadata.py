@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from hyperfs.vfs import rules
 from hyperfs.vfs.directories import DirectoryOperations
 from hyperfs.vfs.rules import WRITE
+from hyperfs.vfs.tree import atomic
 
 if TYPE_CHECKING:
     from hyperfs.records import Entry
@@ -37,11 +38,13 @@ class StatFs(NamedTuple):
 class AttributeOperations(DirectoryOperations):
     """See the module."""
 
-    async def getattr(self, ino: int) -> Attributes:
+    @atomic
+    def getattr(self, ino: int) -> Attributes:
         """The attributes of a known inode. Raises ESTALE."""
-        return self.attributes(await self.entry_of(ino))
+        return self.attributes(self.entry_of(ino))
 
-    async def setattr(
+    @atomic
+    def setattr(
         self, ino: int, changes: SetAttributes, who: Credentials, number: int | None = None
     ) -> Attributes:
         """Change attributes, as chmod, chown, utimensat and truncate do; what they are then.
@@ -51,25 +54,24 @@ class AttributeOperations(DirectoryOperations):
         Raises EROFS, EPERM, EACCES, EISDIR, EINVAL, EFBIG, ESTALE.
         """
         self.check_writable()
-        async with self.changing:
-            entry = await self.entry_of(ino)
-            if self._checks and who.uid != 0:
-                self._check_setattr(entry, changes, who, number)
-            if changes.size is not None:
-                self._check_resizable(entry, changes.size)
-            now = self.now_ns()
-            update = _update(entry, changes, who, now)
-            if changes.size is not None:
-                await self._resize(entry, changes.size)
-                update.setdefault("mtime_ns", now)
-                entry = await self.entry_of(ino)
-            entry = self.stage(entry, **update)
-            if changes.atime_ns is not None:
-                self.inodes.set_access_time(ino, changes.atime_ns)
-            inode = self.inode(ino)
-            inode.set_id = bool(entry.mode & _SET_ID)
-            if not inode.opens:
-                self.drive.schedule_commit()
+        entry = self.entry_of(ino)
+        if self._checks and who.uid != 0:
+            self._check_setattr(entry, changes, who, number)
+        if changes.size is not None:
+            self._check_resizable(entry, changes.size)
+        now = self.now_ns()
+        update = _update(entry, changes, who, now)
+        if changes.size is not None:
+            self._resize(entry, changes.size)
+            update.setdefault("mtime_ns", now)
+            entry = self.entry_of(ino)
+        entry = self.stage(entry, **update)
+        if changes.atime_ns is not None:
+            self.inodes.set_access_time(ino, changes.atime_ns)
+        inode = self.inode(ino)
+        inode.set_id = bool(entry.mode & _SET_ID)
+        if not inode.opens:
+            self.drive.schedule_commit()
         return self.attributes(entry)
 
     def _check_setattr(
@@ -96,24 +98,26 @@ class AttributeOperations(DirectoryOperations):
         if size < 0:
             raise OSError(errno.EINVAL, "a negative size")
 
-    async def _resize(self, entry: Entry, size: int) -> None:
-        file = self.drive.open_file(entry, self.inode(entry.id).location, current=True)
+    def _resize(self, entry: Entry, size: int) -> None:
+        file = self.live.open_file(entry, self.inode(entry.id).location, current=True)
         try:
-            await file.truncate(size)
+            file.truncate(size)
         finally:
             file.release()
 
-    async def access(self, ino: int, mask: int, who: Credentials) -> bool:
+    @atomic
+    def access(self, ino: int, mask: int, who: Credentials) -> bool:
         """Whether *who* may read, write, execute (search) the file, as access(2) asks."""
-        entry = await self.entry_of(ino)
+        entry = self.entry_of(ino)
         if mask & WRITE and self.read_only and not _is_special(entry.mode):
             raise OSError(errno.EROFS, "read-only file system")
         shown = self.attributes(entry)
         return rules.permits(shown.mode, shown.uid, shown.gid, who, mask & 7)
 
-    async def readlink(self, ino: int) -> bytes:
+    @atomic
+    def readlink(self, ino: int) -> bytes:
         """The target of a symbolic link. Raises EINVAL for anything else."""
-        target = (await self.entry_of(ino)).target
+        target = self.entry_of(ino).target
         if target is None:
             raise OSError(errno.EINVAL, "no symbolic link")
         return target

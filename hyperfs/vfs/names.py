@@ -11,7 +11,7 @@ from hyperfs.records import ROOT_ID, Entry
 from hyperfs.vfs import rules
 from hyperfs.vfs.attributes import MISSING
 from hyperfs.vfs.rules import EXECUTE, WRITE
-from hyperfs.vfs.tree import InvalidateEntry, Tree
+from hyperfs.vfs.tree import InvalidateEntry, Tree, atomic
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
@@ -28,15 +28,16 @@ MISSING_NAMES: Final = 16_384
 class NameOperations(Tree):
     """See the module. Directories are named by inode number, entries in them by bytes."""
 
-    async def lookup(self, parent: int, name: bytes, who: Credentials) -> Attributes:
+    @atomic
+    def lookup(self, parent: int, name: bytes, who: Credentials) -> Attributes:
         """The attributes of a name, counted as known; `MISSING` if there is none.
 
         Raises ENAMETOOLONG, ENOTDIR, EACCES, ESTALE.
         """
         rules.check_name(name)
         if self._checks and who.uid != 0:
-            self.check(await self.directory_of(parent), who, EXECUTE)
-        found = await self.drive.resolve(parent, name)
+            self.check(self.directory_of(parent), who, EXECUTE)
+        found = self.live.resolve(parent, name)
         if found is None:
             self.told_missing(parent, name)
             return MISSING
@@ -59,36 +60,35 @@ class NameOperations(Tree):
             del missing[oldest]
             self.invalidations.put(InvalidateEntry(*oldest))
 
-    async def mknod(
-        self, parent: int, name: bytes, mode: int, rdev: int, who: Credentials
-    ) -> Attributes:
+    @atomic
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, who: Credentials) -> Attributes:
         """Make a file, pipe, socket or, for root where the mount allows it, a device node.
 
         Raises EEXIST, EPERM and as `changeable_directory`; so do all that make names.
         """
         rules.check_node(mode, who, devices=self._devices)
         device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-        entry = await self._make(parent, name, mode, who, rdev=rdev if device else 0)
+        entry = self._make(parent, name, mode, who, rdev=rdev if device else 0)
         self.drive.schedule_commit()
         return self.attributes(entry)
 
-    async def mkdir(self, parent: int, name: bytes, mode: int, who: Credentials) -> Attributes:
+    @atomic
+    def mkdir(self, parent: int, name: bytes, mode: int, who: Credentials) -> Attributes:
         """Make a directory."""
         mode = stat.S_IFDIR | mode & 0o7777
-        entry = await self._make(parent, name, mode, who)
+        entry = self._make(parent, name, mode, who)
         self.drive.schedule_commit()
         return self.attributes(entry)
 
-    async def symlink(
-        self, parent: int, name: bytes, target: bytes, who: Credentials
-    ) -> Attributes:
+    @atomic
+    def symlink(self, parent: int, name: bytes, target: bytes, who: Credentials) -> Attributes:
         """Make a symbolic link. Raises ENAMETOOLONG beyond 4095 bytes."""
         rules.check_target(target)
-        entry = await self._make(parent, name, stat.S_IFLNK | 0o777, who, target=target)
+        entry = self._make(parent, name, stat.S_IFLNK | 0o777, who, target=target)
         self.drive.schedule_commit()
         return self.attributes(entry)
 
-    async def _make(
+    def _make(
         self,
         parent: int,
         name: bytes,
@@ -100,93 +100,92 @@ class NameOperations(Tree):
     ) -> Entry:
         """Stage a new file under a new name, counted as known."""
         rules.check_new_name(name)
-        async with self.changing:
-            directory = await self.changeable_directory(parent, who)
-            if await self.drive.lookup(parent, name) is not None:
-                raise OSError(errno.EEXIST, "file exists")
-            gid, mode = rules.new_owner(mode, directory.mode, directory.gid, who)
-            now = self.now_ns()
-            size = 0 if target is None else len(target)
-            id = self.drive.new_id()
-            entry = Entry(id, mode, who.uid, gid, now, now, size, rdev=rdev, target=target)
-            self.drive.put(parent, name, entry)
-            self.touch(directory, now)
-            self.inodes.known(id, (parent, name)).lookups += 1
+        directory = self.changeable_directory(parent, who)
+        if self.live.resolve(parent, name) is not None:
+            raise OSError(errno.EEXIST, "file exists")
+        gid, mode = rules.new_owner(mode, directory.mode, directory.gid, who)
+        now = self.now_ns()
+        size = 0 if target is None else len(target)
+        id = self.live.new_id()
+        entry = Entry(id, mode, who.uid, gid, now, now, size, rdev=rdev, target=target)
+        self.live.put(parent, name, entry)
+        self.touch(directory, now)
+        self.inodes.known(id, (parent, name)).lookups += 1
         return entry
 
-    async def link(self, ino: int, parent: int, name: bytes, who: Credentials) -> Attributes:
+    @atomic
+    def link(self, ino: int, parent: int, name: bytes, who: Credentials) -> Attributes:
         """Give a file one more name; counted as known once more.
 
         Raises EPERM for directories, EMLINK, ENOENT for a file without any name left, EEXIST, ...
         """
         rules.check_new_name(name)
-        async with self.changing:
-            directory = await self.changeable_directory(parent, who)
-            entry = await self.entry_of(ino)
-            if await self.drive.lookup(parent, name) is not None:
-                raise OSError(errno.EEXIST, "file exists")
-            if entry.is_dir:
-                raise OSError(errno.EPERM, "directories have one name")
-            if entry.nlink >= rules.LINK_MAX:
-                raise OSError(errno.EMLINK, "too many links")
-            inode = self.inode(ino)
-            location = inode.location
-            if location is None:
-                raise OSError(errno.ENOENT, "the file was removed")
-            now = self.now_ns()
-            entry = entry._replace(nlink=entry.nlink + 1, ctime_ns=now)
-            self.drive.put_shared(entry)
-            if location is not SHARED:
-                self.drive.put_link(*location, ino)
-                inode.location = SHARED
-            self.drive.put_link(parent, name, ino)
-            self.touch(directory, now)
-            inode.lookups += 1
+        directory = self.changeable_directory(parent, who)
+        entry = self.entry_of(ino)
+        if self.live.resolve(parent, name) is not None:
+            raise OSError(errno.EEXIST, "file exists")
+        if entry.is_dir:
+            raise OSError(errno.EPERM, "directories have one name")
+        if entry.nlink >= rules.LINK_MAX:
+            raise OSError(errno.EMLINK, "too many links")
+        inode = self.inode(ino)
+        location = inode.location
+        if location is None:
+            raise OSError(errno.ENOENT, "the file was removed")
+        now = self.now_ns()
+        entry = entry._replace(nlink=entry.nlink + 1, ctime_ns=now)
+        self.live.put_shared(entry)
+        if location is not SHARED:
+            self.live.put_link(*location, ino)
+            inode.location = SHARED
+        self.live.put_link(parent, name, ino)
+        self.touch(directory, now)
+        inode.lookups += 1
         self.drive.schedule_commit()
-        return self.attributes(await self.entry_of(ino))
+        return self.attributes(self.entry_of(ino))
 
     # -- removing --------------------------------------------------------------------------------
 
-    async def unlink(self, parent: int, name: bytes, who: Credentials) -> None:
+    @atomic
+    def unlink(self, parent: int, name: bytes, who: Credentials) -> None:
         """Remove a name; with the last one goes the file, once nobody has it open.
 
         Raises ENOENT, EISDIR, EPERM (sticky), and as `changeable_directory`.
         """
         rules.check_name(name)
-        async with self.changing:
-            directory = await self.changeable_directory(parent, who)
-            entry, location = await self._existing(parent, name)
-            if entry.is_dir:
-                raise OSError(errno.EISDIR, "is a directory")
-            self._check_sticky(directory, entry, who)
-            now = self.now_ns()
-            self._remove(parent, name, entry, location, now)
-            self.touch(directory, now)
+        directory = self.changeable_directory(parent, who)
+        entry, location = self._existing(parent, name)
+        if entry.is_dir:
+            raise OSError(errno.EISDIR, "is a directory")
+        self._check_sticky(directory, entry, who)
+        now = self.now_ns()
+        self._remove(parent, name, entry, location, now)
+        self.touch(directory, now)
         self.drive.schedule_commit()
 
-    async def rmdir(self, parent: int, name: bytes, who: Credentials) -> None:
+    @atomic
+    def rmdir(self, parent: int, name: bytes, who: Credentials) -> None:
         """Remove an empty directory. Raises ENOTDIR, ENOTEMPTY, and as `unlink`."""
         rules.check_name(name)
-        async with self.changing:
-            directory = await self.changeable_directory(parent, who)
-            entry, location = await self._existing(parent, name)
-            if not entry.is_dir:
-                raise OSError(errno.ENOTDIR, "not a directory")
-            self._check_sticky(directory, entry, who)
-            await self._check_empty(entry)
-            now = self.now_ns()
-            self._remove(parent, name, entry, location, now)
-            self.touch(directory, now)
+        directory = self.changeable_directory(parent, who)
+        entry, location = self._existing(parent, name)
+        if not entry.is_dir:
+            raise OSError(errno.ENOTDIR, "not a directory")
+        self._check_sticky(directory, entry, who)
+        self._check_empty(entry)
+        now = self.now_ns()
+        self._remove(parent, name, entry, location, now)
+        self.touch(directory, now)
         self.drive.schedule_commit()
 
-    async def _existing(self, parent: int, name: bytes) -> tuple[Entry, Location]:
-        found = await self.drive.resolve(parent, name)
+    def _existing(self, parent: int, name: bytes) -> tuple[Entry, Location]:
+        found = self.live.resolve(parent, name)
         if found is None:
             raise OSError(errno.ENOENT, "no such file")
         return found
 
-    async def _check_empty(self, entry: Entry) -> None:
-        if await self.drive.list(entry.id, b"", 1):
+    def _check_empty(self, entry: Entry) -> None:
+        if self.live.page(entry.id, b"", 1):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
 
     def _check_sticky(self, directory: Entry, entry: Entry, who: Credentials) -> None:
@@ -200,27 +199,28 @@ class NameOperations(Tree):
         left = entry.nlink - 1 if location is SHARED else 0
         entry = entry._replace(nlink=left, ctime_ns=now)
         inode = self.inodes.find(ino)
-        self.drive.delete(parent, name)
+        self.live.delete(parent, name)
         if left > 0:
-            self.drive.put_shared(entry)
+            self.live.put_shared(entry)
             if inode is not None:
                 inode.location = SHARED
             return
-        file = self.drive.opened(ino)
+        file = self.live.files.get(ino)
         if file is not None:
             file.update(nlink=0, ctime_ns=now)
         if location is SHARED:
-            self.drive.delete_shared(ino)
+            self.live.delete_shared(ino)
             if file is not None:
                 file.location = None
-        self.drive.forget_content(entry)
+        self.live.forget_content(entry)
         if inode is not None:
             inode.location = None
             inode.orphan = entry
 
     # -- renaming --------------------------------------------------------------------------------
 
-    async def rename(
+    @atomic
+    def rename(
         self,
         old_parent: int,
         old_name: bytes,
@@ -239,44 +239,43 @@ class NameOperations(Tree):
         rules.check_name(new_name)
         if new_parent == ROOT_ID and new_name == CONTROL_NAME:
             raise OSError(errno.EBUSY, "the name is the file system's own")
-        async with self.changing:
-            old_directory = await self.changeable_directory(old_parent, who)
-            new_directory = await self.changeable_directory(new_parent, who)
-            entry, location = await self._existing(old_parent, old_name)
-            target = await self.drive.resolve(new_parent, new_name)
-            self._check_sticky(old_directory, entry, who)
-            rules.check_rename(
-                source_is_dir=entry.is_dir,
-                target_is_dir=None if target is None else target[0].is_dir,
-                flags=flags,
-            )
-            moved = old_parent != new_parent
-            if entry.is_dir and moved:
-                self.check(entry, who, WRITE)
-                self._check_not_below(entry.id, new_parent)
-            if target is not None:
-                if target[0].id == entry.id:
-                    # Two names of one file, or twice the same: nothing happens.
-                    return
-                self._check_sticky(new_directory, target[0], who)
-                if flags & rules.RENAME_EXCHANGE:
-                    if target[0].is_dir and moved:
-                        self.check(target[0], who, WRITE)
-                        self._check_not_below(target[0].id, old_parent)
-                elif target[0].is_dir:
-                    await self._check_empty(target[0])
-            now = self.now_ns()
-            self.drive.delete(old_parent, old_name)
-            if target is not None:
-                if flags & rules.RENAME_EXCHANGE:
-                    self.drive.delete(new_parent, new_name)
-                    self._move(target[0], target[1], old_parent, old_name, now)
-                else:
-                    self._remove(new_parent, new_name, target[0], target[1], now)
-            self._move(entry, location, new_parent, new_name, now)
-            self.touch(old_directory, now)
-            if moved:
-                self.touch(new_directory, now)
+        old_directory = self.changeable_directory(old_parent, who)
+        new_directory = self.changeable_directory(new_parent, who)
+        entry, location = self._existing(old_parent, old_name)
+        target = self.live.resolve(new_parent, new_name)
+        self._check_sticky(old_directory, entry, who)
+        rules.check_rename(
+            source_is_dir=entry.is_dir,
+            target_is_dir=None if target is None else target[0].is_dir,
+            flags=flags,
+        )
+        moved = old_parent != new_parent
+        if entry.is_dir and moved:
+            self.check(entry, who, WRITE)
+            self._check_not_below(entry.id, new_parent)
+        if target is not None:
+            if target[0].id == entry.id:
+                # Two names of one file, or twice the same: nothing happens.
+                return
+            self._check_sticky(new_directory, target[0], who)
+            if flags & rules.RENAME_EXCHANGE:
+                if target[0].is_dir and moved:
+                    self.check(target[0], who, WRITE)
+                    self._check_not_below(target[0].id, old_parent)
+            elif target[0].is_dir:
+                self._check_empty(target[0])
+        now = self.now_ns()
+        self.live.delete(old_parent, old_name)
+        if target is not None:
+            if flags & rules.RENAME_EXCHANGE:
+                self.live.delete(new_parent, new_name)
+                self._move(target[0], target[1], old_parent, old_name, now)
+            else:
+                self._remove(new_parent, new_name, target[0], target[1], now)
+        self._move(entry, location, new_parent, new_name, now)
+        self.touch(old_directory, now)
+        if moved:
+            self.touch(new_directory, now)
         self.drive.schedule_commit()
 
     def _move(self, entry: Entry, location: Location, parent: int, name: bytes, now: int) -> None:
@@ -284,10 +283,10 @@ class NameOperations(Tree):
         entry = entry._replace(ctime_ns=now)
         inode = self.inodes.find(entry.id)
         if location is SHARED:
-            self.drive.put_link(parent, name, entry.id)
-            self.drive.put_shared(entry)
+            self.live.put_link(parent, name, entry.id)
+            self.live.put_shared(entry)
         else:
-            self.drive.put(parent, name, entry)
+            self.live.put(parent, name, entry)
         if inode is not None:
             inode.location = SHARED if location is SHARED else (parent, name)
 

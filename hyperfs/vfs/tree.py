@@ -1,9 +1,9 @@
 """`Tree`: what all operations share: the drive, the inodes, how entries are shown and who may what.
 
 Entries are never kept here. Whoever changes one asks the drive for it, computes, and stages the
-result; under `changing`, which all changes of names and attributes hold, nothing else changes
-between. Writes to open files do not take it: they go to the `OpenFile`, which is the one place for
-its size and content.
+result. All operations on names and attributes are `atomic`: plain functions that wait for nothing,
+so nothing else changes between. They look up all they need before they change anything; when a
+block of the index turns out not to be here, it is fetched and the operation begins again.
 """
 
 from __future__ import annotations
@@ -12,24 +12,51 @@ import errno
 import stat
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
+from hyperfs.index.node import BlocksMissing
 from hyperfs.records import ROOT_ID, Entry
 from hyperfs.vfs.attributes import Attributes, Presentation
 from hyperfs.vfs.handles import HandleTable
 from hyperfs.vfs.inodes import Inode, InodeTable
-from hyperfs.vfs.locks import QuickLock
 from hyperfs.vfs.rules import EXECUTE, WRITE, check_access
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Coroutine
 
     from typing_extensions import Unpack
 
     from hyperfs.drive import Drive
     from hyperfs.vfs.rules import Credentials
     from hyperfs.writer import Attributes as AttributeChanges
+
+
+T = TypeVar("T", bound="Tree")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def atomic(
+    operation: Callable[Concatenate[T, P], R],
+) -> Callable[Concatenate[T, P], Coroutine[None, None, R]]:
+    """*operation* as a coroutine that suspends only to fetch index blocks that are not local.
+
+    Beside what *operation* raises: TooSlowError, no peer within the drive's patience.
+    """
+
+    @wraps(operation)
+    async def run(self: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return operation(self, *args, **kwargs)
+        except BlocksMissing:
+            return await self.live.metadata_blocks.complete(
+                partial(operation, self, *args, **kwargs)
+            )
+
+    return run
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +116,12 @@ class Tree:
         invalidations: Invalidations | None = None,
     ) -> None:
         self.drive: Final = drive
+        self.live: Final = drive.tree
         self.read_only: Final = read_only or not drive.writable
         self.presentation: Final = presentation or Presentation()
         self.invalidations: Invalidations = invalidations or NoInvalidations()
         self.inodes: Final = InodeTable()
         self.handles: Final = HandleTable()
-        self.changing: Final = QuickLock()
         # Names that the kernel remembers as missing, oldest first.
         self.missing: Final[dict[tuple[int, bytes], None]] = {}
         self._checks: Final = check_permissions
@@ -113,26 +140,30 @@ class Tree:
             raise OSError(errno.ESTALE, "unknown inode")
         return inode
 
-    async def entry_of(self, ino: int) -> Entry:
-        """The record of a known inode as it is now. Suspends only for blocks that are not local.
+    def entry_of(self, ino: int) -> Entry:
+        """The record of a known inode as it is now.
 
-        Raises ESTALE when nothing is known of the number, or its file went away unseen.
+        Raises ESTALE when nothing is known of the number, or its file went away unseen;
+        BlocksMissing, DecodeError, as all that looks something up.
         """
-        inode = self.inode(ino)
+        return self._entry(self.inode(ino))
+
+    def _entry(self, inode: Inode) -> Entry:
         if inode.file is not None:
             return inode.file.entry
+        ino = inode.ino
         location = inode.location
         if location is None:
             if inode.orphan is not None:
                 return inode.orphan
         elif location is SHARED:
-            entry = await self.drive.shared(ino)
+            entry = self.live.shared(ino)
             if entry is not None:
                 return entry
             if ino == ROOT_ID:
                 return self._first_root
         else:
-            found = await self.drive.resolve(*location)
+            found = self.live.resolve(*location)
             if found is not None and found[0].id == ino:
                 if found[1] != location:
                     # It was told of by a listing, which does not say who has several names.
@@ -140,9 +171,9 @@ class Tree:
                 return found[0]
         raise OSError(errno.ESTALE, "the file went away")
 
-    async def directory_of(self, ino: int) -> Entry:
+    def directory_of(self, ino: int) -> Entry:
         """The record of a directory. Raises ENOTDIR, ESTALE."""
-        entry = await self.entry_of(ino)
+        entry = self.entry_of(ino)
         if not entry.is_dir:
             raise OSError(errno.ENOTDIR, "not a directory")
         return entry
@@ -153,7 +184,7 @@ class Tree:
         return self.presentation.attributes(
             entry,
             atime_ns=self.inodes.access_time(ino),
-            settled=self.drive.opened(ino) is None,
+            settled=self.live.files.get(ino) is None,
         )
 
     # -- deciding ------------------------------------------------------------------------------
@@ -169,13 +200,13 @@ class Tree:
             shown = self.attributes(entry)
             check_access(shown.mode, shown.uid, shown.gid, who, mask)
 
-    async def changeable_directory(self, ino: int, who: Credentials) -> Entry:
+    def changeable_directory(self, ino: int, who: Credentials) -> Entry:
         """The record of a directory in which *who* may make and remove names.
 
         Raises EROFS, ENOTDIR, EACCES, ENOENT for one that was removed, ESTALE.
         """
         self.check_writable()
-        directory = await self.directory_of(ino)
+        directory = self.directory_of(ino)
         if self.inode(ino).location is None:
             raise OSError(errno.ENOENT, "the directory was removed")
         self.check(directory, who, WRITE | EXECUTE)
@@ -184,23 +215,20 @@ class Tree:
     # -- changing ------------------------------------------------------------------------------
 
     def stage(self, entry: Entry, **changes: Unpack[AttributeChanges]) -> Entry:
-        """Change attributes of the record that `entry_of` just returned; the new record.
-
-        Does not wait: with no await since `entry_of`, nothing is overwritten.
-        """
+        """Change attributes of the record that `entry_of` just returned; the new record."""
         inode = self.inode(entry.id)
-        file = inode.file or self.drive.opened(entry.id)
+        file = inode.file or self.live.files.get(entry.id)
         if file is not None:
             file.update(**changes)
             return file.entry
         entry = entry._replace(**changes)
         location = inode.location
         if location is SHARED:
-            self.drive.put_shared(entry)
+            self.live.put_shared(entry)
         elif location is None:
             inode.orphan = entry
         else:
-            self.drive.put(*location, entry)
+            self.live.put(*location, entry)
         return entry
 
     def touch(self, directory: Entry, now: int) -> None:
@@ -212,13 +240,13 @@ class Tree:
         inode = self.inode(directory.id)
         location = inode.location
         recent = directory.mtime_ns == directory.ctime_ns and now - directory.mtime_ns < GRAIN_NS
-        if recent and now >= directory.mtime_ns and self.drive.waits(directory.id, location):
+        if recent and now >= directory.mtime_ns and self.live.waits(directory.id, location):
             return
         entry = directory._replace(mtime_ns=now, ctime_ns=now)
         if location is None:
             inode.orphan = entry
         else:
-            self.drive.put_times(location, entry)
+            self.live.put_times(location, entry)
 
     @staticmethod
     def now_ns() -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hyperfs.vfs import rules
 from hyperfs.vfs.metadata import AttributeOperations
 from hyperfs.vfs.rules import READ, WRITE
+from hyperfs.vfs.tree import atomic
 
 if TYPE_CHECKING:
     from hyperfs.records import Entry
@@ -26,8 +27,7 @@ class XattrOperations(AttributeOperations):
         if not rules.is_user_xattr(name):
             # The kernel asks for `security.capability` before each write: the answer is quick.
             self._refuse(name)
-        entry = await self.entry_of(ino)
-        self.check(entry, who, READ)
+        entry = await self._readable(ino, who)
         if name.startswith(rules.XATTR_COMPUTED):
             value = await self._computed(name[len(rules.XATTR_COMPUTED) :], entry)
         else:
@@ -35,6 +35,12 @@ class XattrOperations(AttributeOperations):
         if value is None:
             raise OSError(errno.ENODATA, "no such attribute")
         return value
+
+    @atomic
+    def _readable(self, ino: int, who: Credentials) -> Entry:
+        entry = self.entry_of(ino)
+        self.check(entry, who, READ)
+        return entry
 
     async def _computed(self, name: bytes, entry: Entry) -> bytes | None:
         drive = self.drive
@@ -49,39 +55,40 @@ class XattrOperations(AttributeOperations):
                 return b"%d" % await drive.held_bytes(entry)
         return None
 
-    async def listxattr(self, ino: int) -> list[bytes]:
+    @atomic
+    def listxattr(self, ino: int) -> list[bytes]:
         """The names of the attributes that the drive holds."""
-        return sorted(filter(rules.is_user_xattr, (await self.entry_of(ino)).xattrs))
+        return sorted(filter(rules.is_user_xattr, self.entry_of(ino).xattrs))
 
-    async def setxattr(self, ino: int, name: bytes, value: bytes, who: Credentials) -> None:
+    @atomic
+    def setxattr(self, ino: int, name: bytes, value: bytes, who: Credentials) -> None:
         """Set an attribute.
 
         Raises EOPNOTSUPP for other namespaces, EPERM for what is neither file nor directory,
         E2BIG, ENOSPC for more than a file can have, EROFS, EACCES.
         """
         self.check_writable()
-        async with self.changing:
-            entry = await self.entry_of(ino)
-            others = [item for item in entry.xattrs.items() if item[0] != name]
-            rules.check_xattr(name, value, others)
-            if not (entry.is_file or entry.is_dir):
-                raise OSError(errno.EPERM, "only files and directories have attributes")
-            self.check(entry, who, WRITE)
-            self.stage(entry, xattrs={**dict(others), name: value}, ctime_ns=self.now_ns())
+        entry = self.entry_of(ino)
+        others = [item for item in entry.xattrs.items() if item[0] != name]
+        rules.check_xattr(name, value, others)
+        if not (entry.is_file or entry.is_dir):
+            raise OSError(errno.EPERM, "only files and directories have attributes")
+        self.check(entry, who, WRITE)
+        self.stage(entry, xattrs={**dict(others), name: value}, ctime_ns=self.now_ns())
         self.drive.schedule_commit()
 
-    async def removexattr(self, ino: int, name: bytes, who: Credentials) -> None:
+    @atomic
+    def removexattr(self, ino: int, name: bytes, who: Credentials) -> None:
         """Remove an attribute. Raises ENODATA, and as `setxattr`."""
         self.check_writable()
         if not rules.is_user_xattr(name):
             self._refuse(name)
-        async with self.changing:
-            entry = await self.entry_of(ino)
-            self.check(entry, who, WRITE)
-            if name not in entry.xattrs:
-                raise OSError(errno.ENODATA, "no such attribute")
-            others = {n: v for n, v in entry.xattrs.items() if n != name}
-            self.stage(entry, xattrs=others, ctime_ns=self.now_ns())
+        entry = self.entry_of(ino)
+        self.check(entry, who, WRITE)
+        if name not in entry.xattrs:
+            raise OSError(errno.ENODATA, "no such attribute")
+        others = {n: v for n, v in entry.xattrs.items() if n != name}
+        self.stage(entry, xattrs=others, ctime_ns=self.now_ns())
         self.drive.schedule_commit()
 
     @staticmethod

@@ -61,6 +61,26 @@ async def test_nothing_is_committed_before_ten_milliseconds_and_then_soon(autoju
         file.release()
 
 
+async def test_what_goes_on_without_a_pause_is_committed_by_age_alone(autojump_clock):
+    async with a_drive() as drive:
+        version, began = drive.version, trio.current_time()
+        while drive.version == version:
+            make_file(drive, b"%f" % trio.current_time()).release()
+            drive.schedule_commit()
+            await trio.sleep(committer.SOON_SECONDS * 0.9)
+        waited = trio.current_time() - began
+        assert 0.99 <= waited / committer.AGE_SECONDS <= 1.05
+
+
+async def test_a_great_number_of_changes_is_committed_at_once(autojump_clock):
+    async with a_drive() as drive:
+        version = drive.version
+        for number in range(committer.MOST_CHANGES):
+            make_file(drive, b"%d" % number).release()
+        await trio.sleep(committer.AGE_SECONDS / 10)
+        assert drive.version > version
+
+
 async def test_age_commits_open_files(autojump_clock):
     async with a_drive() as drive:
         file = make_file(drive, b"f")
@@ -148,7 +168,7 @@ async def test_writes_during_a_commit_belong_to_the_next():
             nursery.start_soon(drive.commit)
             await trio.testing.wait_all_tasks_blocked()
             await file.write(5, b"later")
-            await file.truncate(1_000_000)
+            file.truncate(1_000_000)
             assert await file.read(0, 12) == b"aaaaalateraa"
         assert await committed(drive, "/f") == b"a" * 2_000_000
         assert await file.read(0, 12) == b"aaaaalateraa"
@@ -235,11 +255,11 @@ async def test_group_records_beyond_the_end_go_with_a_truncation():
             await file.write(n * 100_000, bytes([n]) * 100_000)
         await drive.commit()
         before = len(drive._tree.view.index.scan(b"", None, 1000))
-        await file.truncate(4_000_000)
+        file.truncate(4_000_000)
         await drive.commit()
         after = len(drive._tree.view.index.scan(b"", None, 1000))
         assert before - after == 6
-        await file.truncate(0)
+        file.truncate(0)
         await file.write(0, b"short")
         await drive.commit()
         assert len(drive._tree.view.index.scan(b"", None, 1000)) == 2
@@ -393,7 +413,7 @@ async def test_holes_take_no_content():
     async with a_drive() as drive:
         file = make_file(drive, b"sparse")
         await file.write(1 << 40, b"end" * 100)
-        await file.truncate(1 << 41)
+        file.truncate(1 << 41)
         await drive.commit()
         assert drive.content.byte_length == 300
         assert await file.read((1 << 40) - 5, 10) == bytes(5) + b"enden"

@@ -302,7 +302,7 @@ async def file_step(
             write(oracle, size, data)
         case "truncate":
             cut = source.choice([0, source.randrange(size + 1), size + source.randrange(scale)])
-            await file.truncate(cut)
+            file.truncate(cut)
             del oracle[cut:]
             oracle.extend(bytes(cut - len(oracle)))
         case "many":

@@ -46,7 +46,7 @@ class FakeOpenFile:
         self.data[offset : offset + len(data)] = data
         self._touch()
 
-    async def truncate(self, size):
+    def truncate(self, size):
         self._drive.check_writable()
         if size > 1 << 40:
             raise OSError(errno.EFBIG, "too large")
@@ -65,6 +65,45 @@ class FakeOpenFile:
         self._attributes = self._attributes._replace(**changes)
 
 
+class FakeTree:
+    """What of the drive waits for nothing. All of it is local; the rest is the drive's own."""
+
+    def __init__(self, drive) -> None:
+        self._drive = drive
+        self.files = drive.open_files
+
+    def __getattr__(self, name) -> object:
+        return getattr(self._drive, name)
+
+    def resolve(self, directory, name):
+        record = self.directories.get(directory, {}).get(name)
+        if record is None:
+            return None
+        location = (directory, name)
+        if isinstance(record, Link):
+            record, location = self.shared_entries[record.id], SHARED
+        return self._live(record), location
+
+    def lookup(self, directory, name):
+        found = self.resolve(directory, name)
+        return None if found is None else found[0]
+
+    def page(self, directory, after, limit):
+        names = sorted(n for n in self.directories.get(directory, {}) if n > after)[:limit]
+        return [(name, self.lookup(directory, name)) for name in names]
+
+    def shared(self, id):
+        entry = self.shared_entries.get(id)
+        return None if entry is None else self._live(entry)
+
+    def _live(self, entry):
+        file = self.files.get(entry.id)
+        if file is not None:
+            return file.entry
+        data = self.contents.get(entry.id)
+        return entry if data is None else entry._replace(size=len(data))
+
+
 class FakeDrive:
     """One directory is one dictionary. Nothing is ever committed; `commits` counts the wishes."""
 
@@ -81,6 +120,7 @@ class FakeDrive:
         self.read_gate = None
         self.forgotten = []
         self._changes, self._receive = trio.open_memory_channel(100)
+        self.tree = FakeTree(self)
 
     def check_writable(self):
         if not self.writable:
@@ -89,32 +129,17 @@ class FakeDrive:
     # -- look-ups
 
     async def resolve(self, directory, name):
-        record = self.directories.get(directory, {}).get(name)
-        if record is None:
-            return None
-        location = (directory, name)
-        if isinstance(record, Link):
-            record, location = self.shared_entries[record.id], SHARED
-        return self._live(record), location
+        return self.tree.resolve(directory, name)
 
     async def lookup(self, directory, name):
-        found = await self.resolve(directory, name)
+        found = self.tree.resolve(directory, name)
         return None if found is None else found[0]
 
     async def list(self, directory, after=b"", limit=256):
-        names = sorted(n for n in self.directories.get(directory, {}) if n > after)[:limit]
-        return [(name, await self.lookup(directory, name)) for name in names]
+        return self.tree.page(directory, after, limit)
 
     async def shared(self, id):
-        entry = self.shared_entries.get(id)
-        return None if entry is None else self._live(entry)
-
-    def _live(self, entry):
-        file = self.open_files.get(entry.id)
-        if file is not None:
-            return file.entry
-        data = self.contents.get(entry.id)
-        return entry if data is None else entry._replace(size=len(data))
+        return self.tree.shared(id)
 
     # -- changes
 

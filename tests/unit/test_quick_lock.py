@@ -7,7 +7,7 @@ import random
 import trio
 from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
-from hyperfs.vfs.locks import QuickLock
+from hyperfs.fuse.locks import QuickLock
 
 
 async def test_a_free_lock_is_taken_without_a_checkpoint():
