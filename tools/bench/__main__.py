@@ -27,14 +27,17 @@ BENCHES = {
     "replicate": "replicate.js",
     "swarm": None,
     "mount": None,
+    "scale": None,
 }
+# What else a bench of ours is told on its command line.
+MORE: dict[str, list[str]] = {name: [] for name in BENCHES}
 Row = dict[str, float]
 RUN_SECONDS = 900
 
 
 def run_python(name: str, folder: Path, large: int) -> dict[str, Row]:
     """One run of ours: measurement -> {"value", "unit" as in the line it printed}."""
-    return _run([sys.executable, "-m", f"tools.bench.{name}", str(folder), str(large)])
+    return _run([sys.executable, "-m", f"tools.bench.{name}", str(folder), str(large), *MORE[name]])
 
 
 def run_node(script: str, folder: Path, large: int) -> dict[str, Row]:
@@ -62,8 +65,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*BENCHES, []], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large", type=int, default=256, metavar="MIB")
+    parser.add_argument("--files", type=int, help="how many the drive of 'scale' has")
     parser.add_argument("--dir", type=Path, help="where the stores are made")
     options = parser.parse_args()
+    if options.files is not None:
+        MORE["scale"] += ["--files", str(options.files)]
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()},"
         f" Python {platform.python_version()}; large runs {options.large} MiB; medians of"
