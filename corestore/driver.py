@@ -11,14 +11,11 @@ being dropped.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import logging
-import math
-from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -27,6 +24,7 @@ from corestore.conflict import ForkEvidence
 from corestore.durability import SyncGroup, SyncPolicy
 from corestore.errors import CoreNotFound, StorageConflict, StorageError
 from corestore.events import ForkDetected, Overtaken, PeerAdded, PeerRemoved
+from corestore.incoming import Incoming
 from corestore.lease import EVIDENCE, HOLD, Reason
 from corestore.passive import PASSIVE_CORES, PassiveCores
 from corestore.replication import machine
@@ -41,24 +39,18 @@ from corestore.replication.machine import (
     WakeAt,
 )
 from corestore.state import CoreState
+from corestore.timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from corestore.errors import CorestoreError
     from corestore.keys import DiscoveryKey, KeyPair
+    from corestore.ports import LinkHandle, Port
     from corestore.replication.machine import PeerId, Ticket
-    from corestore.replication.messages import Message, RequestMessage
     from corestore.storage.base import CoreRecord, CoreStorage, Storage, SyncTicket
 
 logger: Final = logging.getLogger("corestore")
 
-# One storage transaction takes at most this many bytes of blocks: 1 ms of the loop. A block takes
-# as long as 16 KiB more would, whatever its size.
-COMMIT_BYTES: Final = 1 << 20
-BATCH_COST: Final = 16 << 10
-# Verified blocks that wait for a transaction, counted alike; links stop reading beyond it.
-MAX_PENDING_BYTES: Final = 8 << 20
 # How soon a commit of another process is noticed while nothing else happens.
 POLL_INTERVAL: Final = 0.5
 # Every so many polls passive cores leave the cache, and cores only followed are offered again to
@@ -66,72 +58,6 @@ POLL_INTERVAL: Final = 0.5
 SLOW_POLLS: Final = 4
 # After the disk refused a commit, before blocks are asked for again.
 REFUSED_DELAY: Final = 1.0
-
-
-class Port(Protocol):
-    """One peer's channel for one core, as a link offers it."""
-
-    @property
-    def remote_public_key(self) -> bytes:
-        """The peer's static key of the Noise handshake."""
-        ...
-
-    def send(self, message: Message) -> None:
-        """Queue *message* for the peer. Does not wait."""
-        ...
-
-    def serve(self, request: RequestMessage) -> None:
-        """Queue *request* to be answered when there is room to send."""
-        ...
-
-    def drop(self, reason: CorestoreError) -> None:
-        """Close the link: the peer broke the rules, as *reason* tells the log."""
-        ...
-
-
-class LinkHandle(Protocol):
-    """What the driver asks of a link."""
-
-    @property
-    def initiator(self) -> bool:
-        """Whether we began the handshake."""
-        ...
-
-    def carries(self, stream: trio.abc.Stream) -> bool:
-        """Whether this is the link of *stream*."""
-        ...
-
-    def attach(self, only: CoreState | None) -> None:
-        """Carry a core that was not, or every core (None)."""
-        ...
-
-    async def wait_established(self) -> bool:
-        """Wait for the handshake; False if there will be none."""
-        ...
-
-    async def wait_ended(self) -> None:
-        """Wait for the end of the stream."""
-        ...
-
-    def open_channel(self, state: CoreState) -> None:
-        """Offer the peer to talk about this core; nothing if that was done already."""
-        ...
-
-    def close_channel(self, state: CoreState) -> None:
-        """End the conversation about this core, if there is one."""
-        ...
-
-    def close_idle(self, state: CoreState) -> None:
-        """End the conversation about this core if neither side wants anything of it."""
-        ...
-
-    def stop(self, reason: Exception) -> None:
-        """End the link."""
-        ...
-
-    def tick(self, now: float) -> None:
-        """Some time has passed."""
-        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -179,13 +105,8 @@ class Driver:
         self._waiters: dict[Ticket, _Waiter] = {}
         # How many wait for news of a core.
         self._wanting: dict[CoreState, int] = {}
-        self._queue: deque[tuple[CoreState, CommitBatch]] = deque()
-        self._queued_bytes = 0
-        self._commit_wanted = trio.Event()
-        self._room = trio.lowlevel.ParkingLot()
-        self._timers: list[tuple[float, int, CoreState]] = []
-        self._timer_numbers = itertools.count()
-        self._timer_wanted = trio.Event()
+        self.incoming = Incoming()
+        self._timers = Timers(self._tick)
         self._checkpoint_wanted = trio.Event()
         # Its own, so that an application that uses up trio's threads does not stop checkpoints.
         self._one_thread = trio.CapacityLimiter(1)
@@ -236,8 +157,7 @@ class Driver:
         self.sync_group.check()
         for link in tuple(self.links):
             link.close_channel(state)
-        self._queue = deque(entry for entry in self._queue if entry[0] is not state)
-        self._queued_bytes = sum(_size(batch) for _, batch in self._queue)
+        self.incoming.forget(state)
         self.storage.remove_core(discovery_key)
         del self.states[discovery_key]
         self._passive.discard(state)
@@ -260,8 +180,7 @@ class Driver:
 
     def _forget_surplus(self, *, channels: bool = False) -> None:
         """Forget what is beyond the cache's bound; see `PassiveCores.surplus`."""
-        writing = {state for state, _ in self._queue}
-        for state in self._passive.surplus(writing=writing, channels=channels):
+        for state in self._passive.surplus(writing=self.incoming.cores, channels=channels):
             for link in tuple(self.links):
                 link.close_channel(state)
             del self.states[state.discovery_key]
@@ -403,9 +322,7 @@ class Driver:
                         if (found := peers.get(peer)) is not None:
                             found.port.serve(request)
                     case CommitBatch():
-                        self._queue.append((state, action))
-                        self._queued_bytes += _size(action)
-                        self._commit_wanted.set()
+                        self.incoming.put(state, action)
                     case Settle(ticket):
                         if (waiter := self._waiters.pop(ticket, None)) is not None:
                             waiter.settled = action
@@ -427,7 +344,7 @@ class Driver:
                     case Confirmed():
                         self._confirmed(state)
                     case WakeAt(time):
-                        self._wake_at(state, time)
+                        self._timers.set(state, time)
 
     def _stop_core(self, state: CoreState, found: Conflict) -> None:
         """Two histories are signed: keep the evidence, say it, and speak of the core no more."""
@@ -551,11 +468,6 @@ class Driver:
             for state in self.states.values():
                 state.changed.unpark_all()
 
-    async def wait_room(self) -> None:
-        """Wait while too much of what peers sent is not yet written."""
-        while self._queued_bytes > MAX_PENDING_BYTES:
-            await self._room.park()
-
     # -- in the background ------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -563,7 +475,7 @@ class Driver:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.sync_group.run)
             nursery.start_soon(self._run_commits)
-            nursery.start_soon(self._run_timers)
+            nursery.start_soon(self._timers.run)
             nursery.start_soon(self._run_checkpoints)
             nursery.start_soon(self._run_poll)
 
@@ -583,12 +495,13 @@ class Driver:
         self.storage.close()
 
     async def _run_commits(self) -> None:
+        incoming = self.incoming
         while True:
-            await self._commit_wanted.wait()
-            self._commit_wanted = trio.Event()
-            while self._queue:
+            await incoming.wait()
+            while incoming:
+                await incoming.gather()
                 refused = self._commit_some()
-                self._room.unpark_all()
+                incoming.made_room()
                 if refused:
                     await trio.sleep(REFUSED_DELAY)
                 else:
@@ -596,30 +509,10 @@ class Driver:
 
     def _commit_some(self) -> bool:
         """One transaction of what peers proved; whether storage refused it."""
-        taken: dict[CoreState, list[CommitBatch]] = {}
-        size = 0
-        while self._queue and size < COMMIT_BYTES:
-            state, batch = self._queue[0]
-            if state.lease.evidence is not None:
-                self._queue.popleft()
-                self._queued_bytes -= _size(batch)
-                continue
-            alone = batch.batch.truncate is not None
-            if alone and taken:
-                break
-            self._queue.popleft()
-            fork = state.head.fork
-            if batch.fork <= fork if alone else batch.fork != fork:
-                # Truncated meanwhile, by us or by another process: it belongs to the past.
-                self._queued_bytes -= _size(batch)
-                state.replicator.refused(batch, StorageConflict("the log has another history"))
-                self.drain(state)
-                continue
-            taken.setdefault(state, []).append(batch)
-            size += _size(batch)
-            if alone:
-                break
-        self._queued_bytes -= size
+        taken, outdated = self.incoming.take()
+        for state, batch in outdated:
+            state.replicator.refused(batch, StorageConflict("the log has another history"))
+            self.drain(state)
         if not taken:
             return False
         try:
@@ -648,33 +541,17 @@ class Driver:
         self, taken: dict[CoreState, list[CommitBatch]], error: OSError | StorageError
     ) -> None:
         """Take back *taken*, and what is queued behind it: that may build on it."""
-        for state, batch in self._queue:
+        for state, batch in self.incoming.take_all():
             taken.setdefault(state, []).append(batch)
-        self._queue.clear()
-        self._queued_bytes = 0
         for state, batches in taken.items():
             state.reload()
             for batch in batches:
                 state.replicator.refused(batch, error)
             self.drain(state)
 
-    def _wake_at(self, state: CoreState, time: float) -> None:
-        state.wake_at = time
-        heapq.heappush(self._timers, (time, next(self._timer_numbers), state))
-        self._timer_wanted.set()
-
-    async def _run_timers(self) -> None:
-        while True:
-            now = trio.current_time()
-            while self._timers and self._timers[0][0] <= now:
-                time, _, state = heapq.heappop(self._timers)
-                if time == state.wake_at:
-                    state.wake_at = math.inf
-                    state.replicator.tick(now)
-                    self.drain(state)
-            self._timer_wanted = trio.Event()
-            with trio.move_on_at(self._timers[0][0] if self._timers else math.inf):
-                await self._timer_wanted.wait()
+    def _tick(self, state: CoreState, now: float) -> None:
+        state.replicator.tick(now)
+        self.drain(state)
 
     async def _run_checkpoints(self) -> None:
         while True:
@@ -720,8 +597,3 @@ class Driver:
             if state.writable:
                 # What the process that signs has published shows after a sync of ours.
                 self.sync_group.committed(publish=True)
-
-
-def _size(batch: CommitBatch) -> int:
-    block = batch.batch.block
-    return BATCH_COST if block is None else BATCH_COST + len(block[1])

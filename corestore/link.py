@@ -351,7 +351,7 @@ class Link:
             if waiting.cancelled_caught:
                 raise RemoteProtocolError(f"no handshake within {HANDSHAKE_SECONDS} seconds")
             while await self._receive(await stream.receive_some(CHUNK_BYTES)):
-                await self._driver.wait_room()
+                await self._driver.incoming.wait_room()
         except (CorestoreError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.stop(error)
         # A bug of ours that a peer's bytes found must not take the other links with it.

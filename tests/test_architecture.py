@@ -75,6 +75,7 @@ LINES = [
         "corestore.reading",
         "corestore.link",
         "corestore.driver",
+        "corestore.incoming|corestore.ports|corestore.timers",
         "corestore.passive",
         "corestore.staging",
         "corestore.state",

@@ -19,9 +19,7 @@ async def test_a_block_of_an_older_fork_is_not_written():
         old = CommitBatch(VerifiedBatch(None, (), (1, b"old")), None, 1, fork=state.head.fork)
         await core.truncate(1)
         await core.append(b"new")
-        store._driver._queue.append((state, old))
-        store._driver._queued_bytes += 3
-        store._driver._commit_wanted.set()
+        store._driver.incoming.put(state, old)
         await trio.testing.wait_all_tasks_blocked()
-        assert not store._driver._queue
+        assert not store._driver.incoming
         assert await core.get(1) == b"new"
