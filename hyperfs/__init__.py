@@ -43,6 +43,7 @@ from hyperfs.records import Entry
 from hyperfs.registry import DriveInfo, drives
 from hyperfs.vfs.options import MountOptions
 from hyperfs.walk import PathEntry
+from hyperfs.whole import Wholeness
 from hyperfs.writer import OpenFile
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ __all__ = [
     "SecretError",
     "UnsupportedFormat",
     "VersionCleared",
+    "Wholeness",
     "check_fuse",
     "create",
     "drives",

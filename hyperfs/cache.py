@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from corestore import Hypercore
-    from hyperfs.blocks import CoreBlocks
     from hyperfs.live import LiveTree
 
 logger: Final = logging.getLogger("hyperfs")
@@ -82,12 +81,15 @@ class RangeTable:
             found.used = self._clock
         found.blocks, found.byte_length = blocks, byte_length
 
-    def surplus(self, bound: int) -> list[int]:
+    def surplus(self, bound: int, *, newest: bool = False) -> list[int]:
         """The ranges to forget, longest unused first, for *bound* bytes to be left at most. The
-        one that was used last stays whatever its size."""
+        one that was used last stays whatever its size. *newest*: in the order of the core, so that
+        what was stored last stays."""
         if self.byte_length <= bound:
             return []
-        order = sorted(self._ranges, key=lambda number: self._ranges[number].used)
+        order = sorted(
+            self._ranges, key=None if newest else lambda number: self._ranges[number].used
+        )
         out: list[int] = []
         left = self.byte_length
         for number in order[:-1]:
@@ -99,27 +101,46 @@ class RangeTable:
 
 
 class CacheLimit:
-    """Keeps the content of *tree* that is here below *max_bytes*, about, while `run` runs."""
+    """Keeps the content of *tree* that is here below *max_bytes*, about, while `run` runs, or
+    whenever `check` is called: what was read last or, with *newest*, what was stored last.
 
-    def __init__(self, tree: LiveTree, max_bytes: int) -> None:
+    `floor`: with *newest*, from this block on nothing was forgotten.
+    """
+
+    def __init__(self, tree: LiveTree, max_bytes: int, *, newest: bool = False) -> None:
         self._tree = tree
         self._max = max_bytes
+        self._newest = newest
+        self.floor = 0
         self._table = RangeTable()
         self._seen: tuple[int, int] | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            blocks = self._tree.content_blocks
-            if blocks is not None:
+            if self._tree.content_blocks is not None:
                 self._tree.reader.on_read = self._table.read
                 try:
-                    await self._check(blocks)
+                    await self.check()
                 except (OSError, CorestoreError) as error:
                     logger.warning("what was read long ago is not given back: %s", error)
             await trio.sleep(_INTERVAL_SECONDS)
 
-    async def _check(self, blocks: CoreBlocks) -> None:
+    async def make_room(self, block: int) -> bool:
+        """Whether there is room for *block* and its neighbours: with *newest*, blocks before it are
+        forgotten for it. Raises as `CoreBlocks.clear`."""
+        await self.check()
+        if self._table.byte_length <= self._max * _LEAVE:
+            return True
+        surplus = self._table.surplus(int(self._max * _LEAVE), newest=self._newest)
+        before = [number for number in surplus if (number + 1) * RANGE_BLOCKS <= block]
+        await self._forget(before)
+        return bool(before)
+
+    async def check(self) -> None:
+        """Forget what is too much. Raises as `CoreBlocks.clear`."""
+        blocks = self._tree.content_blocks
+        assert blocks is not None
         core = blocks.core
         numbers = core.statistics()
         seen = (numbers.blocks_received, numbers.blocks_held)
@@ -129,9 +150,15 @@ class CacheLimit:
         await self._count(core)
         if self._table.byte_length <= self._max:
             return
-        surplus = self._table.surplus(int(self._max * _LEAVE))
-        await blocks.clear(_runs(surplus))
-        for number in surplus:
+        await self._forget(self._table.surplus(int(self._max * _LEAVE), newest=self._newest))
+
+    async def _forget(self, numbers: Sequence[int]) -> None:
+        blocks = self._tree.content_blocks
+        assert blocks is not None
+        if numbers:
+            self.floor = max(self.floor, (max(numbers) + 1) * RANGE_BLOCKS)
+        await blocks.clear(_runs(numbers))
+        for number in numbers:
             self._table.held(number, 0, 0)
 
     async def _count(self, core: Hypercore) -> None:

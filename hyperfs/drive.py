@@ -12,7 +12,7 @@ until the store is closed.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +23,7 @@ from hyperfs.batch import Batch
 from hyperfs.cache import CacheLimit
 from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
 from hyperfs.collect import Collector, oldest_version
-from hyperfs.errors import VersionCleared
+from hyperfs.errors import DriveEncrypted, VersionCleared
 from hyperfs.follow import Changes
 from hyperfs.held import held_bytes
 from hyperfs.index.node import BlocksMissing
@@ -31,6 +31,7 @@ from hyperfs.links import DriveLink
 from hyperfs.live import LiveTree
 from hyperfs.records import ROOT_ID
 from hyperfs.walk import PathEntry
+from hyperfs.whole import Holder
 from hyperfs.writer import SHARED, OpenFile
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from hyperfs.follow import Follower
     from hyperfs.records import Entry
     from hyperfs.view import TreeView
+    from hyperfs.whole import Wholeness
     from hyperfs.writer import Location, Shared
 
 __all__ = [
@@ -84,6 +86,7 @@ class Drive:
         self._committer = committer
         self._follower = follower
         self._collector: Collector | None = None
+        self._holder: Holder | None = None
 
     def __repr__(self) -> str:
         return f"<Drive {self.key} version={self.version}>"
@@ -307,6 +310,26 @@ class Drive:
         longest ago is forgotten, as by `evict`. Raises ValueError as that does."""
         self._check_foreign()
         await CacheLimit(self._tree, max_bytes).run()
+
+    async def hold(self, max_bytes: int | None = None) -> None:
+        """Fetch all that the versions kept by the writer need, keep up with it, and give back what
+        none needs any more, until cancelled. `wholeness` tells how far that is.
+
+        *max_bytes*: about so much content at most, of the newest version, what was stored last
+        first. An encrypted drive of which the key is not known is held as it is stored.
+
+        Raises NotADrive, UnsupportedFormat.
+        """
+        with suppress(DriveEncrypted):
+            await self.ready()
+        follower = self._follower
+        assert follower is not None
+        self._holder = Holder(self._tree, follower.wait_caught_up, max_bytes)
+        await self._holder.run()
+
+    def wholeness(self) -> Wholeness | None:
+        """How much is here of what kept versions need; None unless `hold` is running."""
+        return None if self._holder is None else self._holder.wholeness()
 
     def _check_foreign(self) -> None:
         if self.metadata.writable:

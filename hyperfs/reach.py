@@ -20,7 +20,7 @@ from hyperfs.index.root import decode_root
 from hyperfs.records import Entry, Link, unpack_record
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Set
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
 
     from hyperfs.extents import Extent
     from hyperfs.index.node import BlockReader
@@ -72,13 +72,21 @@ class BlockSet:
 class Reach:
     """The blocks that the versions added so far need: `metadata` and `content`.
 
-    Add versions from the oldest to the newest: any order is right, that one is fast.
+    Add versions from the oldest to the newest: any order is right, that one is fast. *ahead* is
+    told the nodes that will be read; *content* is used as the set of that name.
     """
 
-    def __init__(self, reader: BlockReader) -> None:
+    def __init__(
+        self,
+        reader: BlockReader,
+        *,
+        ahead: Callable[[Sequence[int]], None] | None = None,
+        content: BlockSet | None = None,
+    ) -> None:
         self.metadata = BlockSet()
-        self.content = BlockSet()
+        self.content = BlockSet() if content is None else content
         self._reader = reader
+        self._ahead = ahead
         # Nodes of which, with all below, everything is counted.
         self._whole = BlockSet()
         # The overlay read last, and its records that are not counted yet.
@@ -150,6 +158,8 @@ class Reach:
                 else:
                     self._count(record)
         else:
+            if self._ahead is not None:
+                self._ahead([child for child in node.children if child not in self._whole])
             for child in node.children:
                 if child not in self._whole:
                     whole = (yield from self._walk(child, hidden)) and whole

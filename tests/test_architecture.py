@@ -27,6 +27,7 @@ LINES = [
         "hyperfs.registry",
         "hyperfs.drive",
         "hyperfs.collect",
+        "hyperfs.whole",
         "hyperfs.cache",
         "hyperfs.compact",
         "hyperfs.versions",

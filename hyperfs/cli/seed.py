@@ -19,6 +19,7 @@ from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, listen_option, peer_option, timeout_option
 from hyperfs.cli.processes import ProcessInfo
+from hyperfs.cli.quantities import SIZE
 from hyperfs.cli.serving import report, run, stoppable, visible
 from hyperfs.cli.session import Network, first_version
 from hyperfs.cli.settings import Settings, find_key, open_store, reach
@@ -30,12 +31,22 @@ if TYPE_CHECKING:
     from hyperfs.cli.control import StatusReport
     from hyperfs.cli.output import JsonValue
 
+# How often it is looked how far the fetching is.
+_LOOK_SECONDS = 0.2
+
 
 @click.command()
 @click.argument("drives", type=ADDRESS, metavar="KEY...", nargs=-1, required=True)
 @listen_option
 @peer_option
 @timeout_option
+@click.option(
+    "--cache-max",
+    type=SIZE,
+    metavar="SIZE",
+    help="Hold about this much content of all the drives together, say 20G: of each an equal share,"
+    " what was stored last in its newest version.",
+)
 @pass_settings
 def seed(
     settings: Settings,
@@ -43,12 +54,17 @@ def seed(
     listen: tuple[Endpoint, ...],
     peers: tuple[Endpoint, ...],
     timeout: float,
+    cache_max: int | None,
 ) -> None:
-    """Fetch whole drives, keep up with them, and serve them to others, until Ctrl-C."""
+    """Fetch whole drives, keep up with them, and serve them to others, until Ctrl-C.
+
+    What is held is all that the versions kept by the writer need; what it has given back is given
+    back here, too. `hyperfs status` tells when all of it is here.
+    """
     for drive in drives:
         if drive.path != b"/" or drive.version is not None:
             raise click.UsageError("whole drives are seeded: name them without path and version")
-    run(_seed, settings, drives, listen, Network(peers, timeout))
+    run(_seed, settings, drives, listen, Network(peers, timeout), cache_max)
 
 
 async def _seed(
@@ -56,6 +72,7 @@ async def _seed(
     addresses: tuple[Address, ...],
     listen: tuple[Endpoint, ...],
     network: Network,
+    cache_max: int | None,
 ) -> None:
     ready = False
     async with open_store(settings) as store, AsyncExitStack() as opened:
@@ -96,20 +113,37 @@ async def _seed(
             visible(settings, info, access, status, stop, url=str(drives[0].link)),
             trio.open_nursery() as nursery,
         ):
+            share = None if cache_max is None else cache_max // len(drives)
             for drive in drives:
-                nursery.start_soon(_hold, drive)
+                nursery.start_soon(drive.hold, share)
+            nursery.start_soon(_tell_how_far, settings, drives)
     if not ready:
         raise Failure("stopped before it was ready", Exit.INTERRUPTED)
 
 
-async def _hold(drive: Drive) -> None:
-    """Fetch everything of a drive, and go on as it grows: of an encrypted one as it is stored."""
-    with suppress(hyperfs.DriveEncrypted):
-        await drive.ready()
-    assert drive.content is not None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(drive.metadata.download, live=True))
-        nursery.start_soon(partial(drive.content.download, live=True))
+async def _tell_how_far(settings: Settings, drives: list[Drive]) -> None:
+    """A bar until all is here, then a line a drive."""
+    left = [drive for drive in drives if not drive.metadata.writable]
+    with settings.output.progress("fetching") as meter:
+        told = 0
+        while left:
+            await trio.sleep(_LOOK_SECONDS)
+            total = done = 0
+            for drive in list(left):
+                content, whole = drive.content, drive.wholeness()
+                if content is None or whole is None:
+                    continue
+                if whole.complete:
+                    left.remove(drive)
+                elif content.length:
+                    block_bytes = content.byte_length / content.length
+                    total += round(block_bytes * (whole.needed or content.length))
+                    done += round(block_bytes * (whole.held or 0))
+            meter.set_total(total)
+            meter.add(done - told)
+            told = done
+    for drive in drives:
+        settings.output.say(f"all of {drive.name or drive.key} is here: version {drive.version}")
 
 
 def _report(store: Corestore, swarm: Swarm, drives: list[Drive]) -> StatusReport:
@@ -117,10 +151,11 @@ def _report(store: Corestore, swarm: Swarm, drives: list[Drive]) -> StatusReport
     under "drives"."""
     reports = [report(store, swarm, drive) for drive in drives]
     summed = ("files", "byte_length", "blocks", "blocks_stored", "staged", "dirty_bytes")
-    each = ("version", *summed)
+    each = ("version", "complete", *summed)
     return {
         **reports[0],
         **{name: _sum(r[name] for r in reports) for name in summed},
+        "complete": all(r["complete"] for r in reports),
         "drives": [
             {"key": str(drive.key), **{name: r[name] for name in each}}
             for drive, r in zip(drives, reports, strict=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVarTuple, Unpack
 
 import trio
 
+from hyperfs import Wholeness
 from hyperfs.cli import control, daemon
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.processes import ProcessInfo, announced
@@ -144,6 +145,7 @@ def report(store: Corestore, swarm: Swarm, drive: Drive) -> control.StatusReport
     """What `status` shows of a drive served here."""
     numbers = drive.statistics()
     traffic = store.statistics()
+    whole = drive.wholeness() or _stored(drive)
     return {
         "version": numbers.version,
         "files": numbers.files,
@@ -152,8 +154,9 @@ def report(store: Corestore, swarm: Swarm, drive: Drive) -> control.StatusReport
         "dirty_bytes": numbers.dirty_bytes,
         "fork": _stopped(drive),
         "held_for": held.name.lower() if (held := drive.metadata.held_for) else None,
-        "blocks": _blocks(drive)[0],
-        "blocks_stored": _blocks(drive)[1],
+        "complete": whole.complete,
+        "blocks": whole.needed,
+        "blocks_stored": whole.held,
         "bytes_received": traffic.bytes_received,
         "bytes_sent": traffic.bytes_sent,
         "peers": [
@@ -173,9 +176,12 @@ def _stopped(drive: Drive) -> bool:
     return any(core.conflict is not None for core in cores)
 
 
-def _blocks(drive: Drive) -> tuple[int, int]:
-    """How many blocks of content there are, and how many of them are here."""
+def _stored(drive: Drive) -> Wholeness:
+    """Of a drive of which only what is read is fetched: how much of the log is here."""
     if drive.content is None:
-        return 0, 0
+        return Wholeness(False, 0, 0)
     numbers = drive.content.statistics()
-    return numbers.length, numbers.blocks_held
+    if drive.metadata.writable:
+        # What is not here was given back: no version that is kept needs it.
+        return Wholeness(True, numbers.blocks_held, numbers.blocks_held)
+    return Wholeness(numbers.blocks_held == numbers.length, numbers.length, numbers.blocks_held)

@@ -91,11 +91,15 @@ def _tell(output: Output, info: ProcessInfo, report: dict[str, JsonValue]) -> No
 
 
 def _state(report: dict[str, JsonValue]) -> str:
-    return (
+    version = (
         f"version {report['version']}, {report['files']} files and folders,"
-        f" {_size(report['byte_length'])};"
-        f" {report['blocks_stored']} of {report['blocks']} blocks of content are here"
+        f" {_size(report['byte_length'])}; "
     )
+    if report.get("complete"):
+        return version + "all of it is here"
+    if report["blocks"] is None:
+        return version + "what is needed of it is being counted"
+    return version + f"{report['blocks_stored']} of {report['blocks']} blocks of content are here"
 
 
 def _size(value: JsonValue) -> str:
