@@ -7,7 +7,6 @@ another process cleared or truncated it meanwhile, its commit came before its ho
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from corestore.keys import DiscoveryKey, Key
@@ -16,43 +15,67 @@ from corestore.storage.base import CoreRecord
 from corestore.tree.types import EMPTY_HEAD, Head, Node
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from corestore.storage.database import Database
     from corestore.storage.files import DataFiles
     from corestore.storage.locks import SigningLock
+
+# A row of the table `node`: id, size, hash, byte offset.
+NodeRow = tuple[int, int, bytes, int | None]
 
 # About 300 bytes each: 10 MB at most. The inner nodes of the paths in use stay here.
 MAX_CACHED_NODES: Final = 32768
 
 
 class NodeCache:
-    """An LRU of node rows, shared by all cores of a store: row id to (node, byte offset)."""
+    """Rows of the table `node` that were used lately, of all cores of a store, by their ids.
+
+    Two generations: what is read or written is young; when half of the cache is young, it is the
+    old half, and what had not been used since the last time is forgotten. Compared with a list in
+    order of use nothing is moved at a hit, and many rows at once go in by one call.
+    """
 
     def __init__(self, limit: int = MAX_CACHED_NODES) -> None:
-        self._limit = limit
-        self._rows: OrderedDict[int, tuple[Node, int | None]] = OrderedDict()
+        self._half = limit // 2
+        self._young: dict[int, NodeRow] = {}
+        self._old: dict[int, NodeRow] = {}
 
-    def get(self, row: int) -> tuple[Node, int | None] | None:
-        """The cached row, now the youngest, or None."""
-        found = self._rows.get(row)
-        if found is not None:
-            self._rows.move_to_end(row)
+    def get(self, row: int) -> NodeRow | None:
+        """The cached row, young again, or None."""
+        found = self._young.get(row)
+        if found is None and (found := self._old.get(row)) is not None:
+            self.put(found)
         return found
 
-    def put(self, row: int, node: Node, byte_offset: int | None) -> None:
-        """Keep a row; the oldest leaves when there are too many."""
-        self._rows[row] = (node, byte_offset)
-        if len(self._rows) > self._limit:
-            self._rows.popitem(last=False)
+    def put(self, row: NodeRow) -> None:
+        """Keep a row."""
+        self._young[row[0]] = row
+        if len(self._young) > self._half:
+            self._age()
+
+    def put_all(self, rows: Sequence[NodeRow]) -> None:
+        """Keep rows that were written. A leaf without its block is forgotten instead: the block
+        may have been stored before it."""
+        self._young.update([(row[0], row) for row in rows])
+        for row_id, _, _, byte_offset in rows:
+            if byte_offset is None and not row_id & 1:
+                self.drop(row_id)
+        if len(self._young) > self._half:
+            self._age()
 
     def drop(self, row: int) -> None:
         """Forget one row, if it is here."""
-        self._rows.pop(row, None)
+        self._young.pop(row, None)
+        self._old.pop(row, None)
 
     def clear(self) -> None:
         """Forget everything: some nodes are gone."""
-        self._rows.clear()
+        self._young.clear()
+        self._old.clear()
+
+    def _age(self) -> None:
+        self._old, self._young = self._young, {}
 
 
 class Shelf(Protocol):
@@ -145,25 +168,20 @@ class DiskCore:
     def node(self, index: int) -> Node | None:
         """The tree node at a flat index, or None."""
         found = self._node_row(index)
-        return None if found is None else found[0]
+        return None if found is None else Node(index, found[1], found[2])
 
-    def _node_row(self, index: int) -> tuple[Node, int | None] | None:
+    def _node_row(self, index: int) -> NodeRow | None:
         row_id = self._first + index
         found = self.shelf.nodes.get(row_id)
         if found is not None:
             return found
         row = cast(
-            "tuple[int, bytes, int | None] | None",
-            self.shelf.database.one(
-                "SELECT size, hash, byte_offset FROM node WHERE id = ?", (row_id,)
-            ),
+            "NodeRow | None",
+            self.shelf.database.one("SELECT * FROM node WHERE id = ?", (row_id,)),
         )
-        if row is None:
-            return None
-        size, digest, byte_offset = row
-        node = Node(index, size, digest)
-        self.shelf.nodes.put(row_id, node, byte_offset)
-        return node, byte_offset
+        if row is not None:
+            self.shelf.nodes.put(row)
+        return row
 
     def block(self, index: int) -> bytes | None:
         """The bytes of a block, or None if it is not held: one row and one pread.
@@ -188,13 +206,13 @@ class DiskCore:
         if not self.holds(index):
             return None
         found = self._node_row(2 * index)
-        if found is None or found[1] is None:
+        if found is None or found[3] is None:
             # Cached as a bare node, before its block was stored; or gone since.
             self.shelf.nodes.drop(self._first + 2 * index)
             found = self._node_row(2 * index)
-            if found is None or found[1] is None:
+            if found is None or found[3] is None:
                 return None
-        return found[1], found[0].size
+        return found[3], found[1]
 
     def blocks(self, start: int, end: int) -> list[bytes] | None:
         """Blocks `start..end`, None unless all are held. Contiguous bytes are one read."""

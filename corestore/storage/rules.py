@@ -32,17 +32,21 @@ def check_commit(commit: Commit) -> None:
     """
     if commit.head is not None and commit.head.length > MAX_LENGTH:
         raise ValueError(f"a core of {commit.head.length} blocks is longer than a store can hold")
-    for node in commit.nodes:
-        if not 0 <= node.index < 2 * MAX_LENGTH:
-            raise ValueError(f"tree node {node.index} is beyond what a store can hold")
+    _check_indices("tree node", [node.index for node in commit.nodes], 2 * MAX_LENGTH)
     for run in commit.runs:
         if not 0 <= run.start <= run.end <= MAX_LENGTH:
             raise ValueError(f"blocks {run.start}..{run.end} are not a range a store can hold")
-    for block in commit.blocks:
-        if not 0 <= block.index < MAX_LENGTH or block.byte_offset < 0:
-            raise ValueError(f"block {block.index} is not one a store can hold")
+    _check_indices("block", [block.index for block in commit.blocks], MAX_LENGTH)
+    if any(block.byte_offset < 0 for block in commit.blocks):
+        raise ValueError("no block begins before the log")
     if commit.truncate is not None and commit.truncate < 0:
         raise ValueError("a core cannot be truncated below 0")
+
+
+def _check_indices(what: str, indices: Sequence[int], limit: int) -> None:
+    for index in (min(indices, default=0), max(indices, default=0)):
+        if not 0 <= index < limit:
+            raise ValueError(f"{what} {index} is beyond what a store can hold")
 
 
 def gives_back(commit: Commit) -> bool:

@@ -8,16 +8,25 @@ work, so `hash_leaves` stands apart: it may run in a thread while `append_leaves
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Final
 
 from corestore import crypto
 from corestore.tree import flat
 from corestore.tree.types import Head, Node, NodeNotAvailable, StoredBlock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from corestore.tree.types import NodeReader
+
+# Named tuples from tuples, without the call of a Python function that their constructors are: two
+# thirds of a batch of small blocks is making these.
+_node: Final[Callable[[tuple[int, int, bytes]], Node]] = partial(tuple.__new__, Node)
+_stored: Final[Callable[[tuple[int, int, bytes | memoryview]], StoredBlock]] = partial(
+    tuple.__new__, StoredBlock
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +62,8 @@ def hash_leaves(start: int, blocks: Sequence[bytes | memoryview]) -> list[Node]:
     the interpreter's lock released.
     """
     leaf_hash = crypto.leaf_hash
-    leaves = []
-    index = 2 * start
-    for block in blocks:
-        leaves.append(Node(index, len(block), leaf_hash(block)))
-        index += 2
-    return leaves
+    places = zip(count(2 * start, 2), blocks)
+    return [_node((index, len(block), leaf_hash(block))) for index, block in places]
 
 
 def append(head: Head, blocks: Sequence[bytes | memoryview]) -> TreeBatch:
@@ -86,7 +91,7 @@ def append_leaves(
     stored: list[StoredBlock] = []
     parent_hash = crypto.parent_hash
     for node, block in zip(leaves, blocks, strict=True):
-        stored.append(StoredBlock(length, byte_length, block))
+        stored.append(_stored((length, byte_length, block)))
         nodes.append(node)
         length += 1
         byte_length += node.size
@@ -95,7 +100,7 @@ def append_leaves(
         while not complete & 1:
             left = roots.pop()
             size = left.size + node.size
-            node = Node(left.index + half, size, parent_hash(size, left.hash, node.hash))
+            node = _node((left.index + half, size, parent_hash(size, left.hash, node.hash)))
             nodes.append(node)
             complete >>= 1
             half <<= 1

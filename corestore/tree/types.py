@@ -67,11 +67,13 @@ class Head:
 EMPTY_HEAD = Head()
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBlock:
-    """A block to write: its index, where its bytes start in the log, and the bytes."""
+class StoredBlock(NamedTuple):
+    """A block to write: its index, where its bytes start in the log, and the bytes.
 
-    index: int
+    A tuple for the reason a `Node` is one.
+    """
+
+    index: int  # type: ignore[assignment]
     byte_offset: int
     data: bytes | memoryview
 
