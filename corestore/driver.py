@@ -89,7 +89,7 @@ class Driver:
         cache_size: int = PASSIVE_CORES,
     ) -> None:
         self.storage = storage
-        self.sync_group = SyncGroup(storage, policy, self._synced)
+        self.sync_group = SyncGroup(storage, policy, self._synced, self._stopped)
         self.states: dict[DiscoveryKey, CoreState] = {}
         # Those of them that nobody here has open.
         self._passive = PassiveCores(cache_size)
@@ -389,13 +389,16 @@ class Driver:
         """Wait until the machine of *state* settles *ticket*; cancelled, so is the ticket.
 
         Raises:
-          OSError, CorestoreError: what was fetched could not be stored.
+          OSError, CorestoreError: what was fetched could not be stored, or nothing can any more.
           trio.ClosedResourceError: it was abandoned.
         """
         waiter = self._waiters[ticket] = _Waiter(state, trio.Event())
         with self.wanting(state):
             self.drain(state)
             try:
+                if not waiter.event.is_set():
+                    # What comes from peers could not be kept.
+                    self.sync_group.check()
                 await waiter.event.wait()
             # Cancelled: nobody waits any more.
             except BaseException:
@@ -405,6 +408,7 @@ class Driver:
                 raise
         settled = waiter.settled
         if settled is None:
+            self.sync_group.check()
             raise trio.ClosedResourceError("the core was closed")
         if settled.error is not None:
             raise settled.error
@@ -486,9 +490,7 @@ class Driver:
         self.closed = True
         for link in tuple(self.links):
             link.stop(trio.ClosedResourceError("the store was closed"))
-        for waiter in self._waiters.values():
-            waiter.event.set()
-        self._waiters.clear()
+        self._wake_waiters()
         for state in self.states.values():
             state.events.close()
             state.changed.unpark_all()
@@ -520,6 +522,7 @@ class Driver:
         except (OSError, StorageError) as error:
             logger.warning("what peers sent cannot be stored: %s", error)
             self._refuse(taken, error)
+            self._notice_end(next(iter(taken)))
             return True
         # A verified block is joined to a root; a missing node is a bug, and not the store's end.
         except LookupError as error:
@@ -548,6 +551,24 @@ class Driver:
             for batch in batches:
                 state.replicator.refused(batch, error)
             self.drain(state)
+
+    def _notice_end(self, state: CoreState) -> None:
+        """After an error: whether it was the store's last one is found out by asking it."""
+        try:
+            self.storage.open_core(state.discovery_key)
+        except StorageError as error:
+            self.sync_group.fail(error)
+
+    def _stopped(self) -> None:
+        """Nothing is written any more: whoever waits for peers hears of it."""
+        self._wake_waiters()
+        for state in self.states.values():
+            state.changed.unpark_all()
+
+    def _wake_waiters(self) -> None:
+        for waiter in self._waiters.values():
+            waiter.event.set()
+        self._waiters.clear()
 
     def _tick(self, state: CoreState, now: float) -> None:
         state.replicator.tick(now)

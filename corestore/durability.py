@@ -8,14 +8,16 @@ log. The two that wait for the disk run in a thread.
 One sync is in flight at a time. A caller may share only a sync that begins after its commit: one
 already in flight may have passed the file its bytes are in (corestore/STORAGE.md).
 
-Any failure is final. After a failed fdatasync the kernel reports success the next time although the
+A failure is final. After a failed fdatasync the kernel reports success the next time although the
 pages are gone, so nothing may be retried: the store stops acknowledging and recovers when it is
-opened the next time.
+opened the next time. Only a disk too full for the watermark is not: nothing was written then, and
+the sync is begun again from its first step.
 """
 
 from __future__ import annotations
 
 import enum
+import errno
 import logging
 import math
 from typing import TYPE_CHECKING, Final
@@ -36,6 +38,9 @@ logger: Final = logging.getLogger("corestore")
 SYNC_INTERVAL: Final = 0.01
 # What was downloaded can be downloaded again; after a power cut at most this many seconds of it.
 DOWNLOAD_SYNC_DELAY: Final = 1.0
+# Before a disk that was full is tried again, unless somebody asks for it.
+FULL_DELAY: Final = 1.0
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class SyncPolicy(enum.Enum):
@@ -55,20 +60,28 @@ class SyncPolicy(enum.Enum):
 class SyncGroup:
     """The one place that syncs a store. `run` must be running for `sync` to return.
 
-    *published* is called, on the loop, after every sync with what became durable.
+    *published* is called, on the loop, after every sync with what became durable, and *stopped*
+    when nothing can be written any more.
     """
 
     def __init__(
-        self, storage: Storage, policy: SyncPolicy, published: Callable[[SyncTicket], None]
+        self,
+        storage: Storage,
+        policy: SyncPolicy,
+        published: Callable[[SyncTicket], None],
+        stopped: Callable[[], None] = lambda: None,
     ) -> None:
         self.policy = policy
         self._storage = storage
         self._published = published
+        self._stopped = stopped
         self._failure: BaseException | None = None
         self._unsynced = False
         # Syncs are numbered; a waiter waits for the number of the first one that covers it.
         self._begun = 0
         self._finished = 0
+        # The number of the last one that found the disk full, and how it was told.
+        self._full: tuple[int, OSError] | None = None
         self._due = math.inf
         self._last_begin = -math.inf
         self._wake = trio.Event()
@@ -88,6 +101,7 @@ class SyncGroup:
         if self._failure is None:
             logger.error("the store stops writing: %s", error)
             self._failure = error
+            self._stopped()
         self._done.unpark_all()
 
     def committed(self, *, publish: bool) -> None:
@@ -107,6 +121,7 @@ class SyncGroup:
         Cancelling stops the waiting, not the sync.
 
         Raises:
+          OSError: the disk is full; what was committed is still to be synced.
           StorageError: it failed, now or earlier; the store must be opened again.
         """
         self.check()
@@ -118,6 +133,9 @@ class SyncGroup:
             target = self._begun
         while self._finished < target:
             self.check()
+            if self._full is not None and self._full[0] >= target:
+                error = self._full[1]
+                raise OSError(error.errno, error.strerror, error.filename) from error
             await self._done.park()
         self.check()
 
@@ -159,9 +177,22 @@ class SyncGroup:
                 storage.finish_sync(ticket)
         # Whatever went wrong, what is on disk is unknown: nobody may be told that it is safe.
         except Exception as error:
-            self.fail(error)
+            # But for this: storage tells a failure that is its end by another class.
+            if isinstance(error, OSError) and error.errno in _FULL:
+                self._postpone(error)
+            else:
+                self.fail(error)
             return
         self._finished = self._begun
         if ticket is not None:
             self._published(ticket)
+        self._done.unpark_all()
+
+    def _postpone(self, error: OSError) -> None:
+        """The disk is full: whoever waits is told, and what is to be synced still is."""
+        logger.warning("nothing can be made durable: %s", error)
+        self._full = (self._begun, error)
+        self._unsynced = True
+        if self.policy is not SyncPolicy.NONE:
+            self._request(trio.current_time() + FULL_DELAY)
         self._done.unpark_all()

@@ -256,6 +256,7 @@ class CoreHandle:
 
         Raises:
           ValueError: this is a snapshot, and shorter.
+          StorageError: nothing can be stored any more.
         """
         if self._snapshot is not None and self._snapshot.length < length:
             raise ValueError(f"a snapshot of {self._snapshot.length} blocks does not grow")
@@ -264,6 +265,7 @@ class CoreHandle:
             while self._head.length < length:
                 self._check_open()
                 self._check_goes_on()
+                self._driver.sync_group.check()
                 await self._state.changed.park()
         return self._head.length
 

@@ -14,7 +14,7 @@ import errno
 import os
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -148,6 +148,8 @@ class Database:
                 self._patiently(partial(_run, connection.cursor(), f"PRAGMA {pragma}"))
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise StorageCorrupt(f"{self._path.name}: {error}") from error
+        except apsw.FullError as e:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from e
         except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.IOError, apsw.PermissionsError) as e:
             raise OSError(errno.EACCES, f"cannot open the database ({e})", str(self._path)) from e
         return connection
@@ -296,5 +298,7 @@ class Database:
                     continue
                 if self._health.error is not None:
                     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-                connection.close()
+                # What a last checkpoint could not move stays in the log, for the next open.
+                with suppress(apsw.IOError, apsw.FullError):
+                    connection.close()
         self.log.close()
