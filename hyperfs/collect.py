@@ -287,7 +287,7 @@ class _Collection:
                 yield from reach.add_version(known.index.root.index)
             else:
                 # Its records are those of the newest version: nobody else changes them.
-                file.content = replace(content, view=view)
+                file.content = content._replace(view=view)
 
     def _view(self) -> View:
         view = self._tree.view

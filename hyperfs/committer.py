@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hyperfs.content import ContentMap
     from hyperfs.index.node import NodeCache
     from hyperfs.live import LiveTree
-    from hyperfs.staging import Layer
+    from hyperfs.staging import Layer, StagedRecord
     from hyperfs.writer import Delta, OpenFile
 
 logger: Final = logging.getLogger("hyperfs")
@@ -83,16 +83,14 @@ class FrozenFile:
     delta: Delta | None
     result: ContentMap
 
-    def record(self) -> bytes:
+    def record(self) -> Entry:
         """The file's record."""
         result = self.result
-        return pack_entry(
-            self.entry._replace(
-                size=result.size,
-                inline=result.inline,
-                extents=result.extents,
-                grouped=result.grouped,
-            )
+        return self.entry._replace(
+            size=result.size,
+            inline=result.inline,
+            extents=result.extents,
+            grouped=result.grouped,
         )
 
 
@@ -140,7 +138,7 @@ class Committer:
         self._storing = trio.Lock()
         # The oldest version that is kept, which every root tells.
         self._oldest = oldest
-        tree.on_change = self._changed
+        tree.staging.on_change = self._changed
         tree.room = self.wait_for_room
 
     # -- asking ------------------------------------------------------------------------------
@@ -284,7 +282,7 @@ class Committer:
                 raise BlockNotAvailable(missing.indices[0]) from missing
             await transaction.append(self._metadata, *nodes)
             version = transaction.length(self._metadata)
-        tree.view = View(Index(version - 1, tree.metadata_blocks, self._cache))
+        tree.view = View(Index(version - 1, tree.metadata_blocks, self._cache)).follow(view, {})
 
     @asynccontextmanager
     async def quiet(self) -> AsyncIterator[None]:
@@ -409,7 +407,8 @@ class Committer:
         for each in frozen.values():
             if each.delta is not None:
                 each.result = await appender.append(each.base, each.delta)
-        changes, files, size = await self._changes(layer, frozen)
+        records = self._records(layer, frozen)
+        changes, files, size = await self._changes(layer, frozen, records)
         if not changes:
             await appender.flush()
             return None
@@ -428,7 +427,8 @@ class Committer:
             await transaction.append(self._metadata, *nodes)
             version = transaction.length(self._metadata)
         appender.appended()
-        return View(Index(version - 1, tree.metadata_blocks, self._cache))
+        view = View(Index(version - 1, tree.metadata_blocks, self._cache))
+        return view if previous is None else view.follow(previous, records)
 
     async def _cut_rest(self, newest: View) -> None:
         """Drop what another process left that was stopped in the middle of a commit."""
@@ -459,8 +459,25 @@ class Committer:
             oldest=max(self._oldest, 0 if root is None else root.oldest),
         )
 
-    async def _changes(
+    def _records(
         self, layer: Layer, frozen: dict[int, FrozenFile]
+    ) -> dict[bytes, StagedRecord | None]:
+        """The records that change, as they will be."""
+        records = layer.records.changes()
+        for each in frozen.values():
+            if each.key is not None and each.key not in records:
+                records[each.key] = each.entry
+        for key, record in records.items():
+            opened = frozen.get(record.id) if type(record) is Entry else None
+            if opened is not None:
+                records[key] = opened.record()
+        return records
+
+    async def _changes(
+        self,
+        layer: Layer,
+        frozen: dict[int, FrozenFile],
+        records: dict[bytes, StagedRecord | None],
     ) -> tuple[dict[bytes, bytes | None], int, int]:
         """What changes in the index, and by how much the counts of names and bytes grow."""
         pace = Pace()
@@ -468,25 +485,17 @@ class Committer:
         files = size = 0
         view = self._tree.view
         assert view is None or isinstance(view, View)
-        records = layer.records.changes()
-        for each in frozen.values():
-            if each.key is not None and each.key not in records:
-                records[each.key] = each.entry
         for key, record in records.items():
             old = None if view is None else view.find(key)
-            if isinstance(old, Entry):
+            if type(old) is Entry:
                 files -= 1
                 size -= old.size
-            if isinstance(record, Entry):
-                opened = frozen.get(record.id)
-                changes[key] = pack_entry(record) if opened is None else opened.record()
+            if type(record) is Entry:
                 files += 1
-                size += record.size if opened is None else opened.result.size
-            else:
+                size += record.size
+            if record is not None or old is not None:
+                # Else it was made and removed within one commit.
                 changes[key] = None if record is None else pack_entry(record)
-            if changes[key] is None and old is None:
-                # Made and removed within one commit.
-                del changes[key]
             await pace.keep()
         for each in frozen.values():
             for key, group in each.result.group_changes(view):

@@ -9,9 +9,8 @@ Nothing here waits: windows that are not local raise `BlocksMissing`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hyperfs import extents as ex
 from hyperfs.blobs import Span
@@ -32,13 +31,14 @@ _NO_WINDOWS: Final[Mapping[int, tuple[Extent, ...]]] = MappingProxyType({})
 _GONE_PAGE: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class ContentMap:
+class ContentMap(NamedTuple):
     """The content of one file, *size* bytes; what nothing covers is a hole.
 
     At most one of `inline`, `extents`, `grouped` and `blob` says something. `windows` are those
     that differ from the ones recorded in `view`, of which only numbers below `kept` count. `stale`
     says that there may be records of windows that do not count, to be removed with the next record.
+
+    A tuple for the reason that `Entry` is one: each file that is opened or committed makes some.
     """
 
     id: int
@@ -46,7 +46,7 @@ class ContentMap:
     inline: bytes | None = None
     extents: tuple[Extent, ...] = ()
     grouped: bool = False
-    windows: Mapping[int, tuple[Extent, ...]] = field(default_factory=lambda: _NO_WINDOWS)
+    windows: Mapping[int, tuple[Extent, ...]] = _NO_WINDOWS
     view: TreeView | None = None
     kept: int = _ALL
     stale: bool = False
@@ -142,14 +142,14 @@ class ContentMap:
             windows = {n: extents for n, extents in windows.items() if n < number}
             kept_windows = min(kept_windows, number)
         stale = self.stale or kept_windows < self.kept
-        base = replace(self, windows=windows, kept=kept_windows, stale=stale)
+        base = self._replace(windows=windows, kept=kept_windows, stale=stale)
         for number, extents in ex.split_windows(new).items():
             windows[number] = ex.overlay(base.window(number), extents)
-        return replace(base, size=size)
+        return base._replace(size=size)
 
     def with_inline(self, data: bytes) -> ContentMap:
         """*data* as the whole content, to be kept in the record itself."""
-        return replace(self, size=len(data), inline=data, extents=(), grouped=False)
+        return self._replace(size=len(data), inline=data, extents=(), grouped=False)
 
     # -- recording ---------------------------------------------------------------------------
 
@@ -176,5 +176,5 @@ class ContentMap:
     def recorded(self, view: TreeView) -> ContentMap:
         """The same content, once *view* has its records."""
         if not self.grouped:
-            return replace(self, stale=False) if self.stale else self
-        return replace(self, windows=_NO_WINDOWS, view=view, kept=_ALL, stale=False)
+            return self._replace(stale=False) if self.stale else self
+        return self._replace(windows=_NO_WINDOWS, view=view, kept=_ALL, stale=False)

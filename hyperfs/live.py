@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 class LiveTree:
     """See the module. Also what open files know of their drive (`writer.FileOwner`).
 
-    *writable* says whether changes may be staged. `on_change` is called after every change, and
-    `room` by writers that have added content: both are the committer's.
+    *writable* says whether changes may be staged. `staging.on_change` is called after every change,
+    and `room` by writers that have added content: both are the committer's.
     """
 
     def __init__(self, metadata_blocks: CoreBlocks, *, writable: bool) -> None:
@@ -52,12 +52,11 @@ class LiveTree:
         # How the log is read; known before the first view.
         self.format: Format | None = None
         self.writable = writable
-        self.staging = Staging(self._changed)
+        self.staging = Staging()
         self.files: dict[int, OpenFile] = {}
         # Open files that a commit has to look at.
         self.dirty_files: dict[int, OpenFile] = {}
         self.dirty_bytes = 0
-        self.on_change: Callable[[], None] | None = None
         self.room: Callable[[], Awaitable[None]] | None = None
         # Takes the right to write and moves the view to the newest version, or raises.
         self.before_first_change: Callable[[], None] | None = None
@@ -152,10 +151,12 @@ class LiveTree:
     def resolve(self, directory: int, name: bytes) -> tuple[Entry, Location] | None:
         """The same, and where the record lies. Raises BlocksMissing, DecodeError."""
         record = self.find(entry_key(directory, name))
+        if record is None:
+            return None
         entry = self._live(record)
         if entry is None:
             return None
-        return entry, SHARED if isinstance(record, Link) else (directory, name)
+        return entry, (directory, name) if type(record) is Entry else SHARED
 
     def shared(self, id: int) -> Entry | None:
         """The live record of a file with several names. Raises BlocksMissing, DecodeError."""
@@ -186,37 +187,37 @@ class LiveTree:
     def _scan_view(
         self, start: bytes, end: bytes | None, limit: int
     ) -> list[tuple[bytes, StagedRecord]]:
-        return [] if self.view is None else list(self.view.scan(start, end, limit))
+        if self.view is None:
+            return []
+        hidden = self.staging if len(self.staging) else ()
+        return list(self.view.scan(start, end, limit, hidden))
 
     def _live(self, record: StagedRecord | None) -> Entry | None:
         if record is None:
             return None
-        if isinstance(record, Link):
-            file = self.files.get(record.id)
-            if file is not None and file.location is SHARED:
-                return file.entry
-            return self.shared(record.id)
         file = self.files.get(record.id)
-        return record if file is None else file.entry
+        if type(record) is Entry:
+            return record if file is None else file.entry
+        if file is not None and file.location is SHARED:
+            return file.entry
+        return self.shared(record.id)
 
     # -- changing -----------------------------------------------------------------------------
 
     def new_id(self) -> int:
         """See `Drive.new_id`."""
         self.check_writable()
-        if self.view is not None:
-            self._next_id = max(self._next_id, self.view.next_id)
-        id = self._next_id
+        id = self.next_id
         if id > MAX_ID:
             raise NotWritable("the drive has used up its 2**48 file ids")
-        self._next_id += 1
+        self._next_id = id + 1
         return id
 
     @property
     def next_id(self) -> int:
         """The first id that was not handed out."""
         stored = 0 if self.view is None else self.view.next_id
-        return max(self._next_id, stored)
+        return self._next_id if self._next_id > stored else stored
 
     def put(self, directory: int, name: bytes, entry: Entry) -> None:
         """See `Drive.put`."""
@@ -224,7 +225,8 @@ class LiveTree:
         check_name(name)
         check_attributes(entry)
         file = self.files.get(entry.id)
-        self._displace((directory, name), file)
+        if self._at:
+            self._displace((directory, name), file)
         if file is not None:
             file.adopt_attributes(entry)
             file.location = (directory, name)
@@ -329,10 +331,6 @@ class LiveTree:
         if self.before_first_change is not None:
             self.before_first_change()
             self.before_first_change = None
-
-    def _changed(self) -> None:
-        if self.on_change is not None:
-            self.on_change()
 
     def scan(self, start: bytes, end: bytes | None, limit: int) -> list[tuple[bytes, StagedRecord]]:
         """Records as of now, without open files' state; see `Overlay.scan_over`."""

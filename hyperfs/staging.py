@@ -51,11 +51,15 @@ class Layer:
         return bool(self.touched or self.forgotten or len(self.records))
 
 
+def _nobody_asks() -> None:
+    """What a tree that is not written calls after changes, of which there are none."""
+
+
 class Staging:
     """The layers, and what they together say. `on_change` is called after every change."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
-        self._on_change = on_change
+    def __init__(self, on_change: Callable[[], None] = _nobody_asks) -> None:
+        self.on_change = on_change
         self.staged = Layer(1)
         self.committing: Layer | None = None
 
@@ -65,7 +69,7 @@ class Staging:
 
     # -- looking -----------------------------------------------------------------------------
 
-    def __contains__(self, key: bytes) -> bool:
+    def __contains__(self, key: object) -> bool:
         """Whether a layer says anything of *key*, if only that it is removed."""
         return key in self.staged.records or (
             self.committing is not None and key in self.committing.records
@@ -112,29 +116,29 @@ class Staging:
     def put(self, key: bytes, record: StagedRecord) -> None:
         """Stage a record."""
         self.staged.records.put(key, record)
-        self._on_change()
+        self.on_change()
 
     def delete(self, key: bytes) -> None:
         """Stage a removal."""
         self.staged.records.delete(key)
-        self._on_change()
+        self.on_change()
 
     def forget_groups(self, id: int) -> None:
         """Stage the removal of a file's group records."""
         self.staged.forgotten.add(id)
-        self._on_change()
+        self.on_change()
 
     def touch(self) -> None:
         """Ask for a commit although no key changed: an open file did."""
         self.staged.touched = True
-        self._on_change()
+        self.on_change()
 
     def absorb(self, newer: Layer) -> None:
         """Take over all of *newer*, which was collected elsewhere (a batch), at once."""
         self.staged.records.absorb(newer.records)
         self.staged.forgotten |= newer.forgotten
         self.staged.touched = True
-        self._on_change()
+        self.on_change()
 
     # -- committing --------------------------------------------------------------------------
 

@@ -9,8 +9,7 @@ Nothing here waits: what is not local raises `BlocksMissing` (see `hyperfs.block
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from corestore import DecodeError
 from hyperfs.changes import EntryChange
@@ -34,7 +33,7 @@ from hyperfs.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
     from hyperfs.extents import Extent
     from hyperfs.index.diff import Change
@@ -70,9 +69,10 @@ class TreeView(Protocol):
         ...
 
     def scan(
-        self, start: bytes, end: bytes | None, limit: int
+        self, start: bytes, end: bytes | None, limit: int, hidden: Container[bytes] = ()
     ) -> Sequence[tuple[bytes, Entry | Link]]:
-        """The first *limit* entries from *start* to *end*, in order; fewer only at the end."""
+        """The first *limit* entries from *start* to *end*, in order; fewer only at the end. Those
+        of *hidden* keys, for which something newer is known, may be left out."""
         ...
 
     def group(self, id: int, window: int) -> tuple[Extent, ...]:
@@ -118,17 +118,31 @@ class Format(Protocol):
         ...
 
 
-# A name that is looked up mostly is again soon: to be opened, changed or removed.
-_decoded = lru_cache(maxsize=4096)(unpack_entry)
+# A name that is looked up or listed mostly is again soon: to be opened, changed or removed. Some
+# 400 bytes each.
+KNOWN_RECORDS: Final = 16_384
+# How many entries a listing reads at once beyond those it needs, when some are left out.
+_MOST_AT_ONCE: Final = 256
 
 
 class View:
-    """An `Index`, in terms of records. Immutable."""
+    """An `Index`, in terms of records. Immutable, except for what it remembers of them."""
 
-    __slots__ = ("index",)
+    __slots__ = ("_known", "index")
 
     def __init__(self, index: Index) -> None:
         self.index = index
+        # Records as they were decoded, None where there is none.
+        self._known: dict[bytes, Entry | Link | None] = {}
+
+    def follow(self, before: View, changes: Mapping[bytes, Entry | Link | None]) -> View:
+        """Take over what *before* remembers, of which this version changes just *changes* (and
+        groups); returns this."""
+        known, before._known = before._known, {}
+        known.update(changes)
+        if len(known) <= KNOWN_RECORDS:
+            self._known = known
+        return self
 
     @property
     def version(self) -> int:
@@ -173,11 +187,24 @@ class View:
           BlocksMissing: index blocks on the way are not local.
           DecodeError: a block on the way, or the record, is damaged.
         """
-        value = self.index.get(key)
-        return None if value is None else _decoded(value)
+        try:
+            return self._known[key]
+        except KeyError:
+            value = self.index.get(key)
+        return self._remember(key, None if value is None else unpack_entry(value))
 
-    def scan(self, start: bytes, end: bytes | None, limit: int) -> list[tuple[bytes, Entry | Link]]:
-        """The first *limit* entries from *start* to *end*, in order; fewer only at the end.
+    def _remember(self, key: bytes, record: Entry | Link | None) -> Entry | Link | None:
+        known = self._known
+        if len(known) >= KNOWN_RECORDS:
+            known.clear()
+        known[key] = record
+        return record
+
+    def scan(
+        self, start: bytes, end: bytes | None, limit: int, hidden: Container[bytes] = ()
+    ) -> list[tuple[bytes, Entry | Link]]:
+        """The first *limit* entries from *start* to *end* without those of *hidden* keys, in order;
+        fewer only at the end.
 
         Keys that hold no valid name, and records that cannot be decoded, are left out: one bad
         record must not hide its neighbours.
@@ -186,19 +213,27 @@ class View:
           BlocksMissing, DecodeError: of index blocks.
         """
         out: list[tuple[bytes, Entry | Link]] = []
+        wanted = limit
         while True:
-            wanted = limit - len(out)
             page = self.index.scan(start, end, wanted)
             for key, value in page:
-                if not is_name(key[_ID_BYTES:]):
+                if key in hidden:
                     continue
-                try:
-                    out.append((key, unpack_entry(value)))
-                except DecodeError:
-                    continue
-            if len(page) < wanted or len(out) == limit:
-                return out
+                record = self._known.get(key)
+                # Those under shared keys are known by the same means.
+                if record is None or not key[_ID_BYTES]:
+                    if not is_name(key[_ID_BYTES:]):
+                        continue
+                    try:
+                        record = unpack_entry(value)
+                    except DecodeError:
+                        continue
+                    self._remember(key, record)
+                out.append((key, record))
+            if len(page) < wanted or len(out) >= limit:
+                return out[:limit]
             start = page[-1][0] + b"\0"
+            wanted = max(limit - len(out), min(2 * wanted, _MOST_AT_ONCE))
 
     def group(self, id: int, window: int) -> tuple[Extent, ...]:
         """The extents of one window of a grouped file; empty for one that is a hole.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import errno
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
 from corestore import DecodeError
@@ -438,7 +437,7 @@ class OpenFile:
         content = self.content
         # A commit in flight may make groups of what is replaced here.
         stale = content.stale or content.grouped or self.frozen is not None
-        self.content = replace(other.content, id=self.id, stale=stale)
+        self.content = other.content._replace(id=self.id, stale=stale)
         self.frozen, self.delta = None, delta
         other.delta = None
         self._live = None

@@ -18,7 +18,7 @@ from hyperfs.index.node import BlockReader, BlocksMissing, BlockSource
 from hyperfs.records import ID_BYTES, ROOT_ID, Entry, entry_key, is_name, key_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from hyperfs.blobs import Blob
     from hyperfs.extents import Extent
@@ -103,7 +103,9 @@ class HyperdriveView:
             raise BlocksMissing(dict.fromkeys(missing))
         return None if item is None else self._entry(item)
 
-    def scan(self, start: bytes, end: bytes | None, limit: int) -> list[tuple[bytes, Entry]]:
+    def scan(
+        self, start: bytes, end: bytes | None, limit: int, hidden: Container[bytes] = ()
+    ) -> list[tuple[bytes, Entry]]:
         """The first *limit* entries from *start* on of the directory whose id *start* begins with,
         in name order; fewer only at the end. *end* is the end of that directory.
 

@@ -8,10 +8,13 @@ look up and list through the same few methods. Nothing is copied from below.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+# How many keys a listing asks for at once beyond those it needs.
+_MOST_AT_ONCE: Final = 256
 
 V = TypeVar("V")
 T = TypeVar("T")
@@ -20,16 +23,19 @@ T = TypeVar("T")
 class Overlay(Generic[V]):
     """A sorted map of keys to values, or to None where the key below is deleted."""
 
-    __slots__ = ("_changes", "_sorted")
+    __slots__ = ("_changes", "_sorted", "find")
 
     def __init__(self, changes: Mapping[bytes, V | None] | None = None) -> None:
         self._changes: dict[bytes, V | None] = dict(changes) if changes else {}
         self._sorted: list[bytes] | None = None
+        # `find(key, absent)`: the value of a key, None when deleted, *absent* when it says nothing
+        # of it. Every look-up begins here, so it is the dictionary's own method.
+        self.find = self._changes.get
 
     def __len__(self) -> int:
         return len(self._changes)
 
-    def __contains__(self, key: bytes) -> bool:
+    def __contains__(self, key: object) -> bool:
         """Whether it has something to say about *key*, if only that it is deleted."""
         return key in self._changes
 
@@ -37,21 +43,19 @@ class Overlay(Generic[V]):
         """Its keys, in order."""
         return iter(self._keys())
 
-    def find(self, key: bytes, absent: T) -> V | T | None:
-        """The value of *key*, None when deleted, *absent* when it says nothing of it."""
-        return self._changes.get(key, absent)
-
     def __getitem__(self, key: bytes) -> V | None:
         """The value of *key*, None when deleted. Raises KeyError when it says nothing of it."""
         return self._changes[key]
 
-    def put(self, key: bytes, value: V) -> None:
-        """Set *key*."""
-        self._set(key, value)
+    def put(self, key: bytes, value: V | None) -> None:
+        """Set *key*; None hides that of whatever lies below."""
+        if self._sorted is not None and key not in self._changes:
+            insort(self._sorted, key)  # moves pointers: 4 us among 10,000 keys
+        self._changes[key] = value
 
     def delete(self, key: bytes) -> None:
         """Hide *key* of whatever lies below."""
-        self._set(key, None)
+        self.put(key, None)
 
     def discard(self, key: bytes) -> None:
         """Say nothing about *key* any more."""
@@ -95,8 +99,8 @@ class Overlay(Generic[V]):
         if at >= stop:
             return below(start, end, limit)
         out: list[tuple[bytes, V]] = []
+        wanted = limit
         while len(out) < limit:
-            wanted = limit - len(out)
             page = below(start, end, wanted)
             more = len(page) >= wanted
             cut = bisect_right(keys, page[-1][0], at, stop) if more else stop
@@ -115,12 +119,9 @@ class Overlay(Generic[V]):
                 break
             at = cut
             start = page[-1][0] + b"\0"
+            # Where all is deleted, as in a directory that is about to be, few steps are taken.
+            wanted = max(limit - len(out), min(2 * wanted, _MOST_AT_ONCE))
         return out[:limit]
-
-    def _set(self, key: bytes, value: V | None) -> None:
-        if key not in self._changes and self._sorted is not None:
-            insort(self._sorted, key)  # moves pointers: 4 us among 10,000 keys
-        self._changes[key] = value
 
     def _keys(self) -> list[bytes]:
         if self._sorted is None:

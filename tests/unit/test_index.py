@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 
 import pytest
 
@@ -685,3 +686,18 @@ def test_a_listing_under_many_deletions_is_still_full():
     assert overlay.scan_over(scan, b"402", b"404", 9) == [(b"402", 402), (b"403", 403)]
     assert overlay.scan_over(scan, b"499", None, 9) == [(b"499", 499)]
     assert overlay.scan_over(scan, b"0", b"4", 9) == []
+
+
+def test_the_first_name_behind_many_deletions_is_found_in_few_steps():
+    below = [(b"%04d" % i, i) for i in range(5000)]
+    overlay: Overlay[int] = Overlay({b"%04d" % i: None for i in range(4999)})
+    steps = 0
+
+    def scan(start, end, limit):
+        nonlocal steps
+        steps += 1
+        at = bisect_left(below, (start,))
+        return below[at : at + limit]
+
+    assert overlay.scan_over(scan, b"", None, 1) == [(b"4999", 4999)]
+    assert steps < 40
