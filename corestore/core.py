@@ -230,14 +230,19 @@ class Hypercore(CoreHandle, Generic[Value]):
           StorageError: the store failed and must be opened again.
         """
         state = self._writable_state()
-        encoded = [self._codec.encode(block) for block in blocks]
-        async with state.commit_lock:
+        encode = self._codec.encode
+        encoded = [encode(block) for block in blocks]
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await state.take_commit_lock()
+        try:
             await ready_to_sign(self._driver, state)
             staged = Staged(state)
             await staged.append(encoded)
             commit = staged.commit()
             if commit is not None:
                 self._driver.commit([(state, commit)])
+        finally:
+            state.commit_lock.release()
         await self._driver.after_commit()
         return staged.length
 

@@ -37,8 +37,6 @@ class Staged:
         self._base = state.head
         self._batches: list[TreeBatch] = []
         self._user_data: dict[str, bytes | None] = {}
-        # Two tasks may append to one transaction, and hashing suspends.
-        self._lock = trio.Lock()
 
     @property
     def length(self) -> int:
@@ -66,23 +64,29 @@ class Staged:
           ValueError: a block above 15 MiB, leaves of other blocks, or leaves for a core whose
             blocks are encrypted first.
         """
-        cipher, fork = self.state.cipher, self._base.fork
+        cipher = self.state.cipher
         if cipher is not None and leaves is not None:
             raise ValueError("leaves are of stored blocks, and these are yet to be encrypted")
-        size = 0
-        for block in blocks:
-            if len(block) > MAX_BLOCK_BYTES:
-                raise ValueError(f"a block of {len(block)} bytes; at most {MAX_BLOCK_BYTES}")
-            size += len(block)
-        async with self._lock:
-            start = self.length
-            if leaves is None:
-                if size > HASH_IN_PLACE:
-                    prepared = await trio.to_thread.run_sync(_prepare, start, blocks, cipher, fork)
-                else:
-                    prepared = _prepare(start, blocks, cipher, fork)
-                blocks, leaves = prepared
-            self._batches.append(tree.append_leaves(self._tip, leaves, blocks))
+        sizes = [len(block) for block in blocks]
+        if max(sizes, default=0) > MAX_BLOCK_BYTES:
+            raise ValueError(f"a block of {max(sizes)} bytes; at most {MAX_BLOCK_BYTES}")
+        hashing = self.state.hashing
+        in_place = leaves is not None or sum(sizes) <= HASH_IN_PLACE
+        if in_place and not hashing.locked():
+            return self._stage(blocks, leaves)
+        # Two tasks may append to one transaction: the later one's blocks come after.
+        async with hashing:
+            if not in_place:
+                blocks, leaves = await trio.to_thread.run_sync(
+                    _prepare, self.length, blocks, cipher, self._base.fork
+                )
+            return self._stage(blocks, leaves)
+
+    def _stage(self, blocks: Sequence[bytes | memoryview], leaves: Sequence[Node] | None) -> int:
+        start = self.length
+        if leaves is None:
+            blocks, leaves = _prepare(start, blocks, self.state.cipher, self._base.fork)
+        self._batches.append(tree.append_leaves(self._tip, leaves, blocks))
         return start
 
     def set_user_data(self, key: str, value: bytes | None) -> None:

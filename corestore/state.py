@@ -66,6 +66,8 @@ class CoreState:
         self.key_pair = key_pair
         self.manifest: Manifest | None = None
         self.commit_lock = trio.Lock()
+        # Held, under the commit lock, while a thread hashes what is to be appended.
+        self.hashing = trio.Lock()
         self.events: Broadcast[CoreEvent] = Broadcast()
         # Woken whenever the head, the bitfield or `finding` changed.
         self.changed = trio.lowlevel.ParkingLot()
@@ -261,6 +263,14 @@ class CoreState:
             self._reread()
             # From here on nobody else lengthens it: who claims to have more has another copy.
             self.replicator.doubt(every=self.lease.hold is not None)
+
+    async def take_commit_lock(self) -> None:
+        """Acquire `commit_lock`; no checkpoint if it is free, which would cost as much as hashing
+        and staging a small block."""
+        try:
+            self.commit_lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self.commit_lock.acquire()
 
     def follow_if_moved(self) -> None:
         """A core whose key was moved to another store is followed as if it were somebody else's."""

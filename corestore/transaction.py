@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, overload
 
+import trio
+
 from corestore.errors import LocalProtocolError
 from corestore.signing import ready_to_sign
 from corestore.staging import Staged
@@ -41,9 +43,10 @@ class Transaction:
 
     async def __aenter__(self) -> Transaction:
         locked: list[CoreState] = []
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
             for state in self._states:
-                await state.commit_lock.acquire()
+                await state.take_commit_lock()
                 locked.append(state)
             for state in self._states:
                 await ready_to_sign(self._driver, state)
