@@ -296,10 +296,9 @@ class Downloads:
             self._upgrade_due = False
             self._ask_upgrade()
         wants = self._shared.wants
-        if self._pages_due:
+        if self._pages_due and wants:
             self._pages_due = False
-            if wants:
-                self._ask_pages()
+            self._ask_pages()
         if self._seeks_due:
             self._seeks_due = False
             for want in wants.seeks.copy():

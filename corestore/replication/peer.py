@@ -141,8 +141,10 @@ class Peer:
     def apply(self, sync: Sync) -> None:
         """Take over what the peer says of itself."""
         if sync.fork != self.fork:
-            # It truncated: what it had beyond may be there again only with other content.
+            # It truncated: what it had beyond may be there again only with other content. And it
+            # may not tell what it believes that we have, as we said of the history before.
             self.announce(sync.length, max(self.blocks.end, sync.length), False)
+            self.pages.clear()
         self.sync = sync
         self.synced = True
         self.upgrade_refused = False

@@ -84,8 +84,12 @@ class Uploads:
         self._runs = [run for run in self._runs if run[1] <= start or end <= run[0]]
         for peer in self._shared.peers.values():
             if peer.sent is not None:
-                peer.told_contiguous = min(peer.told_contiguous, start)
+                told = peer.told_contiguous
+                peer.told_contiguous = min(told, start)
                 self._shared.send(peer, Range(start, end - start, drop=True))
+                if end < told:
+                    # The reference only counts how far we are whole, and forgets what is beyond.
+                    self._shared.send(peer, Range(end, told - end))
 
     def rewind(self, start: int, end: int) -> None:
         """The log was cut at *start*, and had *end* blocks: start telling from the beginning."""
@@ -192,7 +196,9 @@ class Uploads:
         head = self._shared.view.published
         same_fork = not peer.synced or peer.fork == head.fork
         return Sync(
-            fork=head.fork,
+            # A log without blocks has no signature, so nobody can follow to its fork. Hypercore 10
+            # would try, and wait for ever.
+            fork=head.fork if head.length else 0,
             length=head.length,
             remote_length=peer.length if same_fork else 0,
             can_upgrade=same_fork and self._can_upgrade(peer.length, head),

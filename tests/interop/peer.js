@@ -24,8 +24,10 @@ const c = load('compact-encoding')
 let store = null
 const cores = []
 const drives = []
-const sockets = new Set()
+const sockets = new Map() // to their encrypted streams
 let server = null
+
+const generation = parseInt(load('hypercore/package.json').version, 10)
 
 const hex = (buffer) => (buffer ? buffer.toString('hex') : null)
 const bytes = (text) => Buffer.from(text, 'hex')
@@ -61,9 +63,9 @@ const modes = {
 }
 
 function attach(socket, initiator, mode) {
-  sockets.add(socket)
   socket.setNoDelay(true)
   const stream = new NoiseSecretStream(initiator, socket)
+  sockets.set(socket, stream)
   stream.on('error', (error) => console.error(`stream: ${error.message}`))
   stream.on('close', () => sockets.delete(socket))
   modes[mode || 'replicate'](stream)
@@ -74,6 +76,12 @@ function attach(socket, initiator, mode) {
 
 // Hypercore 10 has no such function, and its treeHash() reads what is stored.
 const storedTreeHash = Hypercore.treeHashFromStorage || ((core) => core.treeHash())
+
+// How a core is told its encryption key.
+function encrypted(key) {
+  if (!key) return {}
+  return generation === 10 ? { encryptionKey: bytes(key) } : { encryption: { key: bytes(key) } }
+}
 
 async function describe(handle) {
   const core = cores[handle]
@@ -135,8 +143,7 @@ const actions = {
   },
 
   async core({ name, key, encryption }) {
-    const options = encryption ? { encryption: { key: bytes(encryption) } } : {}
-    const core = store.get({ ...(key ? { key: bytes(key) } : { name }), ...options })
+    const core = store.get({ ...(key ? { key: bytes(key) } : { name }), ...encrypted(encryption) })
     await core.ready()
     return describe(cores.push(core) - 1)
   },
@@ -145,10 +152,15 @@ const actions = {
   async hypercore({ folder, seed, version, compat, encryption }) {
     const pair = keyPair(bytes(seed))
     const manifest = compat ? undefined : { version, signers: [{ publicKey: pair.publicKey }] }
-    const encrypted = encryption ? { encryption: { key: bytes(encryption) } } : {}
-    const core = new Hypercore(folder, { keyPair: pair, compat, manifest, ...encrypted })
+    const options = { keyPair: pair, compat, manifest, ...encrypted(encryption) }
+    const core = new Hypercore(folder, options)
     await core.ready()
     return describe(cores.push(core) - 1)
+  },
+
+  // Such a core on the streams that are there.
+  share({ core }) {
+    for (const stream of sockets.values()) cores[core].replicate(stream)
   },
 
   info: ({ core }) => describe(core),
@@ -302,7 +314,7 @@ const actions = {
   },
 
   hangUp() {
-    for (const socket of sockets) socket.destroy()
+    for (const socket of sockets.keys()) socket.destroy()
   },
 
   versions: () => ({ node: process.version, hypercore: load('hypercore/package.json').version }),

@@ -4,8 +4,6 @@ dialled, whoever is initiator."""
 from __future__ import annotations
 
 import pytest
-import trio
-import trio.testing
 
 import corestore
 from corestore import driver
@@ -172,52 +170,6 @@ async def test_a_core_opened_later_uses_the_stream_that_is_there(tmp_path, gener
         await node("append", core=1, blocks=hexes(b"late too"))
         theirs = await store.get(key=info["key"])
         assert await theirs.get(0) == b"late too"
-
-
-@of_every_generation
-async def test_seeking_by_bytes_asks_node(tmp_path, generation):
-    async with peers(tmp_path, generation=generation) as (store, node, connect):
-        await node("core", name="theirs")
-        info = await node("appendMany", core=0, seed="theirs", count=300, size=777)
-        core = await store.get(key=info["key"])
-        await connect()
-        await core.wait_length(300)
-        offsets = (0, 1, 776, 777, 100_000, 300 * 777 - 1)
-        for offset in offsets:
-            position = await core.seek(offset)
-            assert (position.index, position.offset) == divmod(offset, 777)
-        assert sum(core.has(i) for i in range(300)) <= len(offsets)
-
-
-@of_every_generation
-async def test_node_seeks_by_bytes_in_our_core(tmp_path, generation):
-    async with peers(tmp_path, generation=generation) as (store, node, connect):
-        core = await store.get(name="ours")
-        await core.append(*made_blocks("ours", 300, 777))
-        await store.sync()
-        await node("core", key=core.key.hex())
-        await connect()
-        await node("waitLength", core=0, length=300)
-        for offset in (0, 776, 777, 100_000, 300 * 777 - 1):
-            assert await node("seek", core=0, offset=offset) == list(divmod(offset, 777))
-
-
-@of_every_generation
-async def test_blocks_cleared_by_node_are_fetched_from_where_they_are(tmp_path, generation):
-    async with peers(tmp_path, generation=generation) as (store, node, connect):
-        await node("core", name="theirs")
-        info = await node("appendMany", core=0, seed="theirs", count=100, size=100)
-        await node("clear", core=0, start=10, end=90)
-        core = await store.get(key=info["key"])
-        await connect()
-        await core.wait_length(100)
-        assert await core.get(95) == made_blocks("theirs", 100, 100)[95]
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(core.get, 50)
-            await trio.testing.wait_all_tasks_blocked(0.01)
-            assert await core.get(5) == made_blocks("theirs", 100, 100)[5]
-            assert not core.has(50)
-            nursery.cancel_scope.cancel()
 
 
 async def test_our_swarm_dials_node_and_node_dials_our_swarm(tmp_path):

@@ -191,6 +191,17 @@ def test_while_forks_differ_nothing_is_acknowledged_nor_promised():
     assert machine.hear(sync(2, fork=3)) == [sync(5, 0, can_upgrade=False)]
 
 
+def test_a_log_truncated_to_nothing_has_no_fork_to_follow_until_it_has_a_block():
+    machine = writer()
+    machine.open()
+    machine.core.truncate(0, 1)
+    machine.machine.published(machine.core.published)
+    assert machine.drain() == [Range(0, 5, drop=True), sync(0)]
+    machine.core.append(b"new")
+    machine.machine.published(machine.core.published)
+    assert machine.drain() == [Range(0, 1), sync(1, fork=1)]
+
+
 def test_a_sparse_copy_promises_upgrades_only_from_lengths_whose_roots_it_has():
     source = writer(5)
     target = synced_reader(source)
@@ -240,7 +251,8 @@ def test_cleared_blocks_are_told_as_dropped():
     machine.open()
     machine.core.bitfield.set(1, 3, False)
     machine.machine.cleared(1, 3)
-    assert machine.drain() == [Range(1, 2, drop=True)]
+    # A peer that counted up to 5 has to hear of what is beyond again.
+    assert machine.drain() == [Range(1, 2, drop=True), Range(3, 2)]
     machine.core.bitfield.set(1, 3)
     machine.machine.stored(1, 3)
     assert machine.drain() == [Range(0, 5)]
@@ -603,6 +615,23 @@ def test_a_missing_page_is_asked_for_once():
     assert target.drain() == []
     (request,) = target.hear(BitfieldMessage(32, (1 << 18).to_bytes(4, "little")))
     assert request.request.block.index == 50
+
+
+def test_after_a_fork_a_peer_is_asked_again_what_it_has():
+    """It may not tell, if it believes that we have it: we did, of the history before."""
+    source = writer(3)
+    target = synced_reader(source, have=False)
+    first = target.machine.want_block(0)
+    assert target.drain() == [Want(0, 2**21)]
+    target.machine.cancel(first)
+    source.core.truncate(0, 1)
+    source.core.append(b"again")
+    source.machine.published(source.core.published)
+    (request,) = [m for m in target.hear(sync(1, fork=1)) if isinstance(m, RequestMessage)]
+    target.hear(source.answer(request))
+    assert target.core.head == source.core.head
+    target.machine.want_block(0)
+    assert target.drain() == [Want(0, 2**21)]
 
 
 def test_a_duplicate_answer_is_counted_and_ignored():
