@@ -235,6 +235,9 @@ class CoreHandle:
 
         Waits until each peer connected now has answered. While somebody looks for peers
         (`finding_peers`), it goes on waiting: so a fresh reader hears of the writer's length.
+
+        Raises:
+          OSError, StorageError: it has grown, and that cannot be stored.
         """
         state = self._state
         before = (state.head.fork, state.head.length)

@@ -436,8 +436,9 @@ class Replicator:
         self._downloads.log_changed()
 
     def refused(self, commit: CommitBatch, error: CorestoreError | OSError) -> None:
-        """The commit could not be written (disk full ...). Wants of its block settle FAILED, and
-        nothing is asked for a second; later commits that build on it must be refused as well.
+        """The commit could not be written (disk full ...). Wants of its block and of a longer log
+        settle FAILED, and nothing is asked for a second; later commits that build on it must be
+        refused as well.
 
         After a `StorageConflict` (the core has another history meanwhile) wants stay, and what they
         still lack is asked for again.
@@ -449,6 +450,8 @@ class Replicator:
         self._paused_until = shared.now + REFUSED_DELAY
         self._downloads.paused = True
         self._downloads.log_changed()
+        if commit.batch.head is not None and not isinstance(error, StorageConflict):
+            shared.wants.fail_upgrades(error)
         block = commit.batch.block
         if block is not None:
             self._downloads.committed(block[0], len(block[1]))

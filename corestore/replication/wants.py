@@ -370,6 +370,13 @@ class Wants:
             ticket.settled = True
             self._settle(Settle(ticket, Outcome.FAILED, error=error))
 
+    def fail_upgrades(self, error: CorestoreError | OSError) -> None:
+        """A longer log cannot be written: settle who waits for it."""
+        upgrades, self.upgrades = self.upgrades, []
+        for want in upgrades:
+            want.ticket.settled = True
+            self._settle(Settle(want.ticket, Outcome.FAILED, error=error))
+
     def fail_all(self, error: CorestoreError) -> None:
         """Nothing will be fetched any more: settle all there is."""
         tickets = [ticket for want in self.blocks.values() for ticket in want.tickets]

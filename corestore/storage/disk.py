@@ -83,7 +83,7 @@ class DiskStorage:
         self._health.closed = True
         with contextlib.ExitStack() as stack:
             for core in self._cores.values():
-                stack.callback(core.unlock)
+                stack.callback(core.unlock_signing)
             stack.callback(self.files.close)
             stack.callback(self.database.close)
 
@@ -199,7 +199,7 @@ class DiskStorage:
         del self._cores[core.name]
         self.syncer.forget(core)
         self.files.forget(core.id)
-        core.unlock()
+        core.unlock_signing()
 
     # -- for the cores ---------------------------------------------------------------------------
 
@@ -353,9 +353,14 @@ class DiskStorage:
     # -- holes -----------------------------------------------------------------------------------
 
     def _give_back(self) -> None:
-        """Free what committed clears left, as soon as the log is durable."""
+        """Free what committed clears left, as soon as the log is durable.
+
+        What is committed is no error of its caller's any more: a disk too full to note that a hole
+        is made has it made again, by whoever gives back next or opens the store.
+        """
         self.database.log.flush()
-        self.punch_pending()
+        with contextlib.suppress(OSError):
+            self.punch_pending()
 
     def punch_pending(self) -> None:
         """Punch every pending hole, whoever left it, then forget its row.
@@ -391,6 +396,10 @@ class DiskStorage:
             cursor.execute("DELETE FROM pending_clear WHERE id = ?", (row,))
 
     # -- sync ------------------------------------------------------------------------------------
+
+    def unsigned(self) -> Sequence[DiskCore]:
+        """Locked cores of ours that wait for a sync and for a signature."""
+        return [core for core in self.syncer.waiting if core.lock and rules.is_unsigned(core.head)]
 
     def begin_sync(self) -> SyncTicket | None:
         """Collect what is committed and not yet durable; None if there is nothing."""
