@@ -210,8 +210,8 @@ class Committer:
     def _enough(self) -> bool:
         """Whether so much waits that it should not become more."""
         tree = self._tree
-        staged = len(tree.staging.staged.records)
-        return tree.dirty_bytes >= FLUSH_DIRTY_BYTES or staged >= MOST_CHANGES
+        staged = tree.staging.staged.records
+        return tree.dirty_bytes >= FLUSH_DIRTY_BYTES or len(staged) >= MOST_CHANGES
 
     # -- when --------------------------------------------------------------------------------
 

@@ -225,8 +225,7 @@ class LiveTree:
         check_name(name)
         check_attributes(entry)
         file = self.files.get(entry.id)
-        if self._at:
-            self._displace((directory, name), file)
+        self._displace((directory, name), file)
         if file is not None:
             file.adopt_attributes(entry)
             file.location = (directory, name)

@@ -133,18 +133,34 @@ class FileOwner(Protocol):
 class OpenFile:
     """One per file id, counted. Writes are visible at once to reads, look-ups and listings."""
 
+    __slots__ = (
+        "_attributes",
+        "_holders",
+        "_live",
+        "_location",
+        "_owner",
+        "_read_ahead",
+        "_written_ns",
+        "content",
+        "delta",
+        "frozen",
+        "id",
+        "record_dirty",
+    )
+
     def __init__(
         self, owner: FileOwner, entry: Entry, content: ContentMap, location: Location
     ) -> None:
         self._owner = owner
-        self.id: Final = entry.id
+        self.id = entry.id
         # Of size and content in it only `_live` knows whether they are right.
         self._attributes = entry
         # When it was written to last, if `_attributes` does not say so yet.
         self._written_ns: int | None = None
         self._location: Location = location
         self._holders = 1
-        self._read_ahead = ReadAhead()
+        # Of a file whose content is not all here.
+        self._read_ahead: ReadAhead | None = None
         self._live: Entry | None = entry
         # The three layers; `hyperfs.committer` moves what is in them downwards.
         self.content = content
@@ -295,8 +311,12 @@ class OpenFile:
         return laid
 
     def _fetch_ahead(self, offset: int, end: int) -> None:
+        if self._owner.writable:
+            return
+        if self._read_ahead is None:
+            self._read_ahead = ReadAhead()
         ahead = self._read_ahead.advance(offset, end - offset)
-        if ahead is None or self._owner.writable:
+        if ahead is None:
             return
         start, stop = ahead[0], min(ahead[1], self.content.size)
         if start >= stop or self.content.inline is not None:

@@ -58,7 +58,7 @@ class Presentation:
     timeout: float = LONG_TIMEOUT
 
     def attributes(
-        self, entry: Entry, *, atime_ns: int | None = None, settled: bool = False
+        self, entry: Entry, atime_ns: int | None = None, *, settled: bool = False
     ) -> Attributes:
         """The attributes of an entry.
 
@@ -90,8 +90,9 @@ def _used_sectors(entry: Entry, *, settled: bool) -> int:
     """Never 0 for a file with a size: to tar(1) that means one that is all hole."""
     used = entry.size
     if settled and not entry.grouped and entry.inline is None:
-        used = min(used, sum(extent.length for extent in entry.extents))
-    units = max(1, -(-used // _USED_UNIT))
+        # As a list: a generator costs more than all the rest.
+        used = min(used, sum([extent.length for extent in entry.extents]))
+    units = -(-used // _USED_UNIT) or 1
     return units * (_USED_UNIT // _SECTOR)
 
 

@@ -34,7 +34,7 @@ class FileOperations(NameOperations):
         One that exists by now is opened, unless the flags say O_EXCL. Raises as `open` and `mknod`.
         """
         try:
-            entry = self._make(parent, name, stat.S_IFREG | mode & 0o7777, who)
+            inode, entry = self._make(parent, name, stat.S_IFREG | mode & 0o7777, who)
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
@@ -44,7 +44,7 @@ class FileOperations(NameOperations):
             inode.lookups += 1
             return handle, self.attributes(self.entry_of(entry.id))
         # Whoever makes a file may open it in any way, whatever the mode says.
-        return self._open(self.inode(entry.id), entry, flags, who), self.attributes(entry)
+        return self._open(inode, entry, flags, who), self.attributes(entry)
 
     @atomic
     def open(self, ino: int, flags: int, who: Credentials) -> int:
@@ -76,7 +76,6 @@ class FileOperations(NameOperations):
 
     def _open(self, inode: Inode, entry: Entry, flags: int, who: Credentials) -> int:
         file = self.live.open_file(entry, inode.location, current=True)
-        inode.file = file
         inode.opens += 1
         inode.set_id = bool(entry.mode & _SET_ID)
         handle = FileHandle(
@@ -141,15 +140,10 @@ class FileOperations(NameOperations):
         if not inode.opens:
             if inode.location is None:
                 inode.orphan = handle.file.entry
-            inode.file = None
             self.inodes.drop_unused(inode)
         handle.file.release()
         if handle.written:
             self.drive.schedule_commit()
-
-    def opened_inodes(self) -> list[Inode]:
-        """The inodes with open files."""
-        return list({handle.inode.ino: handle.inode for handle in self.handles.files}.values())
 
 
 _ACCESS = {os.O_RDONLY: READ, os.O_WRONLY: WRITE, os.O_RDWR: READ | WRITE, os.O_ACCMODE: READ}

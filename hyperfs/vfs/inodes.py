@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hyperfs.records import Entry
-    from hyperfs.writer import Location, OpenFile
+    from hyperfs.writer import Location
 
 # How many unpacked inodes are kept before those at rest are packed.
 HOT_INODES: Final = 4096
@@ -39,11 +39,11 @@ class Inode:
     Look it up again after an await: unless it is open, it may have been packed or dropped.
 
     `location` is where its record lies; None when its last name is gone, and then `orphan` is the
-    last record. `file` is the open file of `opens` handles, or None; `set_id` says whether its mode
-    has set-ID bits. `lookups` is what the kernel will give back.
+    last record. `opens` counts the handles of its file; `set_id` says whether the mode of that has
+    set-ID bits. `lookups` is what the kernel will give back.
     """
 
-    __slots__ = ("file", "ino", "location", "lookups", "opens", "orphan", "set_id")
+    __slots__ = ("ino", "location", "lookups", "opens", "orphan", "set_id")
 
     def __init__(self, ino: int, location: Location) -> None:
         self.ino = ino
@@ -51,7 +51,6 @@ class Inode:
         self.lookups = 0
         self.opens = 0
         self.set_id = False
-        self.file: OpenFile | None = None
         self.orphan: Entry | None = None
 
     @property
@@ -72,7 +71,8 @@ class InodeTable:
         self._hot: dict[int, Inode] = {}
         self._cold: dict[int, bytes] = {}
         self._least_limit = self._limit = hot
-        self._access_times: dict[int, int] = {}
+        # The access times that were set, in nanoseconds; lost with the inode, never stored.
+        self.access_times: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._hot) + len(self._cold)
@@ -93,6 +93,13 @@ class InodeTable:
         if packed is None:
             return None
         inode = _unpack(ino, packed)
+        self._keep(inode)
+        return inode
+
+    def add(self, ino: int, location: Location) -> Inode:
+        """The inode of a new file, counted as looked up once."""
+        inode = Inode(ino, location)
+        inode.lookups = 1
         self._keep(inode)
         return inode
 
@@ -134,18 +141,12 @@ class InodeTable:
         if not inode.unused:
             return None
         self._hot.pop(inode.ino, None)
-        self._access_times.pop(inode.ino, None)
+        self.access_times.pop(inode.ino, None)
         return inode
-
-    # -- access times: kept while the inode is known, never stored ---------------------------------
-
-    def access_time(self, ino: int) -> int | None:
-        """The access time that was set, in nanoseconds, or None."""
-        return self._access_times.get(ino)
 
     def set_access_time(self, ino: int, time_ns: int) -> None:
         """Remember an access time; of too many the oldest are given up."""
-        times = self._access_times
+        times = self.access_times
         times.pop(ino, None)
         times[ino] = time_ns
         if len(times) > ACCESS_TIMES:
@@ -165,7 +166,7 @@ class InodeTable:
         for inode in candidates[: (len(candidates) + 1) // 2]:
             del self._hot[inode.ino]
             if inode.unused:
-                self._access_times.pop(inode.ino, None)
+                self.access_times.pop(inode.ino, None)
             else:
                 self._cold[inode.ino] = _pack(inode)
         # What is open or has no name cannot be packed: the limit follows it, or each new inode

@@ -15,6 +15,7 @@ from hyperfs.vfs.tree import atomic
 if TYPE_CHECKING:
     from hyperfs.records import Entry
     from hyperfs.vfs.attributes import Attributes, SetAttributes
+    from hyperfs.vfs.inodes import Inode
     from hyperfs.vfs.rules import Credentials
     from hyperfs.writer import Attributes as AttributeChanges
 
@@ -54,7 +55,8 @@ class AttributeOperations(DirectoryOperations):
         Raises EROFS, EPERM, EACCES, EISDIR, EINVAL, EFBIG, ESTALE.
         """
         self.check_writable()
-        entry = self.entry_of(ino)
+        inode = self.inode(ino)
+        entry = self.entry_at(inode)
         if self._checks and who.uid != 0:
             self._check_setattr(entry, changes, who, number)
         if changes.size is not None:
@@ -62,13 +64,12 @@ class AttributeOperations(DirectoryOperations):
         now = self.now_ns()
         update = _update(entry, changes, who, now)
         if changes.size is not None:
-            self._resize(entry, changes.size)
+            self._resize(inode, entry, changes.size)
             update.setdefault("mtime_ns", now)
-            entry = self.entry_of(ino)
-        entry = self.stage(entry, **update)
+            entry = self.entry_at(inode)
+        entry = self.stage(inode, entry, **update)
         if changes.atime_ns is not None:
             self.inodes.set_access_time(ino, changes.atime_ns)
-        inode = self.inode(ino)
         inode.set_id = bool(entry.mode & _SET_ID)
         if not inode.opens:
             self.drive.schedule_commit()
@@ -98,8 +99,8 @@ class AttributeOperations(DirectoryOperations):
         if size < 0:
             raise OSError(errno.EINVAL, "a negative size")
 
-    def _resize(self, entry: Entry, size: int) -> None:
-        file = self.live.open_file(entry, self.inode(entry.id).location, current=True)
+    def _resize(self, inode: Inode, entry: Entry, size: int) -> None:
+        file = self.live.open_file(entry, inode.location, current=True)
         try:
             file.truncate(size)
         finally:

@@ -16,6 +16,7 @@ from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
     from hyperfs.vfs.attributes import Attributes
+    from hyperfs.vfs.inodes import Inode
     from hyperfs.vfs.rules import Credentials
     from hyperfs.writer import Location
 
@@ -68,7 +69,7 @@ class NameOperations(Tree):
         """
         rules.check_node(mode, who, devices=self._devices)
         device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-        entry = self._make(parent, name, mode, who, rdev=rdev if device else 0)
+        _, entry = self._make(parent, name, mode, who, rdev=rdev if device else 0)
         self.drive.schedule_commit()
         return self.attributes(entry)
 
@@ -76,7 +77,7 @@ class NameOperations(Tree):
     def mkdir(self, parent: int, name: bytes, mode: int, who: Credentials) -> Attributes:
         """Make a directory."""
         mode = stat.S_IFDIR | mode & 0o7777
-        entry = self._make(parent, name, mode, who)
+        _, entry = self._make(parent, name, mode, who)
         self.drive.schedule_commit()
         return self.attributes(entry)
 
@@ -84,7 +85,7 @@ class NameOperations(Tree):
     def symlink(self, parent: int, name: bytes, target: bytes, who: Credentials) -> Attributes:
         """Make a symbolic link. Raises ENAMETOOLONG beyond 4095 bytes."""
         rules.check_target(target)
-        entry = self._make(parent, name, stat.S_IFLNK | 0o777, who, target=target)
+        _, entry = self._make(parent, name, stat.S_IFLNK | 0o777, who, target=target)
         self.drive.schedule_commit()
         return self.attributes(entry)
 
@@ -97,10 +98,10 @@ class NameOperations(Tree):
         *,
         rdev: int = 0,
         target: bytes | None = None,
-    ) -> Entry:
+    ) -> tuple[Inode, Entry]:
         """Stage a new file under a new name, counted as known."""
         rules.check_new_name(name)
-        directory = self.changeable_directory(parent, who)
+        above, directory = self.changeable_directory(parent, who)
         if self.live.resolve(parent, name) is not None:
             raise OSError(errno.EEXIST, "file exists")
         gid, mode = rules.new_owner(mode, directory.mode, directory.gid, who)
@@ -109,9 +110,8 @@ class NameOperations(Tree):
         id = self.live.new_id()
         entry = Entry(id, mode, who.uid, gid, now, now, size, rdev=rdev, target=target)
         self.live.put(parent, name, entry)
-        self.touch(directory, now)
-        self.inodes.known(id, (parent, name)).lookups += 1
-        return entry
+        self.touch(above, directory, now)
+        return self.inodes.add(id, (parent, name)), entry
 
     @atomic
     def link(self, ino: int, parent: int, name: bytes, who: Credentials) -> Attributes:
@@ -120,7 +120,7 @@ class NameOperations(Tree):
         Raises EPERM for directories, EMLINK, ENOENT for a file without any name left, EEXIST, ...
         """
         rules.check_new_name(name)
-        directory = self.changeable_directory(parent, who)
+        above, directory = self.changeable_directory(parent, who)
         entry = self.entry_of(ino)
         if self.live.resolve(parent, name) is not None:
             raise OSError(errno.EEXIST, "file exists")
@@ -139,7 +139,7 @@ class NameOperations(Tree):
             self.live.put_link(*location, ino)
             inode.location = SHARED
         self.live.put_link(parent, name, ino)
-        self.touch(directory, now)
+        self.touch(above, directory, now)
         inode.lookups += 1
         self.drive.schedule_commit()
         return self.attributes(self.entry_of(ino))
@@ -153,21 +153,21 @@ class NameOperations(Tree):
         Raises ENOENT, EISDIR, EPERM (sticky), and as `changeable_directory`.
         """
         rules.check_name(name)
-        directory = self.changeable_directory(parent, who)
+        above, directory = self.changeable_directory(parent, who)
         entry, location = self._existing(parent, name)
         if entry.is_dir:
             raise OSError(errno.EISDIR, "is a directory")
         self._check_sticky(directory, entry, who)
         now = self.now_ns()
         self._remove(parent, name, entry, location, now)
-        self.touch(directory, now)
+        self.touch(above, directory, now)
         self.drive.schedule_commit()
 
     @atomic
     def rmdir(self, parent: int, name: bytes, who: Credentials) -> None:
         """Remove an empty directory. Raises ENOTDIR, ENOTEMPTY, and as `unlink`."""
         rules.check_name(name)
-        directory = self.changeable_directory(parent, who)
+        above, directory = self.changeable_directory(parent, who)
         entry, location = self._existing(parent, name)
         if not entry.is_dir:
             raise OSError(errno.ENOTDIR, "not a directory")
@@ -175,7 +175,7 @@ class NameOperations(Tree):
         self._check_empty(entry)
         now = self.now_ns()
         self._remove(parent, name, entry, location, now)
-        self.touch(directory, now)
+        self.touch(above, directory, now)
         self.drive.schedule_commit()
 
     def _existing(self, parent: int, name: bytes) -> tuple[Entry, Location]:
@@ -239,8 +239,8 @@ class NameOperations(Tree):
         rules.check_name(new_name)
         if new_parent == ROOT_ID and new_name == CONTROL_NAME:
             raise OSError(errno.EBUSY, "the name is the file system's own")
-        old_directory = self.changeable_directory(old_parent, who)
-        new_directory = self.changeable_directory(new_parent, who)
+        old_above, old_directory = self.changeable_directory(old_parent, who)
+        new_above, new_directory = self.changeable_directory(new_parent, who)
         entry, location = self._existing(old_parent, old_name)
         target = self.live.resolve(new_parent, new_name)
         self._check_sticky(old_directory, entry, who)
@@ -273,9 +273,9 @@ class NameOperations(Tree):
             else:
                 self._remove(new_parent, new_name, target[0], target[1], now)
         self._move(entry, location, new_parent, new_name, now)
-        self.touch(old_directory, now)
+        self.touch(old_above, old_directory, now)
         if moved:
-            self.touch(new_directory, now)
+            self.touch(new_above, new_directory, now)
         self.drive.schedule_commit()
 
     def _move(self, entry: Entry, location: Location, parent: int, name: bytes, now: int) -> None:

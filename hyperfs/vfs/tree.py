@@ -146,12 +146,14 @@ class Tree:
         Raises ESTALE when nothing is known of the number, or its file went away unseen;
         BlocksMissing, DecodeError, as all that looks something up.
         """
-        return self._entry(self.inode(ino))
+        return self.entry_at(self.inode(ino))
 
-    def _entry(self, inode: Inode) -> Entry:
-        if inode.file is not None:
-            return inode.file.entry
+    def entry_at(self, inode: Inode) -> Entry:
+        """The same, of an inode that was looked up already."""
         ino = inode.ino
+        file = self.live.files.get(ino)
+        if file is not None:
+            return file.entry
         location = inode.location
         if location is None:
             if inode.orphan is not None:
@@ -182,9 +184,7 @@ class Tree:
         """What stat(2) shows of *entry*."""
         ino = entry.id
         return self.presentation.attributes(
-            entry,
-            atime_ns=self.inodes.access_time(ino),
-            settled=self.live.files.get(ino) is None,
+            entry, self.inodes.access_times.get(ino), settled=ino not in self.live.files
         )
 
     # -- deciding ------------------------------------------------------------------------------
@@ -200,24 +200,26 @@ class Tree:
             shown = self.attributes(entry)
             check_access(shown.mode, shown.uid, shown.gid, who, mask)
 
-    def changeable_directory(self, ino: int, who: Credentials) -> Entry:
-        """The record of a directory in which *who* may make and remove names.
+    def changeable_directory(self, ino: int, who: Credentials) -> tuple[Inode, Entry]:
+        """A directory in which *who* may make and remove names, and its record.
 
         Raises EROFS, ENOTDIR, EACCES, ENOENT for one that was removed, ESTALE.
         """
         self.check_writable()
-        directory = self.directory_of(ino)
-        if self.inode(ino).location is None:
+        inode = self.inode(ino)
+        directory = self.entry_at(inode)
+        if not directory.is_dir:
+            raise OSError(errno.ENOTDIR, "not a directory")
+        if inode.location is None:
             raise OSError(errno.ENOENT, "the directory was removed")
         self.check(directory, who, WRITE | EXECUTE)
-        return directory
+        return inode, directory
 
     # -- changing ------------------------------------------------------------------------------
 
-    def stage(self, entry: Entry, **changes: Unpack[AttributeChanges]) -> Entry:
-        """Change attributes of the record that `entry_of` just returned; the new record."""
-        inode = self.inode(entry.id)
-        file = inode.file or self.live.files.get(entry.id)
+    def stage(self, inode: Inode, entry: Entry, **changes: Unpack[AttributeChanges]) -> Entry:
+        """Change attributes of the record that `entry_at` just returned; the new record."""
+        file = self.live.files.get(entry.id)
         if file is not None:
             file.update(**changes)
             return file.entry
@@ -231,16 +233,15 @@ class Tree:
             self.live.put(*location, entry)
         return entry
 
-    def touch(self, directory: Entry, now: int) -> None:
-        """Names in the directory whose record `entry_of` just returned changed at *now*.
+    def touch(self, inode: Inode, directory: Entry, now: int) -> None:
+        """Names in a directory that `changeable_directory` just returned changed at *now*.
 
         Within one version its times have the grain that those of the kernel's file systems have: of
         many names made in a row not each costs one more record.
         """
-        inode = self.inode(directory.id)
-        location = inode.location
-        recent = directory.mtime_ns == directory.ctime_ns and now - directory.mtime_ns < GRAIN_NS
-        if recent and now >= directory.mtime_ns and self.live.waits(directory.id, location):
+        location, before = inode.location, directory.mtime_ns
+        recent = 0 <= now - before < GRAIN_NS and before == directory.ctime_ns
+        if recent and self.live.waits(directory.id, location):
             return
         entry = directory._replace(mtime_ns=now, ctime_ns=now)
         if location is None:

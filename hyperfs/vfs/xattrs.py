@@ -68,13 +68,14 @@ class XattrOperations(AttributeOperations):
         E2BIG, ENOSPC for more than a file can have, EROFS, EACCES.
         """
         self.check_writable()
-        entry = self.entry_of(ino)
+        inode = self.inode(ino)
+        entry = self.entry_at(inode)
         others = [item for item in entry.xattrs.items() if item[0] != name]
         rules.check_xattr(name, value, others)
         if not (entry.is_file or entry.is_dir):
             raise OSError(errno.EPERM, "only files and directories have attributes")
         self.check(entry, who, WRITE)
-        self.stage(entry, xattrs={**dict(others), name: value}, ctime_ns=self.now_ns())
+        self.stage(inode, entry, xattrs={**dict(others), name: value}, ctime_ns=self.now_ns())
         self.drive.schedule_commit()
 
     @atomic
@@ -83,12 +84,13 @@ class XattrOperations(AttributeOperations):
         self.check_writable()
         if not rules.is_user_xattr(name):
             self._refuse(name)
-        entry = self.entry_of(ino)
+        inode = self.inode(ino)
+        entry = self.entry_at(inode)
         self.check(entry, who, WRITE)
         if name not in entry.xattrs:
             raise OSError(errno.ENODATA, "no such attribute")
         others = {n: v for n, v in entry.xattrs.items() if n != name}
-        self.stage(entry, xattrs=others, ctime_ns=self.now_ns())
+        self.stage(inode, entry, xattrs=others, ctime_ns=self.now_ns())
         self.drive.schedule_commit()
 
     @staticmethod
