@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from corestore import BlockNotAvailable, CorestoreError, DecodeError
-from hyperfs.blocks import steps
+from hyperfs.blocks import Clearing
 from hyperfs.index.node import BlocksMissing
 from hyperfs.index.root import decode_root
 from hyperfs.pace import Pace
@@ -229,6 +229,7 @@ class _Collection:
         """Clear what of *core* from *start* on is not needed."""
         # Much may have been committed while the kept versions were counted.
         await self._catch_up()
+        clearing = Clearing(core)
         while True:
             async with self._committer.quiet():
                 # Somebody may be waiting for a commit: no rest.
@@ -240,10 +241,10 @@ class _Collection:
                     self._pace = resting
                 end = core.length if core is self._content else self._counted
                 gaps = (gap for held in core.held(start, end) for gap in needed.gaps(*held))
-                runs = next(steps(gaps), None)
+                runs = next(clearing.portions(gaps), None)
                 if runs is None:
                     return
-                self._bytes += await core.clear_runs(runs)
+                self._bytes += await clearing.clear(runs)
                 self._blocks += sum(end - start for start, end in runs)
             start = runs[-1][1]
             await trio.lowlevel.checkpoint()

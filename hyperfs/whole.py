@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from corestore import CorestoreError, DecodeError
-from hyperfs.blocks import CoreBlocks, Patience, steps
+from hyperfs.blocks import Clearing, CoreBlocks, Patience
 from hyperfs.cache import CacheLimit
 from hyperfs.index.node import BlocksMissing
 from hyperfs.index.root import decode_root
@@ -242,11 +242,12 @@ class Holder:
         ):
             held = list(core.held(start, end))
             gaps = [gap for run in held for gap in needed.gaps(*run)]
-            for runs in steps(gaps):
+            clearing = Clearing(core)
+            for runs in clearing.portions(gaps):
                 view = self._tree.view
                 if view is None or view.version > self._counted:
                     return False
-                await core.clear_runs(runs)
+                await clearing.clear(runs)
                 await trio.lowlevel.checkpoint()
         return True
 

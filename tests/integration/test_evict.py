@@ -10,7 +10,7 @@ import trio
 
 import corestore
 import hyperfs
-from hyperfs.blocks import CLEARED_BLOCKS, CLEARED_RUNS, steps
+from hyperfs.blocks import CLEARED_BLOCKS, CLEARED_RUNS, CLEARING_SECONDS, Clearing
 from hyperfs.cache import RANGE_BLOCKS, RangeTable
 from tests.support.builders import linked
 
@@ -101,13 +101,26 @@ async def test_a_bound_is_kept_while_reading(autojump_clock):
 
 def test_what_is_cleared_in_one_go_is_bounded():
     runs = [(5, 10), (20, 5000), *((n, n + 1) for n in range(10_000, 10_300, 2))]
-    portions = list(steps(runs))
+    portions = list(Clearing(None).portions(runs))
     assert [b for run in runs for b in range(*run)] == [
         b for portion in portions for run in portion for b in range(*run)
     ]
     assert all(len(portion) <= CLEARED_RUNS for portion in portions)
     assert all(sum(e - s for s, e in portion) <= CLEARED_BLOCKS for portion in portions)
-    assert list(steps([])) == []
+    assert list(Clearing(None).portions([])) == []
+
+
+def test_a_portion_is_as_large_as_the_last_ones_were_quick():
+    clearing = Clearing(None)
+    runs = [(n, n + 1) for n in range(0, 20_000, 2)]
+    portions = clearing.portions(runs)
+    sizes = []
+    for seconds in (*[0.0] * 20, *[10 * CLEARING_SECONDS] * 20, CLEARING_SECONDS):
+        sizes.append(len(next(portions)))
+        clearing.took(seconds)
+    assert sizes[0] < sizes[19] == CLEARED_RUNS
+    assert sizes[39] == sizes[40] < sizes[0]
+    assert sum(sizes) + sum(map(len, portions)) == len(runs)
 
 
 def test_what_was_read_longest_ago_goes_first():

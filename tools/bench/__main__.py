@@ -28,6 +28,7 @@ BENCHES = {
     "swarm": None,
     "mount": None,
     "scale": None,
+    "interactive": None,
 }
 # What else a bench of ours is told on its command line.
 MORE: dict[str, list[str]] = {name: [] for name in BENCHES}
