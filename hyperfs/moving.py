@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from corestore import KeyPair, Reason
 from hyperfs import registry
 from hyperfs.errors import SecretError
-from hyperfs.opening import _open_content
+from hyperfs.opening import open_content
 
 if TYPE_CHECKING:
     from corestore import Corestore, Key
@@ -103,7 +103,7 @@ async def export_secret(store: Corestore, name: str, *, keep: bool = False) -> D
     info = registry.find_name(store, name)
     async with await store.get(key=info.key) as metadata:
         metadata.lock()
-        async with await _open_content(store, metadata, None) as content:
+        async with await open_content(store, metadata, None) as content:
             content.lock()
             await store.sync()
             assert metadata.key_pair is not None
@@ -138,7 +138,7 @@ async def import_secret(store: Corestore, name: str, secret: DriveSecret) -> Dri
         known = registry.find_key(store, metadata.key)
         if known is None or known.name != name:
             registry.check_free(store, name)
-        async with await _open_content(store, metadata, secret.key_pair) as content:
+        async with await open_content(store, metadata, secret.key_pair) as content:
             # Before the next await anybody could sign: the holds come first.
             for core, length in zip((metadata, content), lengths, strict=True):
                 await core.hold(Reason.IMPORTED, least_length=length)
@@ -166,7 +166,7 @@ async def recover_drive(store: Corestore, key: Key, *, alone: bool = False) -> i
             await metadata.lift_hold()
         else:
             await metadata.recover()
-        async with await _open_content(store, metadata, None) as content:
+        async with await open_content(store, metadata, None) as content:
             if alone:
                 await content.lift_hold()
             else:

@@ -80,7 +80,7 @@ async def create(store: Corestore, name: str, *, encrypted: bool = False) -> Key
     key_pair = space.key_pair(METADATA_NAME)
     encryption_key = os.urandom(32) if encrypted else None
     async with await space.get(name=METADATA_NAME, encryption_key=encryption_key) as metadata:
-        async with await _open_content(store, metadata, key_pair) as content:
+        async with await open_content(store, metadata, key_pair) as content:
             now = time.time_ns()
             root = Entry(ROOT_ID, stat.S_IFDIR | 0o755, os.getuid(), os.getgid(), now, now, 0)
             blocks = build_commit(
@@ -123,7 +123,7 @@ async def remove_drive(store: Corestore, name: str) -> None:
     cores = [info.key.discovery_key]
     async with await store.get(key=info.key) as metadata:
         if metadata.manifest is not None:
-            async with await _open_content(store, metadata, None) as content:
+            async with await open_content(store, metadata, None) as content:
                 cores.append(content.discovery_key)
     # The name first: a crash then leaves cores nobody asks for, not a name that leads nowhere.
     registry.remove(store, name)
@@ -323,7 +323,7 @@ class _Opening:
         if self._content is None:
             metadata = self._metadata
             if key is None:
-                self._content = await _open_content(self._store, metadata, None)
+                self._content = await open_content(self._store, metadata, None)
             else:
                 self._content = await self._store.get(
                     key=key, encryption_key=metadata.encryption_key
@@ -374,7 +374,7 @@ def _is_hyperdrive(metadata: Hypercore) -> bool:
     return metadata.has(0) and is_hyperdrive(metadata.get_nowait(0))
 
 
-async def _open_content(
+async def open_content(
     store: Corestore, metadata: Hypercore, key_pair: KeyPair | None
 ) -> Hypercore:
     """The content core that belongs to a metadata core.

@@ -71,6 +71,7 @@ LINES = [
         "corestore.namespace",
         "corestore.transaction",
         "corestore.core",
+        "corestore.cosigning",
         "corestore.handle",
         "corestore.signing",
         "corestore.reading",
@@ -244,3 +245,33 @@ def test_only_the_command_line_prints(module, path):
             assert node.func.id != "print", f"{path}:{node.lineno}"
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
             assert not (isinstance(node.value, ast.Name) and node.value.id == "os"), path
+
+
+def test_no_name_is_both_a_module_and_something_in_its_package():
+    for module, path in MODULES:
+        if path.name != "__init__.py":
+            continue
+        tree = ast.parse(path.read_text())
+        names = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        names |= {
+            node.name
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        }
+        beside = {name.removeprefix(f"{module}.") for name, _ in MODULES if name != module}
+        assert not names & beside, f"{path}: {names & beside}"
+
+
+def test_private_names_stay_in_their_module():
+    for module, path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith(
+                ("hyperfs", "corestore")
+            ):
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert not private, f"{module} imports {private} of {node.module}"

@@ -1,9 +1,9 @@
 """The command line: `hyperfs VERB ...`.
 
-One module per group of verbs; `main` is the program. Only this package reads the environment,
-prints, and knows exit codes.
+One module per group of verbs; `main`, in `program`, runs them. Only this package reads the
+environment, prints, and knows exit codes.
 """
 
-from hyperfs.cli.main import main
+from hyperfs.cli.program import main
 
 __all__ = ["main"]

@@ -382,7 +382,7 @@ async def a_hostile_drive(records, *, content=(), content_length=None):
     """The reader's view of a drive whose index holds whatever *records* say."""
     async with corestore.open(None) as near, corestore.open(None) as far:
         metadata = await near.get(name="db")
-        core = await opening._open_content(near, metadata, near.key_pair("db"))
+        core = await opening.open_content(near, metadata, near.key_pair("db"))
         root = hyperfs.Entry(ROOT_ID, stat.S_IFDIR | 0o755, 0, 0, 0, 0, 0)
         changes = {shared_key(ROOT_ID): pack_entry(root), **records}
         blocks = build_commit(
