@@ -284,7 +284,6 @@ class SecretstreamPull:
 
     def __init__(self, key: bytes, header: bytes) -> None:
         self._state = _pull_state(key, header)
-        self._scratch = ffi.new("unsigned char[]", _SCRATCH_BYTES)
         self._tag = ffi.new("unsigned char *")
 
     def pull(self, cipher: bytes | memoryview) -> bytes:
@@ -293,27 +292,27 @@ class SecretstreamPull:
         Raises:
           DecryptionError: it is not the next message of this stream.
         """
-        length = len(cipher) - SECRETSTREAM_OVERHEAD
-        if length < 0:
+        return bytes(self.pull_in_place(memoryview(bytearray(cipher))))
+
+    def pull_in_place(self, cipher: memoryview) -> memoryview:
+        """Decrypt one message where it lies (writable memory); the part of it that is plain.
+
+        After an error the memory holds the cipher text still.
+
+        Raises:
+          DecryptionError: it is not the next message of this stream.
+        """
+        size = len(cipher)
+        if size < SECRETSTREAM_OVERHEAD:
             raise DecryptionError("too short")
-        plain = self._scratch if length <= _SCRATCH_BYTES else ffi.new("unsigned char[]", length)
-        failed = _pull(
-            self._state,
-            plain,
-            ffi.NULL,
-            self._tag,
-            ffi.from_buffer(cipher),
-            length + SECRETSTREAM_OVERHEAD,
-            ffi.NULL,
-            0,
-        )
-        if failed:
+        start = ffi.from_buffer(cipher)
+        # A byte with the tag, the text, 16 bytes of authentication. The authentication is checked
+        # first, and the stream cipher takes its input and output in one place.
+        if _pull(self._state, start + 1, ffi.NULL, self._tag, start, size, ffi.NULL, 0):
             raise DecryptionError("damaged stream")
-        return bytes(ffi.buffer(plain, length))
+        return cipher[1 : size - 16]
 
 
-# Messages up to this size are decrypted into one buffer kept for the stream.
-_SCRATCH_BYTES: Final = 1 << 17
 _STATE_BYTES: Final[int] = lib.crypto_secretstream_xchacha20poly1305_statebytes()
 _push: Final = lib.crypto_secretstream_xchacha20poly1305_push
 _pull: Final = lib.crypto_secretstream_xchacha20poly1305_pull

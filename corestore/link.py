@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from corestore.errors import CorestoreError, LimitExceeded, RemoteProtocolError
+from corestore.inlet import receive_into
 from corestore.keys import DiscoveryKey
 from corestore.replication import messages
 from corestore.wire.mux import ChannelClosed, ChannelMessage, ChannelOpened, Mux, RemoteOpen
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger("corestore")
 
 HANDSHAKE_SECONDS: Final = 10
-# What is read, and what is gathered before it is written, at once.
+# What is gathered before it is written at once.
 CHUNK_BYTES: Final = 256 << 10
 # After this much work other tasks get a turn.
 SLICE_SECONDS: Final = 0.001
@@ -346,11 +347,11 @@ class Link:
         try:
             with trio.move_on_after(HANDSHAKE_SECONDS) as waiting:
                 while not self._secure.complete:
-                    if not await self._receive(await stream.receive_some(CHUNK_BYTES)):
+                    if not await self._receive(stream):
                         return
             if waiting.cancelled_caught:
                 raise RemoteProtocolError(f"no handshake within {HANDSHAKE_SECONDS} seconds")
-            while await self._receive(await stream.receive_some(CHUNK_BYTES)):
+            while await self._receive(stream):
                 await self._driver.incoming.wait_room()
         except (CorestoreError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.stop(error)
@@ -359,14 +360,15 @@ class Link:
             logger.exception("a peer's message was not handled")
             self.stop(error)
 
-    async def _receive(self, data: bytes | bytearray) -> bool:
-        """Handle what arrived; False at the end of the stream."""
-        if not data:
+    async def _receive(self, stream: trio.abc.ReceiveStream) -> bool:
+        """Read once and handle what arrived; False at the end of the stream."""
+        count = await receive_into(stream, self._secure.receive_buffer())
+        if not count:
             return False
-        self.bytes_received += len(data)
-        self._driver.bytes_received += len(data)
+        self.bytes_received += count
+        self._driver.bytes_received += count
         turn = self._begin_turn()
-        for event in self._secure.receive_data(data):
+        for event in self._secure.received(count):
             match event:
                 case MessageReceived(plain):
                     for received in self._mux.receive(plain):

@@ -77,7 +77,7 @@ LINES = [
         "corestore.reading",
         "corestore.link",
         "corestore.driver",
-        "corestore.incoming|corestore.ports|corestore.timers",
+        "corestore.incoming|corestore.inlet|corestore.ports|corestore.timers",
         "corestore.passive",
         "corestore.staging",
         "corestore.state",

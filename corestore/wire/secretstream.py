@@ -8,8 +8,13 @@ after its own header. An empty message says only that the stream is alive.
 `SecureStream` does no IO: feed it what arrives, act on the events, write out `data_to_send()`.
 After any error it is of no use and the stream must be dropped: there is nothing to resynchronise.
 
+There are two ways to feed it. `receive_data` takes bytes and gives messages that are the caller's.
+`receive_buffer` and `received` let a socket write where frames are decrypted in place, and give
+views that last until the next read: of a block of 64 KiB two copies less are made.
+
 Memory: what is buffered is what has arrived of one incomplete frame, never what its length
-announces, and a frame that is not of the expected size is refused at its length.
+announces, and the room for one read, which follows what reads bring. A frame that is not of the
+expected size is refused at its length.
 
 Format: @hyperswarm/secret-stream 6.9.2; libsodium's crypto_secretstream_xchacha20poly1305.
 """
@@ -32,6 +37,11 @@ MAX_MESSAGE_BYTES: Final = MAX_FRAME_BYTES - crypto.SECRETSTREAM_OVERHEAD
 # The peers send an empty message after this many seconds without another; so do we.
 KEEPALIVE_SECONDS: Final = 5
 
+# The room for one read: small while little arrives, as most streams are idle most of the time. What
+# is read at once should fit into a processor's second cache together with what it decrypts to.
+LEAST_READ_BYTES: Final = 16 << 10
+GREATEST_READ_BYTES: Final = 256 << 10
+
 _STREAM_ID_BYTES: Final = 32
 _HEADER_BYTES: Final = _STREAM_ID_BYTES + crypto.SECRETSTREAM_HEADER_BYTES
 
@@ -49,9 +59,9 @@ class HandshakeDone:
 
 @dataclass(frozen=True, slots=True)
 class MessageReceived:
-    """One decrypted message, never empty."""
+    """One decrypted message, never empty. A view lasts until the next read."""
 
-    plain: bytes
+    plain: bytes | memoryview
 
 
 StreamEvent = HandshakeDone | MessageReceived
@@ -81,7 +91,10 @@ class SecureStream:
         self._header = header
         self._push: crypto.SecretstreamPush | None = None
         self._pull: crypto.SecretstreamPull | None = None
-        self._incoming = bytearray()
+        # What arrived and was not handled lies in `buffer[start:end]`.
+        self._buffer = bytearray(LEAST_READ_BYTES)
+        self._start = self._end = 0
+        self._room = LEAST_READ_BYTES
         self._outgoing: list[bytes | bytearray] = []
         self._failed = False
         if initiator:
@@ -105,7 +118,7 @@ class SecureStream:
     @property
     def incoming_bytes(self) -> int:
         """How much of an incomplete frame is held. Nothing, when the stream may end here."""
-        return len(self._incoming)
+        return self._end - self._start
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> list[StreamEvent]:
         """Take bytes from the wire, cut anywhere, and return what they complete.
@@ -115,14 +128,56 @@ class SecureStream:
         Raises:
           RemoteProtocolError: the peer broke a rule; drop the stream. Raised again by later calls.
         """
+        events: list[StreamEvent] = []
+        at = 0
+        while True:
+            room = self.receive_buffer()
+            count = min(len(room), len(data) - at)
+            room[:count] = data[at : at + count]
+            at += count
+            for event in self.received(count):
+                if isinstance(event, MessageReceived):
+                    event = MessageReceived(bytes(event.plain))
+                events.append(event)
+            if at == len(data):
+                return events
+
+    def receive_buffer(self) -> memoryview:
+        """Where to put what comes next from the wire; `received` then says how much that is.
+
+        Views of earlier messages end here.
+        """
+        start, held, room = self._start, self._end - self._start, self._room
+        old = self._buffer
+        size = len(old)
+        if size < held + room or size > 4 * (held + room):
+            # Twice what is held: a large frame is moved a few times, not at every read.
+            self._buffer = bytearray(max(held + room, 2 * held))
+            self._buffer[:held] = memoryview(old)[start : start + held]
+        elif start and held:
+            with memoryview(old) as view:
+                view[:held] = view[start : start + held]
+        self._start, self._end = 0, held
+        return memoryview(self._buffer)[held : held + room]
+
+    def received(self, count: int) -> list[StreamEvent]:
+        """As `receive_data`, for *count* bytes put into `receive_buffer`, and with views."""
         if self._failed:
             raise RemoteProtocolError("the stream was damaged before")
+        if count == self._room:
+            self._room = min(2 * count, GREATEST_READ_BYTES)
+        elif count < self._room >> 3:
+            self._room = max(self._room >> 1, LEAST_READ_BYTES)
+        self._end += count
+        events: list[StreamEvent] = []
         try:
-            return self._receive(data)
+            self._start = self._read_frames(memoryview(self._buffer)[: self._end], events)
         except RemoteProtocolError:
             self._failed = True
-            self._incoming = bytearray()  # not cleared: the traceback still looks at it
+            self._buffer = bytearray()  # the traceback still looks at the old one
+            self._start = self._end = 0
             raise
+        return events
 
     def send(self, plain: bytes | memoryview) -> None:
         """Encrypt a message of at most `MAX_MESSAGE_BYTES`; it joins `data_to_send`.
@@ -151,23 +206,9 @@ class SecureStream:
 
     # -- receiving -------------------------------------------------------------------------------
 
-    def _receive(self, data: bytes | bytearray | memoryview) -> list[StreamEvent]:
-        events: list[StreamEvent] = []
-        if not self._incoming:
-            # The usual case: whole frames are read in place, only the rest is kept.
-            with memoryview(data) as view:
-                at = self._read_frames(view, events)
-                self._incoming += view[at:]
-            return events
-        self._incoming += data
-        with memoryview(self._incoming) as view:
-            at = self._read_frames(view, events)
-        del self._incoming[:at]
-        return events
-
     def _read_frames(self, view: memoryview, events: list[StreamEvent]) -> int:
         """Handle all complete frames of *view*; returns where the incomplete one begins."""
-        at, end = 0, len(view)
+        at, end = self._start, len(view)
         while end - at >= LENGTH_BYTES:
             length = view[at] | view[at + 1] << 8 | view[at + 2] << 16
             pull = self._pull
@@ -187,7 +228,7 @@ class SecureStream:
                     events += self._shake_hands(frame)
                 continue
             try:
-                plain = pull.pull(view[start:at])
+                plain = pull.pull_in_place(view[start:at])
             except crypto.DecryptionError as error:
                 raise RemoteProtocolError("a message of the peer does not decrypt") from error
             if plain:
