@@ -43,6 +43,8 @@ MAX_QUEUED: Final = 64
 # How far back a store without peers looks for a version it can show.
 _SEARCH_BLOCKS: Final = 65536
 _PREFETCH_BLOCKS: Final = 64
+# A program that looks up one path and ends is not to fetch what many look-ups need.
+_PREFETCH_AFTER_SECONDS: Final = 1.0
 # User data of the metadata core: the version shown last, in decimal digits.
 _SHOWN: Final = "drive/shown"
 # A root that does not come in this time may be one whose only holder went away: try the newest.
@@ -204,10 +206,11 @@ class Follower:
             await self._metadata.set_user_data(_SHOWN, b"%d" % version)
 
     async def prefetch(self) -> None:
-        """Fetch what many look-ups need of the version shown, and of later ones, until
-        cancelled."""
+        """Fetch what many look-ups need of the version shown, and of later ones, until cancelled;
+        not in the first second."""
         if self._metadata.writable:
             return
+        await trio.sleep(_PREFETCH_AFTER_SECONDS)
         tree, done = self._tree, None
         while True:
             view = tree.view
@@ -266,6 +269,8 @@ class Follower:
     async def _follow(self, length: int) -> None:
         tree, old = self._tree, self._tree.view
         if old is None:
+            # On its way while the header is: a round trip less.
+            self._metadata.hint((length - 1,))
             await self._begin()
         form = tree.format
         assert form is not None

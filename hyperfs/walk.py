@@ -56,18 +56,21 @@ async def resolve(tree: LiveTree, names: Sequence[bytes]) -> tuple[Entry, Locati
     Raises:
       FileNotFoundError, NotADirectoryError: with the path.
     """
-    entry = await tree.metadata_blocks.complete(lambda: tree.shared(ROOT_ID))
-    location: Location = SHARED
-    if entry is None:
-        raise path_error(errno.ENOENT, ())
+    if not names:
+        root = await tree.metadata_blocks.complete(lambda: tree.shared(ROOT_ID))
+        if root is None:
+            raise path_error(errno.ENOENT, ())
+        return root, SHARED
+    # The root's own record says nothing that its names need, and may lie in a block of its own.
+    directory = ROOT_ID
     for depth, name in enumerate(names, 1):
-        if not entry.is_dir:
-            raise path_error(errno.ENOTDIR, names[: depth - 1])
-        directory = entry.id
         found = await tree.metadata_blocks.complete(partial(tree.resolve, directory, name))
         if found is None:
             raise path_error(errno.ENOENT, names[:depth])
         entry, location = found
+        if depth < len(names) and not entry.is_dir:
+            raise path_error(errno.ENOTDIR, names[:depth])
+        directory = entry.id
     return entry, location
 
 

@@ -12,13 +12,15 @@ place of the 12 KB of three rewritten nodes.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from hyperfs.index.node import (
-    NODE_BYTES,
+    INNER_BYTES,
+    LEAF_BYTES,
+    MAX_CHILDREN,
     BlocksMissing,
     Inner,
     Leaf,
@@ -44,10 +46,10 @@ RECENT_BYTES: Final = 1024
 OVERLAY_BYTES: Final = 16 * 1024
 # What nodes that are split are filled to, so that the next insertions find room; inner nodes grow
 # slower, and the wider they are the fewer there are to fetch.
-_LEAF_FILL_BYTES: Final = NODE_BYTES * 7 // 10
-_INNER_FILL_BYTES: Final = NODE_BYTES * 9 // 10
+_LEAF_FILL_BYTES: Final = LEAF_BYTES * 7 // 10
+_INNER_FILL_BYTES: Final = INNER_BYTES * 9 // 10
 # A smaller node is joined with its neighbour.
-_LEAST_BYTES: Final = NODE_BYTES // 4
+_LEAST_BYTES: Final = LEAF_BYTES // 4
 # Type and length of a key and of a record; of a separator, and the child behind it.
 _ENTRY_OVERHEAD: Final = 4
 _CHILD_OVERHEAD: Final = 5
@@ -207,7 +209,7 @@ def _layers(
         merged = {**index.older(), **recent} if index is not None else recent
         recent = {}
         if _size(merged) <= OVERLAY_BYTES:
-            blocks = [encode_overlay(merged)]
+            blocks = [encode_overlay(merged, None if index is None else _top(index))]
             overlay = first_block
         else:
             builder = _Builder(index, first_block)
@@ -218,6 +220,15 @@ def _layers(
         # Nothing lies below, so there is nothing to hide.
         recent = {key: value for key, value in recent.items() if value is not None}
     return _Plan(blocks, tree, overlay, recent)
+
+
+def _top(index: Index) -> bytes | None:
+    """The block of the tree's topmost node, if overlays repeat it: where it is small beside them,
+    and a look-up has many others to fetch."""
+    tree = index.root.tree
+    if tree is None or index.cache.node(tree, None, index.reader).level < 2:
+        return None
+    return index.reader.block(tree)
 
 
 def _size(changes: Mapping[bytes, bytes | None]) -> int:
@@ -232,6 +243,7 @@ class _Content:
 
     Of a leaf (level 0), `keys` and `values`. Of an inner node, `keys[i]` is the separator in front
     of `children[i]`, which is written; the first one is that in front of the node itself.
+    `growing`: most of what is new came at the end, as it does where things are made in order.
     """
 
     level: int
@@ -239,6 +251,13 @@ class _Content:
     values: list[bytes]
     children: list[int]
     measured: int | None = None
+    growing: bool = False
+
+    def grown(self, count: int, last: bytes) -> _Content:
+        """This, of a node that had *count* items, the last of them *last*."""
+        new = len(self.keys) - count
+        self.growing = 2 * (len(self.keys) - bisect_right(self.keys, last)) > new > 0
+        return self
 
     def sizes(self) -> list[int]:
         """How many bytes each item takes in a block without a common prefix."""
@@ -409,7 +428,7 @@ class _Builder:
                 written = yield from self._write(slot, front)
                 out.keys += written.keys
                 out.children += written.children
-        return out
+        return out.grown(len(node.children), children[-1][0])
 
     @staticmethod
     def _update_leaf(node: Leaf, keys: list[bytes], values: list[bytes | None]) -> _Content:
@@ -420,7 +439,8 @@ class _Builder:
             else:
                 merged[key] = value
         ordered = sorted(merged)
-        return _Content(0, ordered, [merged[key] for key in ordered], [])
+        content = _Content(0, ordered, [merged[key] for key in ordered], [])
+        return content.grown(len(node.values), node.prefix + node.suffixes[-1])
 
     def _joined(
         self, children: list[tuple[bytes, int | _Content]]
@@ -492,7 +512,8 @@ def _is_small(slot: int | _Content) -> bool:
 def _cuts(content: _Content) -> list[int]:
     """Where to cut the content into nodes: the end of each. One if all of it fits."""
     count = len(content.keys)
-    if content.size() <= NODE_BYTES:
+    most = INNER_BYTES if content.level else LEAF_BYTES
+    if content.size() <= most and count <= MAX_CHILDREN:
         return [count]
     fill = _INNER_FILL_BYTES if content.level else _LEAF_FILL_BYTES
     # Bytes in front of each item, prefixes not counted.
@@ -501,7 +522,7 @@ def _cuts(content: _Content) -> list[int]:
     while starts[-1] < count:
         start = starts[-1]
         # The common prefix shortens what it is cut from, so the cut is found by trying.
-        low, high = start + 1, min(count, start + NODE_BYTES // _ENTRY_OVERHEAD)
+        low, high = start + 1, min(count, start + min(MAX_CHILDREN, most // _ENTRY_OVERHEAD))
         while low < high:
             middle = (low + high + 1) // 2
             if before[middle] - before[start] - content.saving(start, middle) <= fill:
@@ -509,8 +530,9 @@ def _cuts(content: _Content) -> list[int]:
             else:
                 high = middle - 1
         starts.append(low)
-    if len(starts) > 2 and before[count] - before[starts[-2]] < fill // 2:
-        # Share the last two nodes' items out evenly.
+    if len(starts) > 2 and not content.growing and before[count] - before[starts[-2]] < fill // 2:
+        # Share the last two nodes' items out evenly: both have room then. Where all that comes next
+        # goes to the last one, the others would stay half empty for ever.
         first = starts[-3]
         half = bisect_left(before, (before[first] + before[count]) // 2)
         starts[-2] = min(max(half, first + 1), count - 1)

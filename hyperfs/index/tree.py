@@ -12,7 +12,13 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from corestore import DecodeError
-from hyperfs.index.node import BlocksMissing, Inner, Leaf, decode_overlay
+from hyperfs.index.node import (
+    BlocksMissing,
+    Inner,
+    Leaf,
+    decode_node,
+    decode_overlay_and_top,
+)
 from hyperfs.index.overlay import Overlay
 from hyperfs.index.root import load_root
 
@@ -25,6 +31,9 @@ if TYPE_CHECKING:
 _ABSENT: Final = object()
 # Leaves are taken to hold this many entries when a listing guesses which it will need.
 _LEAF_ENTRIES: Final = 40
+# With more files than this the tree mostly has three levels, and its topmost node comes with the
+# overlay. Where that guess is wrong, one block more is fetched, or one later.
+_REPEATED_FROM: Final = 50_000
 # The most blocks one listing asks for at once: 256 KiB of leaves.
 _MOST_LEAVES: Final = 64
 
@@ -32,10 +41,10 @@ _MOST_LEAVES: Final = 64
 class OverlayBlock:
     """A decoded overlay block, as it lies in the cache."""
 
-    __slots__ = ("changes", "cost")
+    __slots__ = ("changes", "cost", "top")
 
     def __init__(self, block: bytes) -> None:
-        self.changes = decode_overlay(block)
+        self.changes, self.top = decode_overlay_and_top(block)
         self.cost = 200 * len(self.changes) + len(block)
 
 
@@ -153,12 +162,15 @@ class Index:
                 # Whoever needs the overlay mostly needs the tree next.
                 raise BlocksMissing((*error.indices, *self._tree_missing())) from None
             self._cache.put(block, overlay)
+            top = self.root.tree
+            if overlay.top is not None and top is not None and self._cache.get(top) is None:
+                self._cache.put(top, decode_node(overlay.top, top))
         if not isinstance(overlay, OverlayBlock):
             raise DecodeError("overlay")
         return overlay.changes
 
     def _tree_missing(self) -> tuple[int, ...]:
-        if self.root.tree is not None:
+        if self.root.tree is not None and self.root.files < _REPEATED_FROM:
             try:
                 self._cache.node(self.root.tree, None, self._reader)
             except BlocksMissing as error:

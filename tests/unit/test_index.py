@@ -23,8 +23,9 @@ from hyperfs.index import (
 )
 from hyperfs.index.build import OVERLAY_BYTES, RECENT_BYTES
 from hyperfs.index.node import (
+    INNER_BYTES,
+    LEAF_BYTES,
     MAX_KEY_BYTES,
-    NODE_BYTES,
     Inner,
     Leaf,
     decode_node,
@@ -386,15 +387,15 @@ def test_a_large_commit_rewrites_only_the_nodes_it_touches():
     assert set(range(start, len(log.blocks) - 1)) == after.keys() - before.keys()
 
 
-def test_nodes_are_of_about_four_kilobytes_and_well_filled():
+def test_leaves_are_of_four_kilobytes_and_inner_nodes_of_sixteen_and_well_filled():
     log = Log()
     log.commit(numbered(30_000))
-    sizes = [len(log.blocks[block]) for block in nodes(log)]
-    assert max(sizes) <= NODE_BYTES
     leaves = [len(log.blocks[b]) for b, node in nodes(log).items() if isinstance(node, Leaf)]
-    assert 0.6 * NODE_BYTES < sum(leaves) / len(leaves) < 0.75 * NODE_BYTES
-    widest = max(len(n.children) for n in nodes(log).values() if isinstance(n, Inner))
-    assert widest > 200
+    assert max(leaves) <= LEAF_BYTES
+    assert 0.6 * LEAF_BYTES < sum(leaves) / len(leaves) < 0.75 * LEAF_BYTES
+    inner = {b: node for b, node in nodes(log).items() if isinstance(node, Inner)}
+    assert max(len(log.blocks[b]) for b in inner) <= INNER_BYTES
+    assert max(len(node.children) for node in inner.values()) > 400
 
 
 def test_removing_nearly_everything_leaves_a_small_tree():
@@ -572,8 +573,34 @@ def test_a_look_up_fetches_one_block_a_level():
     index = away(log)
     key = entry_key(1, b"name-012345")
     assert log.fetching(lambda: index.get(key)) is not None
-    assert len(log.rounds) == 3
-    assert sum(map(len, log.rounds)) == 4  # the overlay comes with the root of the tree
+    assert list(map(len, log.rounds)) == [2, 1]  # the overlay comes with the root of the tree
+
+
+def test_of_a_tree_of_three_levels_the_topmost_node_comes_with_the_overlay():
+    log = Log()
+    log.commit(numbered(120_000), files=120_000)
+    for step in range(20):
+        log.commit({entry_key(2, b"%04d" % step): bytes(100)}, files=120_000)
+    index = away(log)
+    assert index.root.overlay is not None
+    assert log.fetching(lambda: index.get(entry_key(1, b"name-012345"))) is not None
+    assert list(map(len, log.rounds)) == [1, 1, 1]
+    assert index.root.tree in log.away
+    assert log.fetching(index.inner_blocks)  # goes on below it
+
+
+def test_a_topmost_node_that_is_repeated_wrongly_is_an_error():
+    log = Log()
+    log.commit(numbered(120_000), files=120_000)
+    index = log.commit({entry_key(2, b"%04d" % step): bytes(100) for step in range(20)})
+    assert index.root.overlay is not None
+    for top in (b"", encode_overlay({}), bytes([0x93, 9, 0xC4, 0, 0x90])):
+        log.blocks[index.root.overlay] = encode_overlay(index.older(), top)
+        with pytest.raises(DecodeError):
+            log.view(cache=NodeCache()).get(entry_key(1, b"name-012345"))
+    for head in ([b""], [b"", 1], [b"", b"", b""], [1, b""]):
+        with pytest.raises(DecodeError):
+            decode_overlay(pack([64, head, []]))
 
 
 def test_look_ups_of_many_keys_fetch_together():
@@ -581,7 +608,7 @@ def test_look_ups_of_many_keys_fetch_together():
     index = away(log)
     keys = [entry_key(1, b"name-%06d" % i) for i in range(0, 30_000, 1000)]
     assert len(log.fetching(lambda: index.get_many(keys))) == 30
-    assert len(log.rounds) == 3
+    assert len(log.rounds) == 2
 
 
 def test_a_listing_fetches_the_leaves_it_will_need_together():
