@@ -154,12 +154,7 @@ async def _serve(
     notifier = Notifier()
     fs = _file_system(drive, options, notifier)
     history = History(fs, partial(_file_system, options=options))
-    try:
-        session = Session(fs, history, point, options)
-    except RuntimeError as error:
-        raise OSError(
-            errno.EPERM, f"mounting failed ({error}); see the lines above", point
-        ) from None
+    session = Session(fs, history, point, options)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.run)
         try:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
@@ -22,8 +26,8 @@ MAX_TASKS: Final = 64
 class Session:
     """A mounted file system from its construction on, until `close`.
 
-    Requests wait until `run` serves them. `failed` says that `run` raised. Raises RuntimeError when
-    the mount is refused.
+    Requests wait until `run` serves them. `failed` says that `run` raised. Raises OSError (EPERM,
+    with the reason) when the mount is refused.
     """
 
     def __init__(self, fs: FileSystem, history: History, point: str, options: MountOptions) -> None:
@@ -31,7 +35,13 @@ class Session:
         self.failed = False
         self._operations = Operations(fs, history, xattrs=options.xattrs)
         loop.install(fast=options.fast_loop)
-        pyfuse3.init(self._operations, point, _arguments(options, read_only=fs.read_only))
+        arguments = _arguments(options, read_only=fs.read_only)
+        told = _Told()
+        try:
+            with told:
+                pyfuse3.init(self._operations, point, arguments)
+        except RuntimeError as error:
+            raise OSError(errno.EPERM, refusal(told.text, str(error)), point) from None
         self._scope = trio.CancelScope(shield=True)
 
     async def run(self) -> None:
@@ -66,6 +76,47 @@ class Session:
         With *unmount* the mount is taken off, too.
         """
         pyfuse3.close(unmount=unmount)
+
+
+class _Told:
+    """Keeps what is written to stderr during the block: the library and its helper say there, and
+    nowhere else, why a mount is refused. Of a mount that is not, it is passed on."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def __enter__(self) -> None:
+        self._file = tempfile.TemporaryFile("w+", errors="replace")
+        self._stderr = os.dup(2)
+        os.dup2(self._file.fileno(), 2)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        os.dup2(self._stderr, 2)
+        os.close(self._stderr)
+        with self._file as file:
+            file.seek(0)
+            self.text = file.read()
+        if kind is None and self.text:
+            with suppress(OSError):
+                os.write(2, self.text.encode())
+
+
+def refusal(told: str, error: str) -> str:
+    """Why a mount was refused, and what to do, from what was *told* on stderr."""
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    if any("user_allow_other" in line for line in lines):
+        return (
+            "allow_other is for root, unless /etc/fuse.conf has the line user_allow_other; add it,"
+            " or leave the option out"
+        )
+    if any("no write access" in line for line in lines):
+        return "you may not write to this folder; mount on a folder of your own"
+    # "fusermount3: mount failed: Operation not permitted", and then how the library took it.
+    reasons = [line.partition(": ")[2] for line in lines if line.startswith("fuse")]
+    reason = next(iter(reasons), error)
+    if "Operation not permitted" in reason:
+        reason += " (a container needs --device /dev/fuse and --cap-add SYS_ADMIN)"
+    return f"the system refuses the mount: {reason}"
 
 
 def _arguments(options: MountOptions, *, read_only: bool) -> set[str]:
