@@ -89,7 +89,13 @@ class Driver:
         cache_size: int = PASSIVE_CORES,
     ) -> None:
         self.storage = storage
-        self.sync_group = SyncGroup(storage, policy, self._synced, self._stopped)
+        self.sync_group = SyncGroup(
+            storage,
+            policy,
+            sign=self.sign_heads,
+            published=self._synced,
+            stopped=self._stopped,
+        )
         self.states: dict[DiscoveryKey, CoreState] = {}
         # Those of them that nobody here has open.
         self._passive = PassiveCores(cache_size)
@@ -168,14 +174,6 @@ class Driver:
         state.replicator.set_downloading(False)
         self.states[state.discovery_key] = state
         self._passive.add(state)
-        try:
-            resigned = state.resign_commit()
-            if resigned is not None:
-                self.commit([(state, resigned)])
-        except StorageError as error:
-            # Another process writes it and will sign it, or nothing can be written at all. The
-            # core is readable either way, and the next append says what is wrong.
-            logger.warning("core %s stays unsigned: %s", state.key, error)
         return state
 
     def _forget_surplus(self, *, channels: bool = False) -> None:
@@ -218,12 +216,15 @@ class Driver:
     def commit(self, commits: Sequence[tuple[CoreState, Commit]]) -> None:
         """Write commits of ours, all or none, and show them to local readers.
 
-        Peers see them after the next sync, those of later cores first. Does not wait.
+        Peers see them after the next sync, those of later cores first. Does not wait. Heads may be
+        unsigned: many commits share a sync, and one signature.
 
         Raises:
           OSError: the disk is full or broken; nothing was committed.
           StorageError: the store cannot be used any more, or another process is in the way.
         """
+        if self.sync_group.policy is not SyncPolicy.GROUP:
+            commits = [(state, state.complete(commit)) for state, commit in commits]
         self._write(commits)
         for state, commit in reversed(commits):
             state.publish_rank = next(self._ranks)
@@ -265,7 +266,7 @@ class Driver:
             return
         self.storage.cut(state.storage, length)
         state.cut_to_stored()
-        resigned = state.resign_commit()
+        resigned = state.sign_commit()
         if resigned is not None:
             self.commit([(state, resigned)])
 
@@ -274,6 +275,18 @@ class Driver:
         self.sync_group.check()
         self.storage.cut(state.storage, state.published.length)
         state.cut_to_stored()
+
+    def sign_heads(self) -> list[CoreState]:
+        """Sign the heads that were committed unsigned, where nothing forbids it; those signed.
+
+        Raises as `commit`.
+        """
+        found = [self.find(core.record.key.discovery_key) for core in self.storage.unsigned()]
+        commits = [(state, state.sign_commit()) for state in found if state is not None]
+        wanted = [(state, commit) for state, commit in commits if commit is not None]
+        if wanted:
+            self._write(wanted)
+        return [state for state, _ in wanted]
 
     def _write(self, commits: Sequence[tuple[CoreState, Commit]]) -> None:
         self.sync_group.check()
@@ -288,7 +301,8 @@ class Driver:
         if self.sync_group.policy is SyncPolicy.ALWAYS:
             await self.sync_group.sync()
         else:
-            await trio.lowlevel.checkpoint()
+            # Cancelled before it was committed, or not at all.
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def sync(self) -> None:
         """Wait until everything committed before is durable and published."""
@@ -494,6 +508,11 @@ class Driver:
         for state in self.states.values():
             state.events.close()
             state.changed.unpark_all()
+        try:
+            self.sign_heads()
+        except (OSError, StorageError) as error:
+            # What is not signed now is when the store is opened again.
+            logger.warning("the store was closed with heads unsigned: %s", error)
         self.storage.close()
 
     async def _run_commits(self) -> None:

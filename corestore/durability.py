@@ -60,19 +60,23 @@ class SyncPolicy(enum.Enum):
 class SyncGroup:
     """The one place that syncs a store. `run` must be running for `sync` to return.
 
-    *published* is called, on the loop, after every sync with what became durable, and *stopped*
-    when nothing can be written any more.
+    *sign* is called, on the loop, before every sync: what it makes durable may then be shown.
+    *published* is called after it with what became durable, and *stopped* when nothing can be
+    written any more.
     """
 
     def __init__(
         self,
         storage: Storage,
         policy: SyncPolicy,
+        *,
+        sign: Callable[[], object],
         published: Callable[[SyncTicket], None],
-        stopped: Callable[[], None] = lambda: None,
+        stopped: Callable[[], None],
     ) -> None:
         self.policy = policy
         self._storage = storage
+        self._sign = sign
         self._published = published
         self._stopped = stopped
         self._failure: BaseException | None = None
@@ -169,6 +173,7 @@ class SyncGroup:
         self._unsynced = False
         storage = self._storage
         try:
+            self._sign()
             ticket = storage.begin_sync()
             if ticket is not None:
                 await trio.to_thread.run_sync(storage.flush, ticket, limiter=self._one_thread)

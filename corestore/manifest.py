@@ -263,12 +263,17 @@ def sign(manifest: Manifest, key: bytes, key_pair: KeyPair, batch: Signable) -> 
       NotWritable: the key pair is none of the manifest's signers, or the quorum needs more than
         one (see `sign_partial` and `assemble`).
     """
+    check_signer(manifest, key, key_pair)
     part = sign_partial(manifest, key, key_pair, batch)
-    if is_compat(manifest, key):
-        return part.signature
-    if manifest.quorum > 1:
+    return part.signature if is_compat(manifest, key) else assemble(manifest, [part])
+
+
+def check_signer(manifest: Manifest, key: bytes, key_pair: KeyPair) -> None:
+    """Whether `sign` can sign. Raises NotWritable as that."""
+    if all(signer.public_key != key_pair.public_key for signer in manifest.signers):
+        raise NotWritable("the key pair is not a signer of this core")
+    if manifest.quorum > 1 and not is_compat(manifest, key):
         raise NotWritable(f"this core needs the signatures of {manifest.quorum}")
-    return assemble(manifest, [part])
 
 
 def sign_partial(

@@ -87,6 +87,8 @@ class Parts:
     events: Broadcast[CoreOpened]
     # Not derived from the primary key: a peer cannot tell that two sessions are one store.
     session_key_pair: KeyPair
+    # What a recovery cut back, and the lengths before.
+    shortened: tuple[tuple[DiscoveryKey, int], ...]
 
 
 class Namespace:
@@ -254,10 +256,7 @@ class Namespace:
     def recovered(self) -> list[tuple[Hypercore, int]]:
         """Cores of ours that lost blocks nobody had seen when the machine stopped, and how long
         they were. The handles are the caller's to close."""
-        found = [
-            (self._find_known(stored.record.key.discovery_key), length)
-            for stored, length in self._storage.recovered()
-        ]
+        found = [(self._find_known(key), length) for key, length in self._parts.shortened]
         return [(Hypercore(self._driver, state, BINARY), length) for state, length in found]
 
     async def remove(self, discovery_key: DiscoveryKey) -> None:

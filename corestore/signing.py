@@ -11,14 +11,17 @@ What forbids signing is known in `corestore.lease`; here is what waits for peers
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from corestore.commit import Commit
+from corestore.errors import StorageLocked
 from corestore.lease import HOLD, Hold
 from corestore.replication.machine import Outcome
+from corestore.storage.rules import is_unsigned
 
 if TYPE_CHECKING:
     from corestore.driver import Driver
@@ -54,6 +57,38 @@ async def ready_to_sign(driver: Driver, state: CoreState) -> None:
                 break
             await state.changed.park()
     lease.asked = True
+
+
+def sign_recovered(driver: Driver) -> None:
+    """Sign and publish what a process that died had committed and not signed yet.
+
+    For the moment when a store is opened, before anything else uses it: the signing locks are given
+    back at once, for the next writer may be another process.
+
+    Raises:
+      OSError, StorageError: as an append.
+    """
+    storage = driver.storage
+    taken = []
+    for core, _ in storage.recovered():
+        if is_unsigned(core.head):
+            # Another process may have been quicker to lock it: then it is for that one to sign.
+            with contextlib.suppress(StorageLocked):
+                core.lock_signing()
+                taken.append(core)
+    if not taken:
+        return
+    signed = driver.sign_heads()
+    ticket = storage.begin_sync()
+    if ticket is not None:
+        storage.flush(ticket)
+        storage.mark_synced(ticket)
+        storage.flush_log(ticket)
+        storage.finish_sync(ticket)
+    for state in signed:
+        state.publish()
+    for core in taken:
+        core.unlock_signing()
 
 
 async def recover(driver: Driver, state: CoreState) -> None:

@@ -6,7 +6,8 @@ is built, storage writes it, `apply` repeats it in memory, and only then is the 
 
 Theory of the two heads: `head` is what is committed, and what readers in this process see;
 `published` is what peers may see. In a core we sign the second follows the first after a sync; in
-any other core they are equal.
+any other core they are equal. Nobody needs the signature of a head that nobody is shown, so a head
+is signed when the sync begins that publishes it.
 
 Encrypted cores: storage, trees and peers know stored blocks only. An encryption key that was given
 is *kept* with the core, in its user data, once it is known to be the right one: a block bore it
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -34,7 +36,7 @@ from corestore.errors import (
 )
 from corestore.events import Appended, Broadcast, Downloaded, Published, Truncated
 from corestore.lease import HOLD, Hold, Lease, Reason
-from corestore.manifest import Manifest, ManifestVerifier, is_compat, sign
+from corestore.manifest import Manifest, ManifestVerifier, check_signer, is_compat, sign
 from corestore.replication.machine import Replicator
 
 if TYPE_CHECKING:
@@ -90,6 +92,8 @@ class CoreState:
         self._key_proven = False
         self._cipher: BlockCipher | None = None
         self.lease = Lease()
+        # Whether that our key pair signs this core alone was looked at, and is so.
+        self._signs_alone = False
         self._load()
         self.replicator = Replicator(self.key, self, rng=random.Random(crypto.random_bytes(16)))
         stopped = self.lease.conflict(self.key)
@@ -283,11 +287,11 @@ class CoreState:
         lease = self.lease
         return lease.hold is None and lease.evidence is None and self.replicator.newer is None
 
-    def signed(self, batch: TreeBatch) -> Head:
-        """The head that *batch* leads to, signed by us. Raises as `prepare_signing`."""
+    def _sign(self, head: Head) -> Head:
+        """*head*, signed by us. Raises as `prepare_signing`."""
         self.prepare_signing()
         assert self.key_pair is not None
-        return batch.head(sign(self.signing_manifest, self.key, self.key_pair, batch))
+        return replace(head, signature=sign(self.signing_manifest, self.key, self.key_pair, head))
 
     @property
     def signing_manifest(self) -> Manifest:
@@ -297,23 +301,25 @@ class CoreState:
     def append_commit(
         self, base: Head, batch: TreeBatch | None, user_data: Mapping[str, bytes | None]
     ) -> Commit:
-        """The commit of an append that was built on *base*.
+        """The commit of an append that was built on *base*; its head is not yet signed.
 
         Raises:
+          NotWritable: our key pair alone is no quorum of the manifest's signers.
           StorageConflict: the core is not at *base* any more.
         """
         if batch is None:
             return Commit(user_data=user_data)
         if self.encryption_key is not None and not self._key_kept:
             user_data = {**user_data, ENCRYPTION_KEY: self.encryption_key}
-        head = self.signed(batch)
+        self.prepare_signing()
+        self._check_signer()
         if (self.head.fork, self.head.length) != (base.fork, base.length):
             raise StorageConflict(f"core {self.key} was changed by somebody else meanwhile")
         return Commit(
             blocks=batch.blocks,
             nodes=batch.nodes,
             runs=(Run(base.length, batch.length, True),),
-            head=head,
+            head=batch.head(b""),
             user_data=user_data,
         )
 
@@ -321,16 +327,31 @@ class CoreState:
         """The commit that shortens the log to *length* blocks, on *fork*."""
         self.prepare_signing()
         batch = tree.truncate(self.head, length, fork, nodes=self)
-        return Commit(truncate=length, nodes=batch.nodes, head=self.signed(batch))
+        return Commit(truncate=length, nodes=batch.nodes, head=self._sign(batch.head(b"")))
 
-    def resign_commit(self) -> Commit | None:
-        """What signs a head that was cut back and left without a signature; None if it has one."""
-        if self.head.length == 0 or self.head.signature or self.key_pair is None:
+    def sign_commit(self) -> Commit | None:
+        """What signs the head; None if it is signed, or may not be."""
+        head = self.head
+        if not head.length or head.signature or self.key_pair is None or not self.may_sign:
             return None
-        if not self.may_sign:
-            return None
-        batch = tree.truncate(self.head, self.head.length, self.head.fork, nodes=self)
-        return Commit(head=self.signed(batch))
+        try:
+            self._check_signer()
+        except NotWritable:
+            return None  # it takes others too
+        return Commit(head=self._sign(head))
+
+    def _check_signer(self) -> None:
+        if not self._signs_alone:
+            assert self.key_pair is not None
+            check_signer(self.signing_manifest, self.key, self.key_pair)
+            self._signs_alone = True
+
+    def complete(self, commit: Commit) -> Commit:
+        """*commit*, its head signed if it is not. Raises as `prepare_signing`."""
+        head = commit.head
+        if head is None or head.signature or not head.length:
+            return commit
+        return replace(commit, head=self._sign(head))
 
     def verified_commit(self, batches: Sequence[CommitBatch]) -> Commit:
         """One commit of what peers proved, in that order.

@@ -22,6 +22,7 @@ from corestore.keyring import KeyRing
 from corestore.keys import ROOT_NAMESPACE, KeyPair
 from corestore.namespace import Namespace, Parts
 from corestore.passive import PASSIVE_CORES
+from corestore.signing import sign_recovered
 from corestore.storage.disk import DiskStorage
 from corestore.storage.memory import MemoryStorage
 
@@ -46,7 +47,14 @@ class Corestore(Namespace):
         keys = KeyRing(storage.primary_key)
         driver = Driver(storage, policy, keys.find, cache_size=cache_size)
         events: Broadcast[CoreOpened] = Broadcast()
-        super().__init__(Parts(storage, driver, keys, events, KeyPair.generate()), ROOT_NAMESPACE)
+        shortened = tuple(
+            (core.record.key.discovery_key, before)
+            for core, before in storage.recovered()
+            if core.head.length < before
+        )
+        super().__init__(
+            Parts(storage, driver, keys, events, KeyPair.generate(), shortened), ROOT_NAMESPACE
+        )
         self.path = path
 
     def _close(self) -> None:
@@ -117,15 +125,20 @@ def _opened(
     policy: SyncPolicy,
     cache_size: int,
 ) -> Corestore:
+    folder: Path | None = None
     if storage is None:
-        return Corestore(MemoryStorage(), policy, None, cache_size=cache_size)
-    if isinstance(storage, (str, os.PathLike)):
+        opened: Storage = MemoryStorage()
+    elif isinstance(storage, (str, os.PathLike)):
         folder = Path(storage).expanduser()
-        disk = DiskStorage(folder)
-        try:
-            notice_copy(disk, folder)
-        except BaseException:
-            disk.close()
-            raise
-        return Corestore(disk, policy, folder, cache_size=cache_size)
-    return Corestore(storage(), policy, None, cache_size=cache_size)
+        opened = DiskStorage(folder)
+    else:
+        opened = storage()
+    try:
+        if folder is not None:
+            notice_copy(opened, folder)
+        store = Corestore(opened, policy, folder, cache_size=cache_size)
+        sign_recovered(store._driver)
+    except BaseException:
+        opened.close()
+        raise
+    return store

@@ -87,6 +87,11 @@ class CoreStorage(Protocol):
         """
         ...
 
+    def unlock_signing(self) -> None:
+        """Give the signing lock back, early. Only while all of the core is synced, and nobody
+        holds on to what was read under the lock."""
+        ...
+
     def changed(self) -> bool:
         """Whether another process committed to this core since the last call.
 
@@ -149,6 +154,9 @@ class Storage(Protocol):
         fork is passed over, nodes and blocks that are there already are written again. Then
         `changed()` of that core answers True.
 
+        The head of a core that we sign may come unsigned, to be committed again, signed and
+        otherwise the same, before the next sync: see `unsigned`.
+
         A commit with `truncate`, or with a run that clears bits, flushes the log in place before
         it gives bytes back to the disk; it must stand alone in its transaction.
 
@@ -175,6 +183,11 @@ class Storage(Protocol):
           ValueError: the core is not ours, or *length* is outside `published..head`.
           StorageLocked: another process writes this core.
         """
+        ...
+
+    def unsigned(self) -> Sequence[CoreStorage]:
+        """Cores of ours that wait for a sync, are locked here, and whose heads are not signed: a
+        sync makes them durable, but they are not published. Sign them before it begins."""
         ...
 
     def begin_sync(self) -> SyncTicket | None:
@@ -209,9 +222,8 @@ class Storage(Protocol):
         """Cores of ours that the last open had to cut back, with the length before.
 
         Whole transactions are taken back, in all the cores they wrote, so the heads have the
-        signatures they had then. The exception is a core whose head has none (`b""`), because a
-        process died between `cut` and the commit of the signed head: it is listed at every open
-        until that has been made good.
+        signatures they had then, if any. Cores whose heads have none (`b""`) are listed too, at
+        every open until that has been made good: a process died before it signed them.
         """
         ...
 

@@ -83,7 +83,7 @@ class DiskStorage:
         self._health.closed = True
         with contextlib.ExitStack() as stack:
             for core in self._cores.values():
-                stack.callback(core.unlock)
+                stack.callback(core.unlock_signing)
             stack.callback(self.files.close)
             stack.callback(self.database.close)
 
@@ -199,7 +199,7 @@ class DiskStorage:
         del self._cores[core.name]
         self.syncer.forget(core)
         self.files.forget(core.id)
-        core.unlock()
+        core.unlock_signing()
 
     # -- for the cores ---------------------------------------------------------------------------
 
@@ -396,6 +396,10 @@ class DiskStorage:
             cursor.execute("DELETE FROM pending_clear WHERE id = ?", (row,))
 
     # -- sync ------------------------------------------------------------------------------------
+
+    def unsigned(self) -> Sequence[DiskCore]:
+        """Locked cores of ours that wait for a sync and for a signature."""
+        return [core for core in self.syncer.waiting if core.lock and rules.is_unsigned(core.head)]
 
     def begin_sync(self) -> SyncTicket | None:
         """Collect what is committed and not yet durable; None if there is nothing."""

@@ -293,7 +293,7 @@ class DiskCore:
             self._see()
             self.shelf.signs(self)
 
-    def unlock(self) -> None:
+    def unlock_signing(self) -> None:
         """Give the signing lock back, if we hold it."""
         if self.lock is not None:
             self.lock.release()

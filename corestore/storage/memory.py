@@ -89,6 +89,10 @@ class MemoryCore:
         self._storage.check_open()
         self._locked = True
 
+    def unlock_signing(self) -> None:
+        """Forget that `lock_signing` was called."""
+        self._locked = False
+
     def changed(self) -> bool:
         """Never: there is no other process."""
         return False
@@ -237,6 +241,10 @@ class MemoryStorage:
             own._head = head
             self._touch(own)
         return own._head
+
+    def unsigned(self) -> Sequence[MemoryCore]:
+        """Locked cores of ours that no sync was finished for, and that wait for a signature."""
+        return [core for core in self._dirty if core._locked and rules.is_unsigned(core._head)]
 
     def begin_sync(self) -> SyncTicket | None:
         """What no sync was finished for yet; None if there is nothing."""

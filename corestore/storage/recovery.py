@@ -121,7 +121,7 @@ def _recover(storage: DiskStorage, doubts: list[Doubt]) -> list[tuple[DiskCore, 
     storage.syncer.run()
     for doubt in doubts:
         if doubt.signing:
-            doubt.core.unlock()
+            doubt.core.unlock_signing()
     return cut
 
 
@@ -173,8 +173,8 @@ def _repair(
         core = doubt.core
         length = lengths.get(core, core.head.length)
         if length == core.head.length:
-            # Left behind by a cut that was never signed: it wants signing as if cut now.
-            if doubt.signing and length and not core.head.signature:
+            # Left behind by a process that died before it signed it.
+            if doubt.signing and rules.is_unsigned(core.head):
                 cut.append((core, length))
             if not doubt.bad:
                 continue

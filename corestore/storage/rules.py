@@ -94,13 +94,18 @@ def replaces(record: CoreRecord, stored: Head, commit: Commit) -> bool:
     return (head.fork, head.length) > (stored.fork, stored.length)
 
 
+def is_unsigned(head: Head) -> bool:
+    """Whether *head* is still to be signed: one just appended, or what a cut left."""
+    return head.length > 0 and not head.signature
+
+
 def may_publish(published: Head, head: Head) -> bool:
     """Whether *head*, now durable, may take the place of the *published* one.
 
-    Never an unsigned head (what a cut leaves), and never a shorter one of the same fork: another
+    Never an unsigned head, and never a shorter one of the same fork: another
     sync may have been quicker.
     """
-    if head.length and not head.signature:
+    if is_unsigned(head):
         return False
     return (head.fork, head.length) >= (published.fork, published.length)
 

@@ -31,7 +31,7 @@ CREATE TABLE core (
     length INTEGER NOT NULL DEFAULT 0,
     byte_length INTEGER NOT NULL DEFAULT 0,
     roots BLOB NOT NULL DEFAULT x'',          -- 48 bytes each: index, size, hash
-    signature BLOB NOT NULL DEFAULT x'',      -- empty with length > 0: cut, not yet signed again
+    signature BLOB NOT NULL DEFAULT x'',      -- empty with length > 0: not signed yet
     published BLOB NOT NULL DEFAULT x'',      -- a packed head; empty: the empty head
     synced_length INTEGER NOT NULL DEFAULT 0, -- appended blocks below this are on the disk
     epoch INTEGER NOT NULL DEFAULT 0,         -- counts truncations and cuts

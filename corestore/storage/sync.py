@@ -14,6 +14,8 @@ from corestore.storage import rules, schema
 from corestore.storage.base import SyncTicket
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import apsw
 
     from corestore.storage.database import Database
@@ -68,6 +70,11 @@ class Syncer:
     def touch_log(self) -> None:
         """Something was committed outside any core."""
         self._log_changes += 1
+
+    @property
+    def waiting(self) -> Iterable[DiskCore]:
+        """The cores of which something may not be durable yet."""
+        return self._cores
 
     def waits(self, core: DiskCore) -> bool:
         """Whether something of *core* may not be durable yet."""

@@ -86,8 +86,10 @@ class Writing:
             assert commit.head is not None
             self._set_head(commit.head)
             if ours:
+                # A head that is only signed now stays the work of the transaction that wrote it.
                 self._cursor.execute(
-                    "INSERT OR REPLACE INTO tail VALUES (?, ?, ?, ?)",
+                    "INSERT INTO tail VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (core, length) DO UPDATE SET signature = excluded.signature",
                     (self.core.id, commit.head.length, self._tx, commit.head.signature),
                 )
         if commit.manifest is not None:

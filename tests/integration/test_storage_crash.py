@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -213,6 +214,53 @@ def test_lost_tail_takes_its_transaction_back_in_both_cores(tmp_path: Path) -> N
     storage = DiskStorage(tmp_path)
     assert storage.recovered() == []
     storage.close()
+
+
+def test_a_head_signed_late_stays_with_its_transaction(tmp_path: Path) -> None:
+    io = FaultyIO()
+    storage = DiskStorage(tmp_path, io=io)
+    content, metadata = storage.create_core(record(CONTENT)), storage.create_core(record(METADATA))
+    append_to(storage, content, some_blocks(1, 3))
+    append_to(storage, metadata, some_blocks(2, 2))
+    sync(storage)
+    heads = content.head, metadata.head
+    both = [
+        (content, unsigned(append(content.head, some_blocks(3, 3)))),
+        (metadata, unsigned(append(metadata.head, some_blocks(4, 2)))),
+    ]
+    storage.commit(both)
+    assert list(storage.unsigned()) == [content, metadata]
+    storage.commit([(metadata, Commit(head=replace(metadata.head, signature=bytes(64))))])
+    assert list(storage.unsigned()) == [content]
+    bad = heads[0].byte_length + 10
+    abandon(storage, io)
+    damage(tmp_path, CONTENT, bad)
+    storage = DiskStorage(tmp_path)
+    assert sorted(before for _, before in storage.recovered()) == [4, 6]
+    assert [core.head for core, _ in storage.recovered()] == list(heads)
+    storage.close()
+
+
+def test_an_unsigned_head_is_synced_and_not_published(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 2))
+    sync(storage)
+    published = core.published
+    storage.commit([(core, unsigned(append(core.head, some_blocks(2, 3))))])
+    assert list(storage.unsigned()) == [core]
+    sync(storage)
+    assert core.published == published
+    assert core.head.length == 5
+    storage.commit([(core, Commit(head=replace(core.head, signature=bytes(64))))])
+    sync(storage)
+    assert core.published == core.head
+    storage.close()
+
+
+def unsigned(commit: Commit) -> Commit:
+    assert commit.head is not None
+    return replace(commit, head=replace(commit.head, signature=b""))
 
 
 def test_core_is_never_cut_below_what_is_published(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -22,7 +23,11 @@ from corestore import (
     Signer,
     manifest_key,
 )
+from corestore.staging import Staged
+from corestore.storage import DiskStorage
 from corestore.storage.memory import MemoryStorage
+from corestore.tree import Head, Request, UpgradeRequest
+from corestore.tree.verify import verify
 from tests.support.builders import block, fill, linked, open_with
 from tests.support.vectors import load, unhex
 
@@ -203,6 +208,51 @@ async def test_a_store_is_found_again_as_it_was_left(tmp_path):
         assert await again.append(b"y") == 2
         assert await core.append(b"more") == 101
         assert store.recovered == []
+
+
+async def test_what_a_killed_process_had_not_signed_is_signed_at_the_next_open(tmp_path):
+    left = tmp_path / "left"
+    async with corestore.open(tmp_path / "store") as store:
+        core = await store.get(name="log")
+        await fill(core, 3)
+        await store.sync()
+        staged = Staged(core._state)
+        await staged.append([b"last"])
+        core._driver.commit([(core._state, staged.commit())])
+        # Nothing was awaited, so no sync has begun: so it is left by a kill -9.
+        shutil.copytree(tmp_path / "store", left, ignore=shutil.ignore_patterns("store.db-shm"))
+        assert core.length == 4
+        tree_hash = core.tree_hash()
+    async with corestore.open(lambda: DiskStorage(left)) as store:
+        assert store.recovered == []
+        core = await store.get(name="log")
+        assert (core.length, core.published_length, core.tree_hash()) == (4, 4, tree_hash)
+        proof = core.proof(Request(upgrade=UpgradeRequest(0, 4)))
+        assert verify(
+            proof, Head(), nodes=core._state, verifier=core._state.verifier(core.manifest)
+        ).head
+        # It is not locked: the next writer may be another process.
+        async with corestore.open(lambda: DiskStorage(left)) as other:
+            assert await (await other.get(name="log")).append(b"more") == 5
+
+
+async def test_many_commits_share_a_signature(tmp_path, monkeypatch):
+    signed = []
+    monkeypatch.setattr(KeyPair, "sign", lambda _, message: signed.append(message) or bytes(64))
+    async with corestore.open(tmp_path) as store:
+        core = await store.get(name="log")
+        await core.append(b"first")
+        await store.sync()
+        signed.clear()
+        # Not a moment for a sync in between.
+        for _ in range(5):
+            staged = Staged(core._state)
+            await staged.append([b"more"])
+            core._driver.commit([(core._state, staged.commit())])
+        assert not signed
+        await store.sync()
+        assert len(signed) == 1
+        assert core.published_length == 6
 
 
 async def test_a_copy_resumes_after_reopening(tmp_path):

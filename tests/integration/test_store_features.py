@@ -448,6 +448,7 @@ async def test_the_signable_is_what_was_signed(kind):
         await fill(core, 3)
         first = core.signable()
         signature = pair.sign(first)
+        await store.sync()
         assert core._head.signature.endswith(signature) or signature in core._head.signature
         await fill(core, 2)
         assert core.signable(3) == first != core.signable()

@@ -558,6 +558,7 @@ async def test_a_sync_has_its_steps_in_order():
         await store.sync()
     assert storage.log == [
         "commit",
+        "commit",  # the signature
         "begin_sync",
         "flush",
         "mark_synced",
@@ -581,6 +582,7 @@ async def test_a_sync_in_flight_is_not_shared_by_a_later_commit():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sync)
             await storage.syncing.wait()
+            await trio.testing.wait_all_tasks_blocked()
             await core.append(b"b")
             nursery.start_soon(sync)
             nursery.start_soon(sync)
