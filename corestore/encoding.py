@@ -21,6 +21,9 @@ MAX_SAFE_INTEGER: Final = (1 << 53) - 1
 # The reference decoder's bound on the items of one array.
 MAX_ARRAY_ITEMS: Final = 0x100000
 
+# Most integers are small; looking them up takes half of making them.
+_ONE_BYTE: Final = tuple(bytes([value]) for value in range(0xFD))
+
 T = TypeVar("T")
 
 
@@ -70,7 +73,7 @@ class Writer:
 def encode_uint(value: int) -> bytes:
     """One `uint`. Raises ValueError outside 0..2**53-1."""
     if 0 <= value <= 0xFC:
-        return value.to_bytes(1, "little")
+        return _ONE_BYTE[value]
     if value < 0 or value > MAX_SAFE_INTEGER:
         raise ValueError(f"not an encodable unsigned integer: {value}")
     if value <= 0xFFFF:
@@ -106,9 +109,10 @@ class Reader:
     def uint(self) -> int:
         """One `uint` of at most 2**53-1."""
         at = self.at
-        if at >= self._end:
-            raise DecodeError("integer", at)
-        first = self._data[at]
+        try:
+            first = self._data[at]
+        except IndexError:
+            raise DecodeError("integer", at) from None
         if first <= 0xFC:
             self.at = at + 1
             return first

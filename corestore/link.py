@@ -92,8 +92,10 @@ class _Channel:
 
 @dataclass(slots=True)
 class _Turn:
-    """A piece of work during which no other task runs: when it is to end, whom it touched."""
+    """A piece of work during which no other task runs: when it began on trio's clock, when it is to
+    end on the processor's, whom it touched."""
 
+    now: float
     ends: float
     touched: set[CoreState] = field(default_factory=set)
 
@@ -262,13 +264,13 @@ class Link:
         state.finding += 1
         self._awaited[entry] = trio.current_time() + ANSWER_SECONDS
         # It may have answered, and said more, before we asked. Who asked is not to blame for it.
-        touched: set[CoreState] = set()
+        turn = _Turn(trio.current_time(), 0)
         try:
             for event in self._mux.events():
-                self._handle(event, touched)
+                self._handle(event, turn)
         except CorestoreError as error:
             self.stop(error)
-        if touched:
+        if turn.touched:
             self._driver.drain(state)
 
     def _offer_all(self) -> None:
@@ -372,7 +374,7 @@ class Link:
             match event:
                 case MessageReceived(plain):
                     for received in self._mux.receive(plain):
-                        self._handle(received, turn.touched)
+                        self._handle(received, turn)
                         if perf_counter() > turn.ends:
                             self._end_turn(turn)
                             self._check_unsent()
@@ -390,7 +392,7 @@ class Link:
 
     def _begin_turn(self) -> _Turn:
         self._mux.cork()
-        return _Turn(perf_counter() + SLICE_SECONDS)
+        return _Turn(trio.current_time(), perf_counter() + SLICE_SECONDS)
 
     def _end_turn(self, turn: _Turn) -> None:
         for state in turn.touched:
@@ -408,8 +410,8 @@ class Link:
         if self._mux.outgoing_bytes > MAX_UNSENT_BYTES:
             raise LimitExceeded("the peer does not read what it is sent")
 
-    def _handle(self, event: MuxEvent, touched: set[CoreState]) -> None:
-        """Take what the mux reports to its machine, whose state is added to *touched*."""
+    def _handle(self, event: MuxEvent, turn: _Turn) -> None:
+        """Take what the mux reports to its machine, whose state *turn* has touched then."""
         match event:
             case ChannelMessage(channel, kind, body):
                 entry = self._by_channel.get(channel)
@@ -420,8 +422,8 @@ class Link:
                     state = entry.state
                     if isinstance(message, messages.Sync):
                         entry.remote_downloading = message.downloading
-                    state.replicator.receive(entry.peer, message, trio.current_time())
-                    touched.add(state)
+                    state.replicator.receive(entry.peer, message, turn.now)
+                    turn.touched.add(state)
             case RemoteOpen():
                 self._asked(event)
             case ChannelOpened(channel, handshake):
