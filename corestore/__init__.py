@@ -33,6 +33,7 @@ are the caller's cancel scopes. Appends are seen locally at once, by peers when 
 from corestore.codec import Codec, EncodingName
 from corestore.conflict import ForkEvidence
 from corestore.core import Hypercore
+from corestore.cosigning import Proposal
 from corestore.durability import SyncPolicy
 from corestore.encoding import Reader, Writer
 from corestore.errors import (
@@ -75,7 +76,7 @@ from corestore.events import (
 from corestore.handle import CoreHandle, CoreStatistics
 from corestore.keys import DiscoveryKey, Key, KeyPair
 from corestore.lease import Reason
-from corestore.manifest import Manifest, Prologue, Signer, manifest_key
+from corestore.manifest import Manifest, PartialSignature, Prologue, Signer, manifest_key
 from corestore.manifest import derive as derive_manifest
 from corestore.namespace import CoreOpened, CoreOptions, Namespace, StoreStatistics
 from corestore.reading import Blocks, Chunks, Position
@@ -142,12 +143,14 @@ __all__ = [
     "Node",
     "NotWritable",
     "Overtaken",
+    "PartialSignature",
     "PeerAdded",
     "PeerInfo",
     "PeerRemoved",
     "Position",
     "Prologue",
     "Proof",
+    "Proposal",
     "ProtocolError",
     "Published",
     "Reader",

@@ -12,16 +12,18 @@ import trio
 
 from corestore import tree
 from corestore.codec import Value
+from corestore.cosigning import Proposal
 from corestore.errors import BlockNotAvailable, SnapshotNotAvailable
 from corestore.handle import CoreHandle
 from corestore.reading import Blocks, Chunks, Position
 from corestore.replication.machine import Outcome
 from corestore.signing import ready_to_sign
-from corestore.staging import Staged
+from corestore.staging import HASH_IN_PLACE, Staged
+from corestore.state import MAX_BLOCK_BYTES
 from corestore.tree.seek import seek
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from corestore.codec import Codec
     from corestore.driver import Driver
@@ -245,6 +247,48 @@ class Hypercore(CoreHandle, Generic[Value]):
             state.commit_lock.release()
         await self._driver.after_commit()
         return staged.length
+
+    async def propose(self, *blocks: Value) -> Proposal:
+        """What this core would be with *blocks* appended, for its signers to sign and anybody to
+        commit: how a core with several signers grows. Changes nothing.
+
+        Raises:
+          ValueError: as `append`.
+          trio.ClosedResourceError: this handle is closed.
+        """
+        self._check_open()
+        await trio.lowlevel.checkpoint()
+        state, base = self._state, self._state.head
+        encoded: Sequence[bytes | memoryview] = [self._codec.encode(block) for block in blocks]
+        if state.cipher is not None:
+            cipher = state.cipher
+            encoded = [
+                cipher.encrypt(base.length + i, base.fork, bytes(block))
+                for i, block in enumerate(encoded)
+            ]
+        if any(len(block) > MAX_BLOCK_BYTES for block in encoded):
+            raise ValueError(f"a block of more than {MAX_BLOCK_BYTES} bytes")
+        if sum(map(len, encoded)) > HASH_IN_PLACE:
+            batch = await trio.to_thread.run_sync(tree.append, base, encoded)
+        else:
+            batch = tree.append(base, encoded)
+        return Proposal(self._driver, state, base, batch)
+
+    async def propose_truncation(self, length: int, *, fork: int | None = None) -> Proposal:
+        """As `propose`, for the log cut to its first *length* blocks, on a new fork.
+
+        Raises:
+          ValueError: as `truncate`; and to nothing, since nobody can sign that.
+          LookupError: a sparse copy may not know the shorter log's roots.
+        """
+        self._check_open()
+        await trio.lowlevel.checkpoint()
+        state, base = self._state, self._state.head
+        fork = base.fork + 1 if fork is None else fork
+        if fork <= base.fork or length == 0:
+            raise ValueError(f"a truncation to {length} blocks on fork {fork} of {base.fork}")
+        batch = tree.truncate(base, length, fork, nodes=state)
+        return Proposal(self._driver, state, base, batch)
 
     # -- more handles ------------------------------------------------------------------------------
 

@@ -19,10 +19,12 @@ const Hyperdrive = load('hyperdrive')
 const { keyPair } = load('hypercore-crypto')
 const NoiseSecretStream = load('@hyperswarm/secret-stream')
 const Protomux = load('protomux')
+const multisig = load('hypercore/lib/multisig.js')
 const c = load('compact-encoding')
 
 let store = null
 const cores = []
+const shared = []
 const drives = []
 const sockets = new Map() // to their encrypted streams
 let server = null
@@ -69,6 +71,7 @@ function attach(socket, initiator, mode) {
   stream.on('error', (error) => console.error(`stream: ${error.message}`))
   stream.on('close', () => sockets.delete(socket))
   modes[mode || 'replicate'](stream)
+  for (const core of shared) core.replicate(stream)
   return stream
 }
 
@@ -158,8 +161,43 @@ const actions = {
     return describe(cores.push(core) - 1)
   },
 
-  // Such a core on the streams that are there.
+  // A core that several sign. With `signer` it is the draft of one of them, which nobody is shown.
+  async signed({ folder, seeds, signer, quorum, version, allowPatch }) {
+    const pairs = seeds.map((seed) => keyPair(bytes(seed)))
+    const signers = pairs.map(({ publicKey }) => ({ publicKey }))
+    const manifest = { version, quorum, allowPatch, signers }
+    const core = new Hypercore(folder, { manifest, keyPair: pairs[signer] || null })
+    await core.ready()
+    return describe(cores.push(core) - 1)
+  },
+
+  // What a signer has signed last, as a part of the signature of the log up to `length`.
+  async part({ core, signer, length }) {
+    const draft = cores[core].core
+    const from = generation === 10 ? draft.tree : cores[core]
+    const part = await multisig.partialSignature(from, signer, length)
+    const node = ({ index, size, hash }) => ({ index, size, hash: hex(hash) })
+    return { ...part, signature: hex(part.signature), nodes: (part.nodes || []).map(node) }
+  },
+
+  // Blocks with the parts of a quorum; with `truncate` that many are left, on fork `fork`.
+  async commit({ core, blocks, parts, truncate, fork }) {
+    const node = ({ index, size, hash }) => ({ index, size, hash: bytes(hash) })
+    const inputs = parts.map((part) => ({
+      ...part,
+      signature: bytes(part.signature),
+      nodes: part.nodes.map(node)
+    }))
+    const v0 = cores[core].manifest.version === 0
+    const signature = v0 ? multisig.assemblev0(inputs) : multisig.assemble(inputs)
+    if (blocks) await cores[core].append(blocks.map(bytes), { signature })
+    else await cores[core].truncate(truncate, { fork, signature })
+    return describe(core)
+  },
+
+  // Such a core on all streams, those to come too.
   share({ core }) {
+    shared.push(cores[core])
     for (const stream of sockets.values()) cores[core].replicate(stream)
   },
 
