@@ -6,15 +6,14 @@ to its file, under whatever name it has by now, or to nothing else. So the table
 known number, the place of the record, never the record itself: that is the drive's, always fresh.
 
 A `find` over a million files makes the kernel know a million numbers. Inodes that are neither open
-nor without a name are therefore packed into some 60 bytes each, and unpacked when they are used.
+nor without a name are therefore packed (`hyperfs.vfs.packed`), and unpacked when they are used.
 """
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Final
 
-from hyperfs.writer import SHARED
+from hyperfs.vfs.packed import MAX_COUNT, PackedInodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,11 +25,6 @@ if TYPE_CHECKING:
 HOT_INODES: Final = 4096
 # How many access times that differ from the modification time are remembered.
 ACCESS_TIMES: Final = 65_536
-
-# A packed inode: lookup count (0 when the file is not counted but kept), directory id (0: SHARED),
-# then the name.
-_PACKED: Final = struct.Struct("<IQ")
-_MAX_COUNT: Final = (1 << 32) - 1
 
 
 class Inode:
@@ -56,7 +50,7 @@ class Inode:
     @property
     def at_rest(self) -> bool:
         """Whether a packed form says all of it."""
-        return self.location is not None and not self.opens and self.lookups <= _MAX_COUNT
+        return self.location is not None and not self.opens and self.lookups <= MAX_COUNT
 
     @property
     def unused(self) -> bool:
@@ -69,7 +63,7 @@ class InodeTable:
 
     def __init__(self, *, hot: int = HOT_INODES) -> None:
         self._hot: dict[int, Inode] = {}
-        self._cold: dict[int, bytes] = {}
+        self._cold = PackedInodes()
         self._least_limit = self._limit = hot
         # The access times that were set, in nanoseconds; lost with the inode, never stored.
         self.access_times: dict[int, int] = {}
@@ -89,10 +83,12 @@ class InodeTable:
         inode = self._hot.get(ino)
         if inode is not None:
             return inode
-        packed = self._cold.pop(ino, None)
+        packed = self._cold.pop(ino)
         if packed is None:
             return None
-        inode = _unpack(ino, packed)
+        lookups, location = packed
+        inode = Inode(ino, location)
+        inode.lookups = lookups
         self._keep(inode)
         return inode
 
@@ -123,7 +119,7 @@ class InodeTable:
         if inode is not None:
             return inode.location
         packed = self._cold.get(ino)
-        return None if packed is None else _unpack(ino, packed).location
+        return None if packed is None else packed[1]
 
     def forget(self, ino: int, count: int) -> Inode | None:
         """Take back *count* lookups. Returns the inode if that made it unused, and drops it.
@@ -168,23 +164,8 @@ class InodeTable:
             if inode.unused:
                 self.access_times.pop(inode.ino, None)
             else:
-                self._cold[inode.ino] = _pack(inode)
+                assert inode.location is not None
+                self._cold.put(inode.ino, inode.lookups, inode.location)
         # What is open or has no name cannot be packed: the limit follows it, or each new inode
         # would look at all of them again.
         self._limit = max(self._least_limit, 2 * unpackable)
-
-
-def _pack(inode: Inode) -> bytes:
-    location = inode.location
-    if location is SHARED:
-        return _PACKED.pack(inode.lookups, 0)
-    assert isinstance(location, tuple)
-    directory, name = location
-    return _PACKED.pack(inode.lookups, directory) + name
-
-
-def _unpack(ino: int, packed: bytes) -> Inode:
-    lookups, directory = _PACKED.unpack_from(packed)
-    inode = Inode(ino, (directory, packed[_PACKED.size :]) if directory else SHARED)
-    inode.lookups = lookups
-    return inode

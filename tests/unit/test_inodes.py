@@ -6,6 +6,7 @@ import random
 
 from hyperfs.vfs import inodes
 from hyperfs.vfs.inodes import InodeTable
+from hyperfs.vfs.packed import MAX_COUNT, PackedInodes
 from hyperfs.writer import SHARED
 from tests.support.fakedrive import file_entry
 
@@ -51,6 +52,28 @@ def test_packed_inodes_come_back_as_they_were():
         assert table.peek(ino) == expected
         found = table.find(ino)
         assert (found.location, found.lookups) == (expected, ino)
+
+
+def test_packed_neighbours_do_not_disturb_one_another():
+    rng = random.Random(3)
+    packed, model = PackedInodes(), {}
+    for _ in range(20_000):
+        ino = rng.choice((rng.randrange(1, 200), (7 << 48) + rng.randrange(100)))
+        assert (ino in packed) == (ino in model)
+        assert packed.get(ino) == model.get(ino)
+        if ino in model:
+            assert packed.pop(ino) == model.pop(ino)
+            assert packed.pop(ino) is None
+        else:
+            location = (
+                SHARED if ino % 9 == 0 else (ino + 1, rng.randbytes(rng.choice((1, 12, 255))))
+            )
+            model[ino] = (rng.choice((0, 1, MAX_COUNT)), location)
+            packed.put(ino, *model[ino])
+        assert len(packed) == len(model)
+    assert sorted(packed) == sorted(model)
+    assert all(packed.pop(ino) for ino in list(packed))
+    assert not packed._pages
 
 
 def test_what_is_open_or_has_no_name_is_never_packed():
