@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 class CoreStatistics:
     """Numbers about one core, at one moment.
 
-    `blocks_received` and `blocks_sent` count since the core was opened. `stopped`: its key has
+    `blocks_received` and `blocks_sent` count since the core was opened; `store_bytes_received` is
+    what has come over all links of its store, for whatever core. `stopped`: its key has
     signed two histories (`Hypercore.conflict`). `held_for`: why nothing is signed here, if so.
     """
 
@@ -57,6 +58,7 @@ class CoreStatistics:
     peers: int
     stopped: bool = False
     held_for: Reason | None = None
+    store_bytes_received: int = 0
 
 
 class CoreHandle:
@@ -214,6 +216,12 @@ class CoreHandle:
         """Whether block *start*, or every block of `start..end`, is held here."""
         end = start + 1 if end is None else end
         return self._state.bitfield.has_all(start, end)
+
+    def offered(self, index: int) -> bool:
+        """Whether a peer whose channel is open has told that it has block *index*; a hint, not
+        truth."""
+        replicator = self._state.replicator
+        return any(replicator.peer_has(peer, index, index + 1) for peer in self._state.peers)
 
     def held(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The ranges of blocks of `start..end` that are held here, half open, in order. The core
@@ -502,6 +510,7 @@ class CoreHandle:
             peers=len(state.peers),
             stopped=state.lease.evidence is not None,
             held_for=self.held_for,
+            store_bytes_received=self._driver.bytes_received,
         )
 
     def _check_goes_on(self) -> None:

@@ -35,6 +35,10 @@ _LEAST_RUNS: Final = 4
 CLEARING_SECONDS: Final = 0.003
 
 _A_MOMENT: Final = 0.1
+# Less than this in the time a read waits is what links say when there is nothing to say.
+_LEAST_BYTES: Final = 2048
+# A block of 256 KiB at 2 KiB/s takes that many times the usual 10 s.
+_MOST_SILENCES: Final = 12
 
 
 class Clearing:
@@ -79,9 +83,10 @@ class Clearing:
 class Patience:
     """How long a drive waits for a missing block, and what it has learnt about waiting.
 
-    *seconds* None waits for ever: deadlines are the caller's. Otherwise a wait ends after that many
-    seconds with TooSlowError, and from then on at once, until anything arrives from a peer or the
-    set of peers changes: one silent peer must not cost every reader the whole wait again and again.
+    *seconds* None waits for ever: deadlines are the caller's. Otherwise a wait ends when for that
+    many seconds nothing has come, with TooSlowError, and from then on at once, until anything
+    arrives from a peer or the set of peers changes: one silent peer must not cost every reader the
+    whole wait again and again.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -142,8 +147,7 @@ class CoreBlocks:
             await self._get_all(missing)
             return
         if not patience.exhausted:
-            with trio.move_on_after(patience.seconds):
-                await self._get_all(missing)
+            if await self._get_while_it_comes(missing, patience.seconds):
                 return
             patience.give_up()
         core.hint(missing)
@@ -186,7 +190,46 @@ class CoreBlocks:
             await trio.lowlevel.checkpoint()
         return freed
 
-    async def _get_all(self, missing: list[int]) -> None:
+    async def _get_while_it_comes(self, missing: Sequence[int], seconds: float) -> bool:
+        """Wait for *missing* until for *seconds* nothing has come; whether all is here.
+
+        On a slow link one read takes longer than that, and so does one block. While bytes arrive
+        and a peer offers what is missing, it is waited for; but for so many times as long at most.
+        """
+        failure: Exception | None = None
+        waiting = trio.CancelScope()
+
+        async def watch() -> None:
+            left, silent_since = len(missing), trio.current_time()
+            while True:
+                before = self.core.statistics().store_bytes_received
+                await trio.sleep(seconds)
+                lacking = [index for index in missing if not self.core.has(index)]
+                if len(lacking) < left:
+                    left, silent_since = len(lacking), trio.current_time()
+                    continue
+                arrived = self.core.statistics().store_bytes_received - before
+                if (
+                    arrived < _LEAST_BYTES
+                    or trio.current_time() - silent_since >= _MOST_SILENCES * seconds
+                    or not any(map(self.core.offered, lacking))
+                ):
+                    break
+            waiting.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            with waiting:
+                try:
+                    await self._get_all(missing)
+                except Exception as error:  # told to the caller as it is, not in a group
+                    failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return not waiting.cancelled_caught
+
+    async def _get_all(self, missing: Sequence[int]) -> None:
         if len(missing) > 1:
             self.core.hint(missing)
         for index in missing:

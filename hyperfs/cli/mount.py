@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long a read waits for a block that no peer sends; then ETIMEDOUT.",
+    help="How long a read waits while no peer sends anything; then ETIMEDOUT.",
 )
 @click.option(
     "--version",

@@ -358,6 +358,56 @@ async def test_after_one_silence_further_reads_fail_at_once(autojump_clock):
         file.release()
 
 
+@asynccontextmanager
+async def slow_streams(rate):
+    """A pair of streams between which *rate* bytes a second pass."""
+    (near, left), (right, far) = (trio.testing.memory_stream_pair() for _ in range(2))
+
+    async def pump(source, target):
+        while data := await source.receive_some(max(1, rate // 10)):
+            await trio.sleep(len(data) / rate)
+            await target.send_all(data)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump, left, right)
+        nursery.start_soon(pump, right, left)
+        yield near, far
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("rate", [40_000, 8_000])
+async def test_on_a_slow_link_a_read_waits_for_as_long_as_bytes_come(autojump_clock, rate):
+    """A whole read takes longer than the timeout, at the lower rate every single block does."""
+    size = 600_000 if rate > 10_000 else 100_000
+    async with a_pair(read_timeout=3, link=False) as (writer, reader, near, far):
+        await writer.write("/f", LARGE[:size])
+        await writer.sync()
+        async with slow_streams(rate) as streams, linked(near, far, streams=streams):
+            await reader.ready()
+            started = trio.current_time()
+            assert await reader.read("/f") == LARGE[:size]
+            assert trio.current_time() - started > size / rate - 3 > 6
+
+
+async def test_a_block_that_nobody_offers_is_not_waited_for_because_others_come(autojump_clock):
+    async with a_pair(read_timeout=3, link=False) as (writer, reader, near, far):
+        await writer.write("/lost", LARGE[:100_000])
+        end = writer.content.length
+        await writer.write("/f", LARGE[100_000:2_000_000])
+        await writer.sync()
+        await writer.content.clear(0, end)
+        async with slow_streams(20_000) as streams, linked(near, far, streams=streams):
+            await reader.ready()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reader.content.download, end)
+                await trio.sleep(1)
+                started = trio.current_time()
+                with pytest.raises(trio.TooSlowError):
+                    await reader.read("/lost")
+                assert trio.current_time() - started < 7
+                nursery.cancel_scope.cancel()
+
+
 async def test_a_cancelled_read_leaves_the_file_usable():
     async with a_pair(link=False) as (writer, reader, near, far):
         await writer.write("/f", LARGE[:600_000])
