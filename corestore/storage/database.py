@@ -81,6 +81,13 @@ class Log:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         # Held while the descriptor is in use: it is never closed under an fdatasync.
         self._lock = threading.Lock()
+        self._name_durable = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything committed is in the database itself, and durable: whoever closed its
+        last connection synced it there before deleting the log, and nothing was committed since."""
+        return os.fstat(self._fd).st_size == 0
 
     def flush(self) -> None:
         """Make every commit that has returned durable. May run in a thread.
@@ -95,6 +102,10 @@ class Log:
                 ours, there = os.fstat(self._fd), os.stat(self._path)
                 if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
                     raise OSError(errno.ESTALE, "the log was replaced", str(self._path))
+                if not self._name_durable:
+                    # The log was made when the database was opened, and the database perhaps too.
+                    self._io.fsync_directory(self._path.parent)
+                    self._name_durable = True
 
     def close(self) -> None:
         """Close the descriptor; after the last connection only."""
@@ -132,8 +143,6 @@ class Database:
         except BaseException:
             self._connection.close()
             raise
-        with health.final("syncing the store's folder"):
-            io.fsync_directory(path.parent)
 
     def _connect(self) -> apsw.Connection:
         try:

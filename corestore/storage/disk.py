@@ -76,7 +76,8 @@ class DiskStorage:
     def _make_durable(self) -> None:
         """What the database says now is durable from here on, whoever wrote it."""
         version = self.look()
-        self.database.log.flush()
+        if not self.database.log.empty:
+            self.database.log.flush()
         self._durable_version = version
 
     def _abandon(self) -> None:

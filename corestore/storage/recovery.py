@@ -141,10 +141,10 @@ def head_at(storage: DiskStorage, core: DiskCore, length: int) -> Head:
 
 def _collect(storage: DiskStorage) -> list[Doubt]:
     doubts: dict[int, Doubt] = {}
+    # Whatever of ours is not synced, or not signed, has a tail: no need to look at every core.
     names = storage.database.all(
-        "SELECT discovery_key FROM core WHERE signer IS NOT NULL AND"
-        " (length > synced_length OR length > 0 AND signature = x'')"
-        " OR id IN (SELECT core FROM unsynced)"
+        "SELECT discovery_key FROM core"
+        " WHERE id IN (SELECT core FROM tail UNION SELECT core FROM unsynced)"
     )
     for (name,) in names:
         core = storage.open_core(DiscoveryKey(cast("bytes", name)))

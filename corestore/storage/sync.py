@@ -175,8 +175,9 @@ def _write_watermark(cursor: apsw.Cursor, mark: Mark) -> None:
         " version = version + 1 WHERE id = ?",
         (mark.head.length, schema.pack_head(published), mark.core.id),
     )
+    # Not that of an unsigned head: a recovery finds it there.
     cursor.execute(
-        "DELETE FROM tail WHERE core = ? AND length <= ?", (mark.core.id, mark.head.length)
+        "DELETE FROM tail WHERE core = ? AND length <= ?", (mark.core.id, published.length)
     )
 
 

@@ -86,12 +86,7 @@ class Writing:
             assert commit.head is not None
             self._set_head(commit.head)
             if ours:
-                # A head that is only signed now stays the work of the transaction that wrote it.
-                self._cursor.execute(
-                    "INSERT INTO tail VALUES (?, ?, ?, ?)"
-                    " ON CONFLICT (core, length) DO UPDATE SET signature = excluded.signature",
-                    (self.core.id, commit.head.length, self._tx, commit.head.signature),
-                )
+                self._note_tail(commit.head)
         if commit.manifest is not None:
             self._record = CoreRecord(self._record.key, commit.manifest, self._record.signer)
             self._set["manifest"] = commit.manifest
@@ -101,6 +96,14 @@ class Writing:
         if commit.truncate is not None:
             self._note_tail_hole(old_end)
         self._write_user_data(commit)
+
+    def _note_tail(self, head: Head) -> None:
+        # A head that is only signed now stays the work of the transaction that wrote it.
+        self._cursor.execute(
+            "INSERT INTO tail VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (core, length) DO UPDATE SET signature = excluded.signature",
+            (self.core.id, head.length, self._tx, head.signature),
+        )
 
     def _set_head(self, head: Head) -> None:
         self._head = head
@@ -143,6 +146,8 @@ class Writing:
         old_end = self._head.byte_length
         self._drop_tail(head.length)
         self._set_head(head)
+        if head.length > self.core.published.length:
+            self._note_tail(head)
         self._note_tail_hole(old_end)
 
     def publish_all(self) -> None:
