@@ -122,6 +122,7 @@ class Format(Protocol):
 # 400 bytes each.
 KNOWN_RECORDS: Final = 16_384
 # How many entries a listing reads at once beyond those it needs, when some are left out.
+_LEAST_AT_ONCE: Final = 32
 _MOST_AT_ONCE: Final = 256
 
 
@@ -213,7 +214,7 @@ class View:
           BlocksMissing, DecodeError: of index blocks.
         """
         out: list[tuple[bytes, Entry | Link]] = []
-        wanted = limit
+        wanted = limit if not hidden else max(limit, _LEAST_AT_ONCE)
         while True:
             page = self.index.scan(start, end, wanted)
             for key, value in page:

@@ -300,15 +300,14 @@ class Operations(pyfuse3.Operations):
     @_answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         fs = self._of(fh)
-        count = 0
         # Between the listing and the answer nothing may be awaited, or it could be out of date.
-        for entry in await fs.readdir(fh, start_id):
-            name = pyfuse3.FileNameT(entry.name)
-            if not pyfuse3.readdir_reply(token, name, _shown(entry.attributes), entry.position):
+        listed = await fs.readdir(fh, start_id)
+        reply, count = pyfuse3.readdir_reply, 0
+        for name, attributes, position in listed:
+            if not reply(token, name, _shown(attributes), position):
                 break
-            fs.remember(fh, entry)
             count += 1
-        fs.passed_on(fh, count)
+        fs.remember(fh, listed[:count])
 
     @_answered
     async def releasedir(self, fh: FileHandleT) -> None:

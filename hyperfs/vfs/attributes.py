@@ -88,10 +88,12 @@ class Presentation:
 
 def _used_sectors(entry: Entry, *, settled: bool) -> int:
     """Never 0 for a file with a size: to tar(1) that means one that is all hole."""
-    used = entry.size
-    if settled and not entry.grouped and entry.inline is None:
-        # As a list: a generator costs more than all the rest.
-        used = min(used, sum([extent.length for extent in entry.extents]))
+    used, extents = entry.size, entry.extents
+    if settled and len(extents) == 1:
+        # Most files; listings ask for each.
+        used = min(used, extents[0].length)
+    elif settled and not entry.grouped and entry.inline is None:
+        used = min(used, sum([extent.length for extent in extents]))
     units = -(-used // _USED_UNIT) or 1
     return units * (_USED_UNIT // _SECTOR)
 

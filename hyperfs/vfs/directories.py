@@ -12,6 +12,8 @@ from hyperfs.vfs.tree import atomic
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hyperfs.vfs.attributes import Attributes
     from hyperfs.vfs.rules import Credentials
 
@@ -37,7 +39,7 @@ class DirectoryOperations(FileOperations):
     def readdir(self, number: int, position: int) -> list[Listed]:
         """Some entries from *position* on (0 is the start), `.` and `..` first; none at the end.
 
-        Call `remember` for each entry that was passed on. How many come follows from how many were
+        Call `remember` with those that were passed on. How many come follows from how many were
         passed on last time: what is not is looked up again, for by then it may have changed.
         """
         handle = self.handles.directories[number]
@@ -46,10 +48,11 @@ class DirectoryOperations(FileOperations):
             listed = self._dots(handle.ino, position)
         after = handle.name_before(position)
         found = self.live.page(handle.ino, after, handle.expected + 8)
-        next_position = max(position, 2) + 1
-        for name, entry in found:
-            listed.append(Listed(name, self.attributes(entry), next_position))
-            next_position += 1
+        shown = self.attributes
+        listed += [
+            Listed(name, shown(entry), at)
+            for at, (name, entry) in enumerate(found, max(position, 2) + 1)
+        ]
         return listed
 
     def _dots(self, ino: int, position: int) -> list[Listed]:
@@ -63,22 +66,26 @@ class DirectoryOperations(FileOperations):
         listed.append(Listed(b"..", self.attributes(self.entry_of(above)), 2))
         return listed
 
-    def remember(self, number: int, listed: Listed) -> None:
-        """The entry of a listing was passed on: it counts as known, except for `.` and `..`."""
-        if listed.position <= 2:
-            return
+    def remember(self, number: int, listed: Sequence[Listed]) -> None:
+        """These entries, the first ones of the last `readdir`, were passed on: they count as known,
+        except for `.` and `..`."""
         handle = self.handles.directories[number]
-        handle.tell(listed.position, listed.name)
-        attributes = listed.attributes
-        inode = self.inodes.find(attributes.ino)
-        if inode is None or inode.location is not SHARED:
-            # Of a file with several names this is not the place; `entry_of` will see.
-            inode = self.inodes.known(attributes.ino, (handle.ino, listed.name))
-        inode.lookups += 1
-
-    def passed_on(self, number: int, count: int) -> None:
-        """Of the last `readdir`, *count* entries fitted."""
-        self.handles.directories[number].expected = max(count, DirectoryHandle.FIRST_ANSWER)
+        handle.expected = max(len(listed), DirectoryHandle.FIRST_ANSWER)
+        names = [each for each in listed if each.position > 2]
+        if not names:
+            return
+        handle.tell(names[0].position, [each.name for each in names])
+        directory, inodes = handle.ino, self.inodes
+        for name, attributes, _ in names:
+            inode = inodes.find(attributes.ino)
+            if inode is None:
+                inodes.add(attributes.ino, (directory, name))
+                continue
+            if inode.location is not SHARED:
+                # Of a file with several names this is not the place; `entry_at` will see.
+                inode.location = (directory, name)
+                inode.orphan = None
+            inode.lookups += 1
 
     async def releasedir(self, number: int) -> None:
         """Close a listing."""

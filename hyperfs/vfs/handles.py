@@ -62,13 +62,10 @@ class DirectoryHandle:
             raise OSError(errno.EINVAL, "no such position in the directory")
         return self.names[index]
 
-    def tell(self, position: int, name: bytes) -> None:
-        """Note that *position* was told with *name*."""
+    def tell(self, position: int, names: list[bytes]) -> None:
+        """Note that *position* and those after it were told with *names*."""
         index = position - self.FIRST_NAME
-        if index < len(self.names):
-            self.names[index] = name
-        else:
-            self.names.append(name)
+        self.names[index : index + len(names)] = names
 
 
 class Handles(Generic[Handle]):

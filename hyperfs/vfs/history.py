@@ -32,7 +32,7 @@ from hyperfs.vfs.handles import Handles
 from hyperfs.vfs.tree import InvalidateEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from hyperfs.drive import Drive
     from hyperfs.vfs.filesystem import FileSystem
@@ -75,6 +75,12 @@ class _Link:
         self.ino = ino
         self.target = target
         self.known = 0
+
+
+def _inside(listed: Listed) -> Listed:
+    """With the number that the inode has in its view."""
+    shown = listed.attributes
+    return listed._replace(attributes=shown._replace(ino=shown.ino & MAX_ID))
 
 
 class History:
@@ -384,27 +390,16 @@ class History:
             ]
         return [each for each in self._listings[number & MAX_ID] if each.position > position]
 
-    def remember(self, number: int, listed: Listed) -> None:
+    def remember(self, number: int, listed: Sequence[Listed]) -> None:
         """As `FileSystem.remember`."""
-        if listed.position <= 2:
-            return
-        shown = listed.attributes
-        if shown.ino >= _CONTROL:
-            return
-        past = self._views.get(shown.ino >> _SHIFT)
-        if past is None:
-            # A listed version that had to make room already: it will be looked up by its name.
-            return
-        past.known += 1
-        if number < _CONTROL:
-            inside = listed._replace(attributes=shown._replace(ino=shown.ino & MAX_ID))
-            past.fs.remember(number & MAX_ID, inside)
-
-    def passed_on(self, number: int, count: int) -> None:
-        """As `FileSystem.passed_on`."""
+        for each in listed:
+            # A listed version that had to make room already will be looked up by its name.
+            past = self._views.get(each.attributes.ino >> _SHIFT)
+            if past is not None and each.position > 2:
+                past.known += 1
         if number < _CONTROL:
             past, inside = self._past(number)
-            past.fs.passed_on(inside, count)
+            past.fs.remember(inside, [_inside(each) for each in listed])
 
     async def releasedir(self, number: int) -> None:
         """As `FileSystem.releasedir`."""

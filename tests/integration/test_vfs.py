@@ -66,10 +66,9 @@ async def names(fs, ino):
     found, position = [], 0
     while listed := await fs.readdir(handle, position):
         for entry in listed[:3]:
-            fs.remember(handle, entry)
             found.append(entry.name)
             position = entry.position
-        fs.passed_on(handle, len(listed[:3]))
+        fs.remember(handle, listed[:3])
     await fs.releasedir(handle)
     return found
 
@@ -112,8 +111,8 @@ async def test_listing_in_pieces_shows_each_name_once_while_names_come_and_go():
         handle = await fs.opendir(directory, ROOT)
         found, position = [], 0
         while listed := await fs.readdir(handle, position):
+            fs.remember(handle, listed[:4])
             for entry in listed[:4]:
-                fs.remember(handle, entry)
                 found.append(entry.name)
                 position = entry.position
             last = found[-1]
@@ -132,8 +131,7 @@ async def test_listing_goes_on_from_any_position_told():
         handle = await fs.opendir(ROOT_ID, ROOT)
         listed = await fs.readdir(handle, 0)
         assert [entry.name for entry in listed[:2]] == [b".", b".."]
-        for entry in listed:
-            fs.remember(handle, entry)
+        fs.remember(handle, listed)
         for i, entry in enumerate(listed[:-1]):
             assert (await fs.readdir(handle, entry.position))[0].name == listed[i + 1].name
         with raises(errno.EINVAL):
