@@ -61,6 +61,9 @@ def _answered(
 
 
 def _shown(attributes: Attributes) -> EntryAttributes:
+    kept = attributes.encoded
+    if isinstance(kept, EntryAttributes):
+        return kept
     entry = EntryAttributes()
     (
         entry.st_ino,
@@ -78,6 +81,7 @@ def _shown(attributes: Attributes) -> EntryAttributes:
         entry.generation,
     ) = attributes
     entry.entry_timeout = entry.attr_timeout = timeout
+    attributes.encoded = entry
     return entry
 
 

@@ -19,13 +19,7 @@ _SECTOR: Final = 512
 LONG_TIMEOUT: Final = 3600.0
 
 
-class Attributes(NamedTuple):
-    """As stat(2) has them; `mode` is the whole st_mode, times are nanoseconds since 1970.
-
-    The timeouts say for how many seconds the kernel may use the name and the attributes unasked.
-    An `ino` of 0 stands for a name that does not exist, which may be remembered as long.
-    """
-
+class _Attributes(NamedTuple):
     ino: int
     mode: int
     nlink: int
@@ -39,6 +33,17 @@ class Attributes(NamedTuple):
     ctime_ns: int
     timeout: float = LONG_TIMEOUT
     generation: int = 0
+
+
+class Attributes(_Attributes):
+    """As stat(2) has them; `mode` is the whole st_mode, times are nanoseconds since 1970.
+
+    The timeouts say for how many seconds the kernel may use the name and the attributes unasked.
+    An `ino` of 0 stands for a name that does not exist, which may be remembered as long.
+    """
+
+    # The same as the interface to the kernel has it, which keeps it here.
+    encoded: object = None
 
 
 MISSING: Final = Attributes(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)

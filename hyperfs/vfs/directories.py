@@ -47,12 +47,13 @@ class DirectoryOperations(FileOperations):
         if position < 2:
             listed = self._dots(handle.ino, position)
         after = handle.name_before(position)
-        found = self.live.page(handle.ino, after, handle.expected + 8)
+        found = self.live.page(handle.ino, after, handle.wanted)
         shown = self.attributes
         listed += [
             Listed(name, shown(entry), at)
             for at, (name, entry) in enumerate(found, max(position, 2) + 1)
         ]
+        handle.offered = len(listed)
         return listed
 
     def _dots(self, ino: int, position: int) -> list[Listed]:
@@ -70,7 +71,7 @@ class DirectoryOperations(FileOperations):
         """These entries, the first ones of the last `readdir`, were passed on: they count as known,
         except for `.` and `..`."""
         handle = self.handles.directories[number]
-        handle.expected = max(len(listed), DirectoryHandle.FIRST_ANSWER)
+        handle.fitted(len(listed))
         names = [each for each in listed if each.position > 2]
         if not names:
             return

@@ -36,11 +36,11 @@ class DirectoryHandle:
 
     Positions are told for each entry: 1 and 2 for `.` and `..`, then one a name. To go on at a
     position means after the name it was told with, whatever came and went meanwhile: so nothing is
-    listed twice or left out, and nothing stale is shown. `expected` is how many entries fitted
-    into the last answer.
+    listed twice or left out, and nothing stale is shown. `offered` is how many entries the last
+    answer had, `wanted` how many the next one should have.
     """
 
-    __slots__ = ("expected", "ino", "names")
+    __slots__ = ("ino", "names", "offered", "wanted")
 
     FIRST_NAME = 3
     FIRST_ANSWER = 64
@@ -48,7 +48,8 @@ class DirectoryHandle:
     def __init__(self, ino: int) -> None:
         self.ino = ino
         self.names: list[bytes] = []
-        self.expected = self.FIRST_ANSWER
+        self.offered = 0
+        self.wanted = self.FIRST_ANSWER
 
     def name_before(self, position: int) -> bytes:
         """The name after which the listing goes on at *position*; empty for the start.
@@ -66,6 +67,14 @@ class DirectoryHandle:
         """Note that *position* and those after it were told with *names*."""
         index = position - self.FIRST_NAME
         self.names[index : index + len(names)] = names
+
+    def fitted(self, count: int) -> None:
+        """Note that *count* of the entries offered were taken: the next ones may be a few more, or
+        twice as many if these were too few."""
+        if count == self.offered:
+            self.wanted = max(2 * count, self.FIRST_ANSWER)
+        else:
+            self.wanted = max(count + 8, self.FIRST_ANSWER)
 
 
 class Handles(Generic[Handle]):

@@ -75,6 +75,8 @@ class InvalidateEntry:
     name: bytes
 
 
+# Of how many files the attributes are kept as they were told last, some 800 bytes each.
+TOLD_INODES: Final = 16_384
 # How fine the times of directories are: a tick of the kernel's clock.
 GRAIN_NS: Final = 4_000_000
 
@@ -124,6 +126,8 @@ class Tree:
         self.handles: Final = HandleTable()
         # Names that the kernel remembers as missing, oldest first.
         self.missing: Final[dict[tuple[int, bytes], None]] = {}
+        # What was made of which record, and access time: who lists a directory does so again.
+        self._told: dict[int, tuple[Entry, int | None, Attributes]] = {}
         self._checks: Final = check_permissions
         self._devices: Final = devices
         self._disk: Final = disk
@@ -183,9 +187,17 @@ class Tree:
     def attributes(self, entry: Entry) -> Attributes:
         """What stat(2) shows of *entry*."""
         ino = entry.id
-        return self.presentation.attributes(
-            entry, self.inodes.access_times.get(ino), settled=ino not in self.live.files
-        )
+        atime_ns = self.inodes.access_times.get(ino)
+        if ino in self.live.files:
+            return self.presentation.attributes(entry, atime_ns)
+        told = self._told.get(ino)
+        if told is not None and told[0] is entry and told[1] == atime_ns:
+            return told[2]
+        shown = self.presentation.attributes(entry, atime_ns, settled=True)
+        if len(self._told) >= TOLD_INODES:
+            self._told.clear()
+        self._told[ino] = entry, atime_ns, shown
+        return shown
 
     # -- deciding ------------------------------------------------------------------------------
 
