@@ -189,7 +189,10 @@ class Database:
 
     def _statement(self, sql: str) -> None:
         try:
-            self._patiently(partial(_run, self.cursor, sql))
+            try:
+                self.cursor.execute(sql)
+            except apsw.BusyError:
+                self._patiently(partial(_run, self.cursor, sql))
         except apsw.BusyError as error:
             self._roll_back()
             seconds = int(_BUSY_SECONDS)

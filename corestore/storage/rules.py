@@ -37,21 +37,21 @@ def check_commit(commit: Commit) -> None:
         if not 0 <= run.start <= run.end <= MAX_LENGTH:
             raise ValueError(f"blocks {run.start}..{run.end} are not a range a store can hold")
     _check_indices("block", [block.index for block in commit.blocks], MAX_LENGTH)
-    if any(block.byte_offset < 0 for block in commit.blocks):
+    if min([block.byte_offset for block in commit.blocks], default=0) < 0:
         raise ValueError("no block begins before the log")
     if commit.truncate is not None and commit.truncate < 0:
         raise ValueError("a core cannot be truncated below 0")
 
 
 def _check_indices(what: str, indices: Sequence[int], limit: int) -> None:
-    for index in (min(indices, default=0), max(indices, default=0)):
-        if not 0 <= index < limit:
-            raise ValueError(f"{what} {index} is beyond what a store can hold")
+    if indices and not (min(indices) >= 0 and max(indices) < limit):
+        wrong = next(index for index in indices if not 0 <= index < limit)
+        raise ValueError(f"{what} {wrong} is beyond what a store can hold")
 
 
 def gives_back(commit: Commit) -> bool:
     """Whether *commit* frees bytes: those need the log flushed before the disk may reuse them."""
-    return commit.truncate is not None or any(not run.held for run in commit.runs)
+    return commit.truncate is not None or not all([run.held for run in commit.runs])
 
 
 def check_together(commits: Sequence[Commit]) -> None:
