@@ -43,6 +43,7 @@ from hyperfs.records import Entry
 from hyperfs.registry import DriveInfo, drives
 from hyperfs.vfs.options import MountOptions
 from hyperfs.walk import PathEntry
+from hyperfs.watch import Watch, Watched
 from hyperfs.whole import Wholeness
 from hyperfs.writer import OpenFile
 
@@ -77,6 +78,8 @@ __all__ = [
     "SecretError",
     "UnsupportedFormat",
     "VersionCleared",
+    "Watch",
+    "Watched",
     "Wholeness",
     "check_fuse",
     "create",

@@ -282,7 +282,7 @@ class Committer:
                 raise BlockNotAvailable(missing.indices[0]) from missing
             await transaction.append(self._metadata, *nodes)
             version = transaction.length(self._metadata)
-        tree.view = View(Index(version - 1, tree.metadata_blocks, self._cache)).follow(view, {})
+        tree.show(View(Index(version - 1, tree.metadata_blocks, self._cache)).follow(view, {}))
 
     @asynccontextmanager
     async def quiet(self) -> AsyncIterator[None]:
@@ -389,7 +389,7 @@ class Committer:
         # No await from here on: the version, the layers and the files change together.
         tree.staging.committed()
         if view is not None:
-            tree.view = view
+            tree.show(view)
         for each in frozen.values():
             self._install(each, each.result if view is None else each.result.recorded(view))
         for waiter in self._waiters:

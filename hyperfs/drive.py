@@ -12,7 +12,7 @@ until the store is closed.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -24,13 +24,14 @@ from hyperfs.cache import CacheLimit
 from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
 from hyperfs.collect import Collector, oldest_version
 from hyperfs.errors import DriveEncrypted, VersionCleared
-from hyperfs.follow import Changes
+from hyperfs.follow import Changes, subscribed
 from hyperfs.held import held_bytes
 from hyperfs.index.node import BlocksMissing
 from hyperfs.links import DriveLink
 from hyperfs.live import LiveTree
 from hyperfs.records import ROOT_ID
 from hyperfs.walk import PathEntry
+from hyperfs.watch import Watch
 from hyperfs.whole import Holder
 from hyperfs.writer import SHARED, OpenFile
 
@@ -200,8 +201,13 @@ class Drive:
         view = await blocks.complete(lambda: form.checkout(version, newest))
         if view is None:
             raise ValueError(f"version {version} is before the first")
-        past = LiveTree(blocks, writable=False)
-        past.view, past.format = view, form
+        return self._at(view)
+
+    def _at(self, view: TreeView) -> Drive:
+        """The drive as of one version, which is kept for as long as that is used."""
+        tree = self._tree
+        past = LiveTree(tree.metadata_blocks, writable=False)
+        past.view, past.format = view, tree.format
         if tree.content_blocks is not None:
             past.set_content(tree.content_blocks)
             past.reader.on_read = tree.reader.on_read
@@ -237,20 +243,14 @@ class Drive:
         pair = other._view, self._view
         return versions.diff(*pair, tree.format, tree.metadata_blocks, paths.split(path))
 
-    @contextmanager
-    def watch_changes(self) -> Iterator[Changes]:
-        """Subscribe to what others change, each told after look-ups show it:
-        `with drive.watch_changes() as changes: async for change in changes`."""
-        changes = Changes()
-        follower = self._follower
-        if follower is not None:
-            follower.subscribers.add(changes)
-        try:
-            yield changes
-        finally:
-            if follower is not None:
-                follower.subscribers.discard(changes)
-            changes.close()
+    def watch(self, path: str | bytes = "/") -> Watch[Drive]:
+        """What changes at or below *path*, here or elsewhere, from now on, with the versions before
+        and after: `with drive.watch("/a") as watch: async for change in watch`."""
+        return Watch(self._tree, paths.split(path), self._at)
+
+    def watch_changes(self) -> AbstractContextManager[Changes]:
+        """Subscribe to what others change, each told by ids after look-ups show it."""
+        return subscribed(self._follower)
 
     # -- reading by path ---------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -26,7 +27,7 @@ from hyperfs.records import Entry, entry_key, shared_key
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from corestore import Hypercore
     from hyperfs.blocks import CoreBlocks
@@ -85,6 +86,19 @@ class Changes:
         """End the iteration."""
         self._closed = True
         self._arrived.set()
+
+
+@contextmanager
+def subscribed(follower: Follower | None) -> Iterator[Changes]:
+    """A subscription for the length of a block; without a follower nothing will ever be told."""
+    changes = Changes()
+    subscribers = set() if follower is None else follower.subscribers
+    subscribers.add(changes)
+    try:
+        yield changes
+    finally:
+        subscribers.discard(changes)
+        changes.close()
 
 
 class Follower:
@@ -189,7 +203,7 @@ class Follower:
         view = tree.format.find_local(top, oldest, limit)
         if view is None:
             return tree.view is not None
-        tree.view = view
+        tree.show(view)
         if view.version == metadata.length:
             self._seen = metadata.length
         self._moved.unpark_all()
@@ -284,7 +298,7 @@ class Follower:
         if self._is_ended():
             return
         # No await from here on: look-ups, open files and subscribers change together.
-        tree.view = view
+        tree.show(view)
         self._moved.unpark_all()
         if changed is None:
             return

@@ -10,6 +10,8 @@ import time
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+import trio
+
 from corestore import DecodeError, NotWritable
 from hyperfs.content import ContentMap
 from hyperfs.index.node import BlocksMissing
@@ -49,6 +51,8 @@ class LiveTree:
     def __init__(self, metadata_blocks: CoreBlocks, *, writable: bool) -> None:
         self.metadata_blocks = metadata_blocks
         self.view: TreeView | None = None
+        # Woken when `show` has changed the view.
+        self.shown = trio.lowlevel.ParkingLot()
         # How the log is read; known before the first view.
         self.format: Format | None = None
         self.writable = writable
@@ -67,6 +71,11 @@ class LiveTree:
         self.layers: WeakSet[Layer] = WeakSet()
         self._at: dict[tuple[int, bytes], OpenFile] = {}
         self._next_id = ROOT_ID + 1
+
+    def show(self, view: TreeView) -> None:
+        """Look-ups show this version from now on."""
+        self.view = view
+        self.shown.unpark_all()
 
     # -- what open files ask ------------------------------------------------------------------
 

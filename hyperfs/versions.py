@@ -7,6 +7,7 @@ been met.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +24,7 @@ from hyperfs.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from hyperfs.blocks import CoreBlocks
     from hyperfs.view import Format, TreeView
@@ -33,7 +34,7 @@ _PAGE: Final = 256
 
 async def diff(
     old: TreeView, new: TreeView, form: Format, blocks: CoreBlocks, names: Sequence[bytes]
-) -> AsyncIterator[PathChange]:
+) -> AsyncGenerator[PathChange, None]:
     """The changes from *old* to *new* below the path of *names*, that path included."""
     changed = await _changed(old, new, form, blocks)
     prefix = b"/" + b"/".join(names)
@@ -57,6 +58,23 @@ async def diff(
         changed.discard(old_id)
         pairs = await _pairs(old, old_id, new, new_id, blocks)
         stack += [(path + b"/" + name, *pairs[name]) for name in sorted(pairs, reverse=True)]
+
+
+async def differ(
+    old: TreeView, new: TreeView, form: Format, blocks: CoreBlocks, names: Sequence[bytes]
+) -> bool:
+    """Whether there is any such change."""
+    if not names:
+        # Nothing has to be found: any change is one below the root. (That the root directory is
+        # recorded again says nothing.)
+        steps = form.changes(old, new)
+        while change := await blocks.complete(lambda: next(steps, None)):
+            entry = change.new or change.old
+            if change.directory is not None or entry is None or entry.id != ROOT_ID:
+                return True
+        return False
+    async with aclosing(diff(old, new, form, blocks, names)) as changes:
+        return await anext(changes, None) is not None
 
 
 async def _changed(old: TreeView, new: TreeView, form: Format, blocks: CoreBlocks) -> set[int]:

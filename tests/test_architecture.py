@@ -30,6 +30,7 @@ LINES = [
         "hyperfs.whole",
         "hyperfs.cache",
         "hyperfs.compact",
+        "hyperfs.watch",
         "hyperfs.versions",
         "hyperfs.walk",
         "hyperfs.held",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -214,6 +215,28 @@ async def test_what_changed_is_told(tmp_path, generation):
         back = {change.path: change.kind async for change in old.diff(drive)}
         assert back == dict.fromkeys(found, "removed")
         assert "/new" not in {each.path.decode() async for each in old.walk()}
+
+
+@GENERATIONS
+async def test_a_watch_tells_what_node_changes_below_a_path(tmp_path, generation):
+    async with opened(tmp_path, generation, count=100) as (drive, node, _):
+        with drive.watch("/new") as watch:
+            operations = [["put", "/other", 10], ["put", "/new/a", 100], ["put", "/new/b", 100]]
+            version = await node("change", drive=0, operations=operations)
+            seen = {}
+            async for change in watch:
+                seen.update({each.path: each.kind async for each in change.changes()})
+                with contextlib.suppress(FileNotFoundError):
+                    assert await change.new.read("/new/a") == made("/new/a", 100)
+                if change.new.version == version:
+                    break
+            assert set(seen) == {b"/new", b"/new/a", b"/new/b"}
+            # Another version that is nothing to who watches, and one that is.
+            await node("remove", drive=0, path="/other")
+            await node("remove", drive=0, path="/new/b")
+            change = await anext(watch)
+            assert [each.path async for each in change.changes()] == [b"/new/b"]
+            assert await change.old.read("/new/b") == made("/new/b", 100)
 
 
 @GENERATIONS

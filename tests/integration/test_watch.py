@@ -1,0 +1,160 @@
+"""`Drive.watch`: changes below a path, made here and elsewhere, with the versions around them."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+import corestore
+import hyperfs
+
+
+async def told(watch):
+    """The next change: the versions before and after, and what changed between them."""
+    change = await anext(watch)
+    found = {each.path.decode(): each.kind async for each in change.changes()}
+    return change.old, change.new, found
+
+
+@asynccontextmanager
+async def own_drive():
+    async with corestore.open(None) as store:
+        await hyperfs.create(store, "d")
+        async with hyperfs.open(store, name="d") as drive:
+            yield drive
+
+
+@asynccontextmanager
+async def pair():
+    """A drive, and the same one opened elsewhere, connected."""
+    async with own_drive() as writer, corestore.open(None) as far, trio.open_nursery() as nursery:
+        near_end, far_end = trio.testing.memory_stream_pair()
+        store = writer._committer._store
+        nursery.start_soon(partial(store.replicate, near_end, initiator=True))
+        nursery.start_soon(partial(far.replicate, far_end, initiator=False))
+        async with hyperfs.open(far, key=writer.key) as reader:
+            await reader.ready()
+            yield writer, reader
+        nursery.cancel_scope.cancel()
+
+
+async def test_commits_of_ours_are_told_with_both_versions():
+    async with own_drive() as drive:
+        await drive.write("/a/b", b"old")
+        with drive.watch() as watch:
+            before = drive.version
+            await drive.write("/a/b", b"new")
+            await drive.write("/a/c", b"more")
+            old, new, changes = await told(watch)
+            assert (old.version, new.version) == (before, drive.version)
+            assert changes == {"/a": "changed", "/a/b": "changed", "/a/c": "added"}
+            assert [await each.read("/a/b") for each in (old, new)] == [b"old", b"new"]
+            assert not old.writable
+            # The next one begins where this one ended.
+            await drive.remove("/a/c")
+            again, newest, changes = await told(watch)
+            assert (again.version, newest.version) == (new.version, drive.version)
+            assert changes["/a/c"] == "removed"
+
+
+@pytest.mark.parametrize("path", ["/a/b", "/a", "/", b"/a/"])
+async def test_only_what_lies_below_the_path_is_told(path):
+    async with own_drive() as drive:
+        await drive.write("/a/b/file", b"1")
+        await drive.write("/other/file", b"1")
+        with drive.watch(path) as watch:
+            if path != "/":
+                await drive.write("/other/file", b"2")
+                await drive.write("/ab", b"2")
+                with trio.move_on_after(0.05) as quiet:
+                    await anext(watch)
+                assert quiet.cancelled_caught
+            await drive.write("/a/b/file", b"2")
+            *_, changes = await told(watch)
+            assert "/a/b/file" in changes
+            await drive.remove("/a", recursive=True)
+            *_, changes = await told(watch)
+            assert changes["/a/b" if path == "/a/b" else "/a"] == "removed"
+
+
+async def test_a_path_that_is_not_there_yet_is_told_when_it_comes():
+    async with own_drive() as drive:
+        with drive.watch("/to/come") as watch:
+            await drive.write("/to/do", b"")
+            await drive.write("/to/come", b"here")
+            _, new, changes = await told(watch)
+            assert changes == {"/to/come": "added"}
+            assert await new.read("/to/come") == b"here"
+
+
+async def test_changes_of_others_are_told_once_they_are_shown():
+    async with pair() as (writer, reader):
+        with reader.watch("/folder") as watch:
+            for number in range(3):
+                await writer.write(f"/folder/{number}", b"%d" % number)
+                await writer.sync()
+                _, new, changes = await told(watch)
+                assert changes[f"/folder/{number}"] == "added"
+                assert reader.version == new.version
+                assert await new.read(f"/folder/{number}") == b"%d" % number
+
+
+async def test_a_drive_that_is_not_known_yet_begins_with_its_first_version():
+    async with own_drive() as writer, corestore.open(None) as far, trio.open_nursery() as nursery:
+        await writer.write("/first", b"")
+        await writer.sync()
+        async with hyperfs.open(far, key=writer.key) as reader:
+            with reader.watch() as watch:
+                async with trio.open_nursery() as waiting:
+                    waiting.start_soon(expect, watch, {"/second": "added"})
+                    near_end, far_end = trio.testing.memory_stream_pair()
+                    store = writer._committer._store
+                    nursery.start_soon(partial(store.replicate, near_end, initiator=True))
+                    nursery.start_soon(partial(far.replicate, far_end, initiator=False))
+                    await reader.ready()
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    await writer.write("/second", b"")
+                    await writer.sync()
+        nursery.cancel_scope.cancel()
+
+
+async def expect(watch, changes):
+    assert (await told(watch))[2] == changes
+
+
+async def test_a_version_that_changes_nothing_is_not_told():
+    async with own_drive() as drive:
+        await drive.write("/a", b"1")
+        with drive.watch() as watch:
+            before = drive.version
+            await drive.compact(keep_last=1)
+            assert drive.version > before
+            await drive.write("/b", b"2")
+            *_, changes = await told(watch)
+            assert changes == {"/b": "added"}
+
+
+async def test_leaving_the_block_ends_the_iteration_for_who_waits():
+    async with own_drive() as drive, trio.open_nursery() as nursery:
+
+        async def wait(watch):
+            assert [change async for change in watch] == []
+
+        with drive.watch() as watch:
+            nursery.start_soon(wait, watch)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def test_a_version_that_is_held_is_not_given_back():
+    async with own_drive() as drive:
+        await drive.write("/a", b"x" * 100_000)
+        with drive.watch() as watch:
+            await drive.write("/a", b"y" * 100_000)
+            await drive.collect(keep_last=1)
+            old, new, _ = await told(watch)
+            assert await old.read("/a") == b"x" * 100_000
+            assert await new.read("/a") == b"y" * 100_000
