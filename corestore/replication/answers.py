@@ -67,6 +67,9 @@ class Answers:
             self._downloads.failed(flight)
             return
         except InvalidProof:
+            if flight.excused:
+                self._downloads.failed(flight)
+                return
             if not flight.promised or peer.broken_promises >= MAX_BROKEN_PROMISES:
                 raise
             # The nodes it relies on are not here: answers came in another order than requests.

@@ -183,6 +183,14 @@ class Downloads:
         self._shared.send(flight.peer, Cancel(flight.id))
         self._end(flight)
 
+    def excuse_all(self) -> None:
+        """What was proven could not be stored: answers under way may rely on it, and it is no fault
+        of the peer's if they do not fit now."""
+        for peer in self._shared.peers.values():
+            for flight in (*peer.flights.values(), *peer.late.values()):
+                flight.excused = True
+            peer.promises.clear()
+
     def abandon_all(self) -> None:
         """Nothing that is under way is of use: the log has another history now."""
         for peer in self._shared.peers.values():

@@ -449,6 +449,7 @@ class Replicator:
         self._forks.forget()
         self._paused_until = shared.now + REFUSED_DELAY
         self._downloads.paused = True
+        self._downloads.excuse_all()
         self._downloads.log_changed()
         if commit.batch.head is not None and not isinstance(error, StorageConflict):
             shared.wants.fail_upgrades(error)

@@ -60,6 +60,7 @@ class Flight:
       upgrade: the (start, length) asked for.
       levels: how many levels of the tree were asked for above the block.
       promised: whether the proof relies on nodes that an earlier answer of the peer must bring.
+      excused: whether it relies on nodes that could not be stored after it was asked for.
       late: whether it is overdue, so that others may be asked.
       believed: what the peer had said of itself when an upgrade or the manifest was asked for.
     """
@@ -71,6 +72,7 @@ class Flight:
     block: int = -1
     levels: int = 0
     promised: bool = False
+    excused: bool = False
     upgrade: tuple[int, int] | None = None
     manifest: bool = False
     seek: SeekWant | None = None
