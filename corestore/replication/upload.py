@@ -297,10 +297,11 @@ class Uploads:
         wanted = request.request
         if wanted.fork == head.fork and head.length:
             try:
+                # Of what is stored only: nodes on their way may belong to the next fork.
                 proof = build(
                     wanted,
                     head,
-                    nodes=self._shared.nodes,
+                    nodes=self._shared.view,
                     block=block,
                     prologue_length=self._prologue_length(),
                 )
