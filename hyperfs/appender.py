@@ -37,9 +37,9 @@ DEDUPLICATE_FROM: Final = 2 * 1024
 # this: a log that is synced line by line then rewrites one page each time, as on a disk, and
 # makes an extent a page and not one a line.
 RECUT_BYTES: Final = 4 * 1024
-# A window of a grouped file with more extents is rewritten whole: 1 MiB for every 256 changes of a
+# A window of a grouped file with more extents is rewritten whole: 256 KiB for every 64 changes of a
 # page, so as many bytes again as the changes themselves.
-WINDOW_EXTENTS: Final = 256
+WINDOW_EXTENTS: Final = 64
 # How much is cut in one go, at 3 GB/s.
 _CUT_BYTES: Final = 1024 * 1024
 

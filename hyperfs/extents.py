@@ -18,10 +18,12 @@ from corestore import DecodeError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-WINDOW_BYTES: Final = 1 << 20
+# A changed page writes the record of its window anew: with 1 MiB that would be four times as long,
+# and take twice the time; with 64 KiB a large file would have a record for each chunk.
+WINDOW_BYTES: Final = 256 * 1024
 # The most extents an entry carries itself: 32 of a sequentially written file take some 250 bytes.
 MAX_ENTRY_EXTENTS: Final = 32
-# The most one window may hold. Page-aligned random writes make at most 512; a writer that
+# The most one window may hold. Page-aligned random writes make at most 128; a writer that
 # meets more rewrites the window's bytes as a few extents instead.
 MAX_WINDOW_EXTENTS: Final = 1024
 MAX_FILE_BYTES: Final = (1 << 63) - 1
