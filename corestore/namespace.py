@@ -128,19 +128,16 @@ class Namespace:
     def is_secret(self, value: bytes) -> bool:
         """Whether 32 bytes are a secret of this store, given where a key belongs: the primary key,
         the seed of a key pair that signs one of its cores, or an encryption key."""
-        if value == self._storage.primary_key:
+        storage = self._storage
+        if value == storage.primary_key or value in storage.core_values(ENCRYPTION_KEY):
             return True
         public_key = KeyPair.from_seed(value).public_key
-        for discovery_key in self._storage.cores():
-            storage = self._storage.open_core(discovery_key)
-            if storage is not None and storage.user_data(ENCRYPTION_KEY) == value:
-                return True
-            if storage is None or storage.record.signer is None or storage.record.manifest is None:
-                continue
-            signers = Manifest.decode(storage.record.manifest).signers
-            if any(signer.public_key == public_key for signer in signers):
-                return True
-        return False
+        return any(
+            signer.public_key == public_key
+            for record in storage.records()
+            if record.signer is not None and record.manifest is not None
+            for signer in Manifest.decode(record.manifest).signers
+        )
 
     # -- cores ------------------------------------------------------------------------------------
 

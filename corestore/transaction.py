@@ -115,7 +115,11 @@ class Transaction:
         return self._of(core).byte_length
 
     def set_user_data(self, core: CoreHandle, key: str, value: bytes | None) -> None:
-        """Stage a value kept with *core*; None deletes it."""
+        """Stage a value kept with *core*; None deletes it.
+
+        A recovery after a power cut may take the appended blocks back and leave this: what depends
+        on them must be looked at together with them.
+        """
         self._of(core).set_user_data(key, value)
 
     def _of(self, core: CoreHandle) -> Staged:

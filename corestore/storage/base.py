@@ -235,6 +235,10 @@ class Storage(Protocol):
         """All store-wide values whose key starts with *prefix*, sorted by key."""
         ...
 
+    def core_values(self, key: str) -> Iterator[bytes]:
+        """The values kept with cores under *key*, of all cores that have one; opens none."""
+        ...
+
     def set_user_data(self, key: str, value: bytes | None) -> None:
         """Set or delete (None) a store-wide value, in a transaction of its own."""
         ...

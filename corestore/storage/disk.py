@@ -43,7 +43,8 @@ class DiskStorage:
 
     Raises:
       OSError: the folder cannot be created or written.
-      StorageError: a newer format, another program's database, too old a SQLite.
+      StorageError: a newer format, another program's database, too old a SQLite; a folder that has
+        lost its primary key, or its database.
       StorageCorrupt: the database is not one.
     """
 
@@ -449,6 +450,11 @@ class DiskStorage:
             (len(prefix), prefix),
         )
         return cast("list[tuple[str, bytes]]", rows)
+
+    def core_values(self, key: str) -> Iterator[bytes]:
+        """What the cores that have one keep under *key*."""
+        rows = self.database.all("SELECT value FROM core_data WHERE key = ?", (key,))
+        return (cast("bytes", value) for (value,) in rows)
 
     def set_user_data(self, key: str, value: bytes | None) -> None:
         """Set or delete (None) a store-wide value; the next sync makes it durable."""

@@ -299,6 +299,11 @@ class MemoryStorage:
         """All store-wide values whose key starts with *prefix*, sorted by key."""
         return sorted(item for item in self._user_data.items() if item[0].startswith(prefix))
 
+    def core_values(self, key: str) -> Iterator[bytes]:
+        """What the cores that have one keep under *key*."""
+        found = [core.user_data(key) for core in self._cores.values()]
+        return (value for value in found if value is not None)
+
     def set_user_data(self, key: str, value: bytes | None) -> None:
         """Set or delete (None) a store-wide value."""
         self.check_open()

@@ -436,6 +436,8 @@ def test_user_data_of_a_core_is_set_and_deleted_by_commits(storage: Storage) -> 
     assert (core.user_data("a"), core.user_data("b"), core.user_data("c")) == (b"1", b"", None)
     storage.commit([(core, Commit(user_data={"a": None, "b": b"2", "c": None}))])
     assert (core.user_data("a"), core.user_data("b")) == (None, b"2")
+    assert list(storage.core_values("b")) == [b"2"]
+    assert list(storage.core_values("a")) == []
 
 
 def test_manifest_is_kept_once_known(storage: Storage) -> None:

@@ -104,12 +104,43 @@ def test_database_of_another_program_is_refused(tmp_path: Path) -> None:
     connection = apsw.Connection(str(tmp_path / "store.db"))
     connection.execute("CREATE TABLE t (a)")
     connection.close()
+    (tmp_path / "primary-key").write_bytes(bytes(32))
     with pytest.raises(StorageError, match="another program"):
         DiskStorage(tmp_path)
 
 
+def test_a_store_without_its_primary_key_is_refused_and_left_alone(tmp_path: Path) -> None:
+    DiskStorage(tmp_path).close()
+    key = (tmp_path / "primary-key").read_bytes()
+    (tmp_path / "primary-key").unlink()
+    with pytest.raises(StorageError, match=r"lost its file primary-key.* from a backup"):
+        DiskStorage(tmp_path)
+    assert not (tmp_path / "primary-key").exists()
+    (tmp_path / "primary-key").write_bytes(key)
+    DiskStorage(tmp_path).close()
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_data_without_a_database_is_refused_and_left_alone(tmp_path: Path, emptied: bool) -> None:
+    storage = DiskStorage(tmp_path)
+    append_to(storage, storage.create_core(record()), some_blocks(1, 3))
+    key = storage.primary_key
+    storage.close()
+    (tmp_path / "store.db").unlink()
+    if emptied:
+        (tmp_path / "store.db").touch()
+    with pytest.raises(StorageError, match=r"lost its database store\.db.* from a backup"):
+        DiskStorage(tmp_path)
+    assert data_file(tmp_path).exists()
+    data_file(tmp_path).unlink()
+    storage = DiskStorage(tmp_path)
+    assert (storage.primary_key, list(storage.cores())) == (key, [])
+    storage.close()
+
+
 def test_damaged_database_and_key_are_said_to_be_damaged(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_bytes(b"not a database" * 1000)
+    (tmp_path / "primary-key").write_bytes(bytes(32))
     with pytest.raises(StorageCorrupt, match=r"store\.db"):
         DiskStorage(tmp_path)
     (tmp_path / "primary-key").write_bytes(b"short")
