@@ -93,24 +93,28 @@ class Patience:
         self.seconds = seconds
         self._cores: list[Hypercore] = []
         self._silence: object = None
+        # Whether somebody was silent who had offered what was missing.
+        self._broken = False
 
     def watch(self, core: Hypercore) -> None:
         """Count what arrives for *core* as a sign of life."""
         self._cores.append(core)
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing has changed since a wait ended in vain."""
+    def exhausted(self, *, offered: bool) -> bool:
+        """Whether nothing has changed since a wait ended in vain that tells of this one: for what
+        peers have *offered*, or not."""
         if self._silence is None:
             return False
         if self._silence == self._signs():
-            return True
+            return self._broken or not offered
         self._silence = None
         return False
 
-    def give_up(self) -> None:
+    def give_up(self, *, offered: bool) -> None:
         """A wait ended in vain."""
-        self._silence = self._signs()
+        signs = self._signs()
+        self._broken = offered or (self._broken and self._silence == signs)
+        self._silence = signs
 
     def _signs(self) -> object:
         return [(core.statistics().blocks_received, sorted(core.peers)) for core in self._cores]
@@ -146,10 +150,10 @@ class CoreBlocks:
         if patience.seconds is None:
             await self._get_all(missing)
             return
-        if not patience.exhausted:
+        if not patience.exhausted(offered=self._offered(missing)):
             if await self._get_while_it_comes(missing, patience.seconds):
                 return
-            patience.give_up()
+            patience.give_up(offered=self._offered(missing))
         core.hint(missing)
         raise trio.TooSlowError(f"no peer sent block {missing[0]} of core {core.key}")
 
@@ -164,7 +168,7 @@ class CoreBlocks:
         # What is known here is told at once, but not within no time at all.
         with trio.move_on_after(math.inf if seconds is None else max(seconds, _A_MOMENT)):
             return await self.core.seek(offset)
-        self._patience.give_up()
+        self._patience.give_up(offered=False)
         raise trio.TooSlowError(f"no peer told where byte {offset} of core {self.core.key} is")
 
     async def complete(self, function: Callable[[], T]) -> T:
@@ -189,6 +193,10 @@ class CoreBlocks:
             freed += await clearing.clear(portion)
             await trio.lowlevel.checkpoint()
         return freed
+
+    def _offered(self, missing: Iterable[int]) -> bool:
+        """Whether peers have all of it that is not here."""
+        return all(self.core.has(index) or self.core.offered(index) for index in missing)
 
     async def _get_while_it_comes(self, missing: Sequence[int], seconds: float) -> bool:
         """Wait for *missing* until for *seconds* nothing has come; whether all is here.
