@@ -407,7 +407,7 @@ class Committer:
         for each in frozen.values():
             if each.delta is not None:
                 each.result = await appender.append(each.base, each.delta)
-        records = self._records(layer, frozen)
+        records = layer.records.changes()
         changes, files, size = await self._changes(layer, frozen, records)
         if not changes:
             await appender.flush()
@@ -459,33 +459,26 @@ class Committer:
             oldest=max(self._oldest, 0 if root is None else root.oldest),
         )
 
-    def _records(
-        self, layer: Layer, frozen: dict[int, FrozenFile]
-    ) -> dict[bytes, StagedRecord | None]:
-        """The records that change, as they will be."""
-        records = layer.records.changes()
-        for each in frozen.values():
-            if each.key is not None and each.key not in records:
-                records[each.key] = each.entry
-        for key, record in records.items():
-            opened = frozen.get(record.id) if type(record) is Entry else None
-            if opened is not None:
-                records[key] = opened.record()
-        return records
-
     async def _changes(
         self,
         layer: Layer,
         frozen: dict[int, FrozenFile],
         records: dict[bytes, StagedRecord | None],
     ) -> tuple[dict[bytes, bytes | None], int, int]:
-        """What changes in the index, and by how much the counts of names and bytes grow."""
+        """What changes in the index, and by how much the counts of names and bytes grow. *records*,
+        those that were staged, become what is recorded."""
         pace = Pace()
         changes: dict[bytes, bytes | None] = {}
         files = size = 0
         view = self._tree.view
         assert view is None or isinstance(view, View)
+        for each in frozen.values():
+            if each.key is not None:
+                records.setdefault(each.key, each.entry)
         for key, record in records.items():
+            opened = frozen.get(record.id) if type(record) is Entry else None
+            if opened is not None:
+                record = records[key] = opened.record()
             old = None if view is None else view.find(key)
             if type(old) is Entry:
                 files -= 1

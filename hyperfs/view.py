@@ -9,6 +9,7 @@ Nothing here waits: what is not local raises `BlocksMissing` (see `hyperfs.block
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
 from corestore import DecodeError
@@ -120,7 +121,7 @@ class Format(Protocol):
 
 # A name that is looked up or listed mostly is again soon: to be opened, changed or removed. Some
 # 400 bytes each.
-KNOWN_RECORDS: Final = 16_384
+KNOWN_RECORDS: Final = 32_768
 # How many entries a listing reads at once beyond those it needs, when some are left out.
 _LEAST_AT_ONCE: Final = 32
 _MOST_AT_ONCE: Final = 256
@@ -141,8 +142,8 @@ class View:
         groups); returns this."""
         known, before._known = before._known, {}
         known.update(changes)
-        if len(known) <= KNOWN_RECORDS:
-            self._known = known
+        _forget_oldest(known)
+        self._known = known
         return self
 
     @property
@@ -196,9 +197,9 @@ class View:
 
     def _remember(self, key: bytes, record: Entry | Link | None) -> Entry | Link | None:
         known = self._known
-        if len(known) >= KNOWN_RECORDS:
-            known.clear()
         known[key] = record
+        if len(known) > KNOWN_RECORDS:
+            _forget_oldest(known)
         return record
 
     def scan(
@@ -257,6 +258,14 @@ class View:
     def blocks_ahead(self, limit: int) -> list[int]:
         """The nodes above the leaves: with them a look-up takes one block."""
         return self.index.inner_blocks(limit)
+
+
+def _forget_oldest(known: dict[bytes, Entry | Link | None]) -> None:
+    """Of too many records, all but half of what is allowed, so that this is seldom done."""
+    excess = len(known) - KNOWN_RECORDS
+    if excess > 0:
+        for key in list(islice(known, excess + KNOWN_RECORDS // 2)):
+            del known[key]
 
 
 class IndexFormat:

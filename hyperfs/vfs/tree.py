@@ -13,6 +13,7 @@ import stat
 import time
 from dataclasses import dataclass
 from functools import partial, wraps
+from itertools import islice
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from hyperfs.index.node import BlocksMissing
@@ -76,7 +77,7 @@ class InvalidateEntry:
 
 
 # Of how many files the attributes are kept as they were told last, some 800 bytes each.
-TOLD_INODES: Final = 16_384
+TOLD_INODES: Final = 32_768
 # How fine the times of directories are: a tick of the kernel's clock.
 GRAIN_NS: Final = 4_000_000
 
@@ -194,9 +195,10 @@ class Tree:
         if told is not None and told[0] is entry and told[1] == atime_ns:
             return told[2]
         shown = self.presentation.attributes(entry, atime_ns, settled=True)
-        if len(self._told) >= TOLD_INODES:
-            self._told.clear()
         self._told[ino] = entry, atime_ns, shown
+        if len(self._told) > TOLD_INODES:
+            for oldest in list(islice(self._told, TOLD_INODES // 2)):
+                del self._told[oldest]
         return shown
 
     # -- deciding ------------------------------------------------------------------------------
