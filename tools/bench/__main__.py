@@ -27,6 +27,8 @@ BENCHES = {
     "replicate": "replicate.js",
     "swarm": None,
     "mount": None,
+    "loop": None,
+    "latency": None,
     "scale": None,
     "interactive": None,
 }

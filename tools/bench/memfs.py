@@ -4,7 +4,10 @@ Plain handlers over dictionaries, with the same wait for requests, the same moun
 same timeouts as a mount of a drive: the difference is what a drive costs. No permissions are
 checked, nothing is kept.
 
-    python -m tools.bench.memfs DIR      mounts on DIR until SIGTERM; prints a line when it answers
+    python -m tools.bench.memfs DIR [--stock]
+
+mounts on DIR until SIGTERM, and prints a line when it answers; with --stock it waits for requests
+as pyfuse3 does by itself.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import signal
 import stat
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -249,9 +253,9 @@ class MemoryFs(pyfuse3.Operations):
         self._nodes[inode].xattrs[name] = value
 
 
-async def serve(point: str) -> None:
-    """Mount on *point* until SIGTERM."""
-    loop.install(fast=True)
+async def serve(point: str, *, fast: bool = True) -> None:
+    """Mount on *point* until SIGTERM. *fast*: with the mount's own wait for requests."""
+    loop.install(fast=fast)
     pyfuse3.init(MemoryFs(), point, {"fsname=memory", "subtype=memory", "nodev", "nosuid"})
     try:
         async with trio.open_nursery() as nursery:
@@ -271,4 +275,4 @@ async def serve(point: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(serve, sys.argv[1])
+    trio.run(partial(serve, sys.argv[1], fast="--stock" not in sys.argv[2:]))
