@@ -98,10 +98,11 @@ class SmallFiles(Load):
     """Many small files, some of them fsynced."""
 
     def work(self) -> None:
+        self.folder.mkdir()
         number = 0
         while True:
             path = self._path(number)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
             with path.open("wb") as file:
                 file.write(content(self.seed, number, 30_000))
                 if self.random.random() < 0.05:

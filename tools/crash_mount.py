@@ -1,6 +1,7 @@
 """Kill mounts at work, cut the power, and check everything afterwards.
 
-    tools/crash_mount.py [--rounds N] [--seed N] [--seconds N] [--power] [--keep FOLDER]
+    tools/crash_mount.py [--rounds N] [--seed N] [--seconds N] [--kind KIND] [--power]
+                         [--keep FOLDER]
 
 A world is two people: a writer with a mounted drive, and a reader who has mounted it by key and is
 connected. In each round random programs (tools/crash_load.py) work on the writer's mount while
@@ -9,6 +10,7 @@ somebody looks at the reader's; at a random moment one of these happens:
 - `writer`, `reader`, `both`: kill -9;
 - `alone`: kill -9 of both, and the reader comes back without the writer;
 - `restarts`: kill -9 of the writer, and of its successors while they start;
+- `term`: SIGTERM to the writer, which must end cleanly and lose nothing, synced or not;
 - `writer-power`, `reader-power`, `both-power` (with --power, as root): the store's disk, an ext4
   image on a loop device, loses all it has not made durable, then the process is killed;
 - `twice-power`: kill -9 of the writer, and the power is cut soon after it was mounted again.
@@ -23,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -35,17 +36,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import trio
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import corestore  # noqa: E402
 from tools import sample_tree  # noqa: E402
+from tools.crash_checks import Violation, heads, length_of, read_everything, read_file  # noqa: E402
 from tools.crash_disk import Disk  # noqa: E402
 from tools.crash_exerciser import Exerciser  # noqa: E402
 from tools.crash_load import (  # noqa: E402
@@ -64,7 +62,7 @@ from tools.crash_load import (  # noqa: E402
 from tools.program import Mount, Person, people, wait_until  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 LOADS: dict[str, type[Load]] = {
     "small": SmallFiles,
@@ -77,13 +75,14 @@ LOADS: dict[str, type[Load]] = {
     "exerciser": Exerciser,
     "remove": Remove,
 }
-KILLS = ("writer", "writer", "restarts", "both", "reader", "alone")
+KILLS = ("writer", "writer", "restarts", "both", "reader", "alone", "term")
 CUTS = ("writer-power", "writer-power", "twice-power", "both-power", "reader-power")
 WRITER_DIES = (
     "writer",
     "both",
     "alone",
     "restarts",
+    "term",
     "writer-power",
     "twice-power",
     "both-power",
@@ -93,100 +92,6 @@ WATCHED = ("save", "append", "stream")
 # A world's drive only grows; a new one begins before its disk is full.
 ROUNDS_OF_A_WORLD = 8
 KEPT_FOLDERS = 4
-
-
-class Violation(Exception):
-    """Something that must never happen; the message has all of it."""
-
-
-# -- heads, read beside the processes that have the stores open ------------------------------------
-
-
-async def _heads(store_path: str, key: str, lengths: list[int]) -> dict[str, object]:
-    async with corestore.open(store_path) as store:
-        (name,) = (core for core in store.cores() if core == corestore.Key.parse(key).discovery_key)
-        found: dict[str, object] = {}
-        others = [core for core in store.cores() if core != name]
-        for label, discovery_key in (
-            ("metadata", name),
-            ("content", others[0] if others else None),
-        ):
-            if discovery_key is None:
-                continue
-            async with await store.get(discovery_key=discovery_key, create=False) as core:
-                at = core.length if not lengths else lengths.pop(0)
-                found[label] = {
-                    "fork": core.fork,
-                    "length": core.length,
-                    "at": at,
-                    "hash": core.tree_hash(at).hex() if at <= core.length else None,
-                }
-        return found
-
-
-def heads(person: Person, key: str, *lengths: int) -> dict[str, dict[str, object]]:
-    """The two cores of a drive as a store has them; tree hashes at *lengths*, else at the ends."""
-    words = [sys.executable, __file__, "heads", str(person.store), key, *map(str, lengths)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    if done.returncode:
-        raise Violation(f"the store {person.store} does not open: {done.stderr}")
-    found: dict[str, dict[str, object]] = json.loads(done.stdout)
-    return found
-
-
-def length_of(head: dict[str, object]) -> int:
-    """The number of blocks in a head of `heads`."""
-    length = head["length"]
-    assert isinstance(length, int)
-    return length
-
-
-# -- trees -----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Recount:
-    """Everything in a mount, read."""
-
-    names: dict[str, tuple[int, int, int, str]] = field(default_factory=dict)
-    files: int = 1
-    bytes: int = 0
-
-
-def read_everything(top: Path, below: Path | None = None) -> Recount:
-    """Walk and read a tree.
-
-    Raises:
-      Violation: something cannot be read, or is not as long as it says.
-    """
-    found, inodes = Recount(), set()
-    try:
-        for path, state in sample_tree.walk(below or top):
-            name = os.fsdecode(os.fsencode(path.relative_to(top)))
-            digest = ""
-            if stat.S_ISLNK(state.st_mode):
-                digest = os.readlink(path)
-            elif stat.S_ISREG(state.st_mode):
-                size, digest = _read(path)
-                if size != state.st_size:
-                    raise Violation(f"{path} has {size} bytes and says {state.st_size}")
-            found.names[name] = (state.st_mode, state.st_size, state.st_mtime_ns, digest)
-            if state.st_ino not in inodes:
-                inodes.add(state.st_ino)
-                found.files += 1
-                found.bytes += state.st_size
-    except OSError as error:
-        raise Violation(f"it cannot be read: {error!r}") from error
-    return found
-
-
-def _read(path: Path) -> tuple[int, str]:
-    size, digest = 0, hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            size += len(data)
-            digest.update(data)
-    return size, digest.hexdigest()
 
 
 # -- the world -------------------------------------------------------------------------------------
@@ -363,6 +268,8 @@ class World:
                 self._start_writer()
                 time.sleep(self.random.uniform(0, 1.0))
                 self.here.kill()
+        if kind == "term":
+            self._terminate()
         for disk in self._cut(kind):
             disk.cut_power()
         if kind.endswith("-power"):
@@ -371,6 +278,22 @@ class World:
             self.here.kill()
         if kind in READER_DIES:
             self.there.kill()
+
+    def _terminate(self) -> None:
+        """End the writer's mount under its users; then what they did counts as durable."""
+        process = self.here.process
+        process.terminate()
+        try:
+            code = process.wait(60)
+        except subprocess.TimeoutExpired:
+            raise Violation("it did not end after SIGTERM") from None
+        if code:
+            raise Violation(f"it ended with code {code}: {self.here.errors.read_text()}")
+        self._stop_children()
+        journal = self._journal("exerciser")
+        # The last operation it told of is the one that failed.
+        if (done := journal.last("number")) > 0:
+            journal.say(durable=done - 1)
 
     def _cut(self, kind: str) -> list[Disk]:
         """The disks that lose their power."""
@@ -420,7 +343,7 @@ class World:
             name, digest = line.get("read"), line.get("digest")
             if isinstance(name, str) and name.split("/")[0] in self.settled:
                 try:
-                    _, found = _read(self.there.folder / name)
+                    _, found = read_file(self.there.folder / name)
                 except OSError as error:
                     raise Violation(f"{name} was read, and alone: {error!r}") from error
                 if found != digest:
@@ -520,7 +443,7 @@ def watch(folder: str, path: str, *kinds: str) -> None:
                 if stat.S_ISREG(state.st_mode) and state.st_size
             ]
             for name in source.sample(files, min(len(files), 20)):
-                _, digest = _read(name)
+                _, digest = read_file(name)
                 journal.say(read=name.relative_to(top).as_posix(), digest=digest)
         time.sleep(0.05)
 
@@ -540,8 +463,11 @@ def world(top: Path, seed: int, *, power: bool = False, seconds: float = 600.0) 
             made.end()
 
 
-def run(top: Path, seed: int, rounds: int, seconds: float, *, power: bool) -> int:
-    """Rounds in as many worlds as it takes, for at most *seconds*; how many rounds it were.
+def run(
+    top: Path, seed: int, rounds: int, seconds: float, *, power: bool, kinds: Sequence[str] = ()
+) -> int:
+    """Rounds in as many worlds as it takes, for at most *seconds*; how many rounds it were. Of
+    *kinds*, if given.
 
     Raises:
       Violation: and the world's folder stays.
@@ -556,7 +482,7 @@ def run(top: Path, seed: int, rounds: int, seconds: float, *, power: bool) -> in
             for _ in range(ROUNDS_OF_A_WORLD):
                 if done == rounds or time.monotonic() > end:
                     break
-                kind = source.choice(CUTS if power and source.random() < 0.7 else KILLS)
+                kind = source.choice(kinds or (CUTS if power and source.random() < 0.7 else KILLS))
                 began = time.monotonic()
                 working = min(6.0, source.expovariate(0.8))
                 try:
@@ -572,10 +498,6 @@ def run(top: Path, seed: int, rounds: int, seconds: float, *, power: bool) -> in
 
 def main() -> None:
     """Parse the options and run."""
-    if sys.argv[1:2] == ["heads"]:
-        lengths = [int(word) for word in sys.argv[4:]]
-        print(json.dumps(trio.run(_heads, sys.argv[2], sys.argv[3], lengths)))
-        return
     if sys.argv[1:2] == ["watch"]:
         watch(*sys.argv[2:])
         return
@@ -586,6 +508,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--seconds", type=float, default=3600.0, help="for all rounds together")
+    parser.add_argument(
+        "--kind", action="append", choices=sorted({*KILLS, *CUTS}), help="only these"
+    )
     parser.add_argument("--power", action="store_true", help="cut the power too (needs root)")
     parser.add_argument("--keep", type=Path, help="where the worlds are; default: a new folder")
     options = parser.parse_args()
@@ -593,7 +518,14 @@ def main() -> None:
     top.mkdir(exist_ok=True)
     print(f"seed {options.seed}, in {top}")
     try:
-        done = run(top, options.seed, options.rounds, options.seconds, power=options.power)
+        done = run(
+            top,
+            options.seed,
+            options.rounds,
+            options.seconds,
+            power=options.power,
+            kinds=options.kind or (),
+        )
     except Violation as violation:
         print(f"VIOLATION, seed {options.seed}: {violation}")
         sys.exit(1)
