@@ -25,7 +25,7 @@ import corestore  # noqa: E402
 from tools import sample_tree  # noqa: E402
 
 if TYPE_CHECKING:
-    from tools.program import Person
+    from tools.program import Mount, Person
 
 
 class Violation(Exception):
@@ -75,6 +75,19 @@ def length_of(head: dict[str, object]) -> int:
 
 
 # -- trees -----------------------------------------------------------------------------------------
+
+
+def status(person: Person, mount: Mount) -> dict[str, object]:
+    """What `status` tells of a mount.
+
+    Raises:
+      Violation: it does not know it.
+    """
+    for line in person.ask("--json", "status").splitlines():
+        report: dict[str, object] = json.loads(line)
+        if report["pid"] == mount.process.pid and "version" in report:
+            return report
+    raise Violation(f"status does not know process {mount.process.pid}")
 
 
 @dataclass

@@ -23,15 +23,15 @@ _NO_LOG_FLUSH = 2
 
 
 class Disk:
-    """An ext4 image on a loop device, mounted on *folder*."""
+    """An ext4 image of *size* bytes on a loop device, mounted on *folder*."""
 
-    def __init__(self, folder: Path, source: random.Random) -> None:
+    def __init__(self, folder: Path, source: random.Random, *, size: int = DISK_BYTES) -> None:
         self.folder = folder
         self._image = folder.with_name(f"{folder.name}.img")
         self._source = source
         folder.mkdir()
         with self._image.open("wb") as file:
-            file.truncate(DISK_BYTES)
+            file.truncate(size)
         lazy = "lazy_itable_init=1,lazy_journal_init=1"
         subprocess.run(["mkfs.ext4", "-q", "-F", "-E", lazy, self._image], check=True)
         self.mount()

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -43,7 +42,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tools import sample_tree  # noqa: E402
-from tools.crash_checks import Violation, heads, length_of, read_everything, read_file  # noqa: E402
+from tools.crash_checks import (  # noqa: E402
+    Violation,
+    heads,
+    length_of,
+    read_everything,
+    read_file,
+    status,
+)
 from tools.crash_disk import Disk  # noqa: E402
 from tools.crash_exerciser import Exerciser  # noqa: E402
 from tools.crash_load import (  # noqa: E402
@@ -154,11 +160,7 @@ class World:
 
     def status(self, person: Person, mount: Mount) -> dict[str, object]:
         """What `status` tells of a mount."""
-        for line in person.ask("--json", "status").splitlines():
-            report: dict[str, object] = json.loads(line)
-            if report["pid"] == mount.process.pid and "version" in report:
-                return report
-        raise Violation(f"status does not know process {mount.process.pid}")
+        return status(person, mount)
 
     def version(self, person: Person, mount: Mount) -> int:
         """The version a mount shows."""
