@@ -6,6 +6,7 @@ An exception that is no `FUSEError` would end the whole mount; `_answered` lets 
 from __future__ import annotations
 
 import errno
+import os
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
@@ -55,7 +56,7 @@ def _answered(
         except OSError as error:
             raise FUSEError(error.errno or errno.EIO) from None
         except Exception as error:  # the edge: a bug must not take the mount down
-            raise FUSEError(errno_of(error, f"{name}{args[:2]}")) from None
+            raise FUSEError(errno_of(error, self.described(name, args))) from None
 
     return answered
 
@@ -95,6 +96,10 @@ def _missing() -> EntryAttributes:
 _MISSING: Final = _missing()
 
 
+# Requests that name what they are about by a handle.
+_BY_HANDLE: Final = frozenset(
+    ("read", "write", "flush", "release", "fsync", "readdir", "releasedir", "fsyncdir")
+)
 # Root's by group: for them nothing is looked up that could change.
 _ROOT: Final[dict[int, Credentials]] = {}
 
@@ -129,6 +134,22 @@ class Operations(pyfuse3.Operations):
             return self._fs
         across = other is not None and min(inode, other) <= MAX_ID
         raise FUSEError(errno.EXDEV if across else errno.EROFS)
+
+    def described(self, request: str, args: tuple[object, ...]) -> str:
+        """A request for the log, with the path it is about."""
+        number, name = (*args, None, None)[:2]
+        if not isinstance(number, int) or number > MAX_ID:
+            return request
+        try:
+            if request in _BY_HANDLE:
+                directory = request.endswith("dir")
+                return f"{request} {self._fs.path_of_handle(number, directory=directory)}"
+        except OSError:
+            return f"{request} of what is not open"
+        path = self._fs.path_of(number)
+        if isinstance(name, bytes) and not request.endswith("xattr"):
+            path = f"{path.rstrip('/')}/{os.fsdecode(name)}"
+        return f"{request} {path}"
 
     # -- names -----------------------------------------------------------------------------------
 

@@ -39,6 +39,12 @@ class FileSystem(XattrOperations):
         for ino, count in inodes:
             self.inodes.forget(ino, count)
 
+    def path_of_handle(self, number: int, *, directory: bool) -> str:
+        """As `path_of`, of what a handle has open."""
+        if directory:
+            return self.path_of(self.handles.directories[number].ino)
+        return self.path_of(self.handles.files[number].inode.ino)
+
     # -- changes that come from elsewhere ----------------------------------------------------------
 
     async def follow_changes(self) -> None:
@@ -129,7 +135,7 @@ class FileSystem(XattrOperations):
         try:
             found = await self.drive.resolve(*place)
         except (CorestoreError, trio.TooSlowError, OSError) as error:
-            _log.info("cannot look again for inode %d: %s", ino, error)
+            _log.info("cannot look again for %s: %s", self.path_of(ino), error)
             return False
         return found is not None and found[0].id == ino
 

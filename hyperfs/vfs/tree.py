@@ -9,6 +9,7 @@ block of the index turns out not to be here, it is fetched and the operation beg
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import time
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ from hyperfs.vfs.rules import EXECUTE, WRITE, check_access
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Coroutine
 
     from typing_extensions import Unpack
@@ -76,6 +76,8 @@ class InvalidateEntry:
     name: bytes
 
 
+# How far up the names of directories are followed: somebody else's drive may have a circle.
+_MOST_NAMES: Final = 64
 # Of how many files the attributes are kept as they were told last, some 800 bytes each.
 TOLD_INODES: Final = 32_768
 # How fine the times of directories are: a tick of the kernel's clock.
@@ -200,6 +202,18 @@ class Tree:
             for oldest in list(islice(self._told, TOLD_INODES // 2)):
                 del self._told[oldest]
         return shown
+
+    def path_of(self, ino: int) -> str:
+        """A name for people, as in `/folder/file`, of an inode that may be known; for the log."""
+        names: list[bytes] = []
+        while ino != ROOT_ID:
+            location = self.inodes.peek(ino)
+            if not isinstance(location, tuple) or len(names) == _MOST_NAMES:
+                names.append(b"(inode %d)" % ino)
+                break
+            ino, name = location
+            names.append(name)
+        return "/" + os.fsdecode(b"/".join(reversed(names)))
 
     # -- deciding ------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import hyperfs
 from hyperfs.records import ROOT_ID
 from hyperfs.vfs.attributes import Presentation, SetAttributes
 from hyperfs.vfs.filesystem import FileSystem
+from hyperfs.vfs.history import History
 from hyperfs.vfs.rules import ROOT, Credentials
 from hyperfs.vfs.tree import InvalidateEntry, InvalidateInode
 
@@ -439,3 +440,27 @@ async def test_two_files_made_at_once_under_one_name_are_one():
             for _ in range(5):
                 nursery.start_soon(make)
         assert outcomes.count(None) == 4
+
+
+async def test_the_log_names_what_a_request_was_about_by_its_path():
+    pytest.importorskip("pyfuse3")
+    from hyperfs.fuse.operations import Operations
+
+    async with file_system() as fs:
+        folder = (await fs.mkdir(ROOT_ID, b"a folder", 0o755, ROOT)).ino
+        made = await write(fs, folder, b"f", b"content")
+        handle = await fs.open(made.ino, os.O_RDONLY, ROOT)
+        listing = await fs.opendir(folder, ROOT)
+        told = Operations(fs, History(fs, lambda drive: fs), xattrs=True).described
+        assert told("getattr", (made.ino, None)) == "getattr /a folder/f"
+        assert told("getattr", (ROOT_ID, None)) == "getattr /"
+        assert told("lookup", (folder, b"g", None)) == "lookup /a folder/g"
+        assert told("lookup", (ROOT_ID, b"g", None)) == "lookup /g"
+        assert told("getxattr", (made.ino, b"user.a", None)) == "getxattr /a folder/f"
+        assert told("read", (handle, 0, 10)) == "read /a folder/f"
+        assert told("readdir", (listing, 0, None)) == "readdir /a folder"
+        assert told("read", (999, 0, 10)) == "read of what is not open"
+        assert told("getattr", (999, None)) == "getattr /(inode 999)"
+        assert told("statfs", (None,)) == "statfs"
+        await fs.unlink(folder, b"f", ROOT)
+        assert told("read", (handle, 0, 10)) == f"read /(inode {made.ino})"
