@@ -469,6 +469,31 @@ async def test_a_transaction_keeps_others_out_until_its_end():
         assert await core.get(0) == b"first"
 
 
+async def test_reading_what_is_here_gives_others_a_turn_now_and_then(nursery):
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(*[b"small"] * 100)
+        turns = 0
+
+        async def other():
+            nonlocal turns
+            while True:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(other)
+        await trio.lowlevel.checkpoint()
+        before = turns
+        for index in range(1000):
+            await core.get(index % 100)
+        assert 10 <= turns - before < 100
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await core.get(0)
+        assert scope.cancelled_caught
+        nursery.cancel_scope.cancel()
+
+
 async def test_two_tasks_can_append_in_one_transaction():
     async with corestore.open(None) as store:
         core = await store.get(name="log")
