@@ -21,6 +21,7 @@ from corestore.keys import KeyPair
 from corestore.lease import Hold
 from corestore.link import replicate
 from corestore.manifest import signed_bytes
+from corestore.obtaining import download_obtainable
 from corestore.signing import hold, lift, ready_to_sign, recover
 
 if TYPE_CHECKING:
@@ -334,8 +335,9 @@ class CoreHandle:
 
         For a copy that is behind: restored from a backup, or whose key was moved or imported.
         Waits until a peer has shown a log that is long enough; the deadline is the caller's. With
-        *download* all its blocks are fetched too, else they are when they are read. Blocks that
-        this copy has beyond what any peer was ever shown are dropped if the copy was in doubt.
+        *download* all its blocks that any peer has are fetched too, else they are when they are
+        read. Blocks that this copy has beyond what any peer was ever shown are dropped if the copy
+        was in doubt.
         Cancelled, what has arrived stays and signing remains forbidden.
 
         Raises:
@@ -344,7 +346,7 @@ class CoreHandle:
         """
         await recover(self._driver, self._writable_state())
         if download:
-            await self.download()
+            await download_obtainable(self._driver, self._state, self.length)
             await self._driver.sync()
         return self.length
 

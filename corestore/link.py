@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger("corestore")
 
 HANDSHAKE_SECONDS: Final = 10
+# Who lives sends an empty message every 5 seconds at least. Six of them in a row do not get lost.
+SILENCE_SECONDS: Final = 6 * KEEPALIVE_SECONDS
 # What is gathered before it is written at once.
 CHUNK_BYTES: Final = 256 << 10
 # After this much work other tasks get a turn.
@@ -131,6 +133,8 @@ class Link:
         self._secure = SecureStream(initiator, key_pair)
         self._mux = Mux()
         self._handshake_hash = b""
+        # Since when the reader has waited for the peer; infinite while it does not.
+        self._waiting_since = math.inf
         self._by_core: dict[DiscoveryKey, _Channel] = {}
         self._by_channel: dict[Channel, _Channel] = {}
         self._requests: deque[tuple[_Channel, RequestMessage]] = deque()
@@ -335,7 +339,10 @@ class Link:
             entry.state.changed.unpark_all()
 
     def tick(self, now: float) -> None:
-        """Some time has passed: a peer that does not answer is not waited for."""
+        """Some time has passed: a peer that does not answer is not waited for, one that has not
+        given a sign of life for long is let go."""
+        if self.established and now - self._waiting_since >= SILENCE_SECONDS:
+            self.stop(trio.BrokenResourceError(f"nothing heard for {SILENCE_SECONDS} seconds"))
         while self._awaited:
             entry, end = next(iter(self._awaited.items()))
             if now < end:
@@ -364,7 +371,10 @@ class Link:
 
     async def _receive(self, stream: trio.abc.ReceiveStream) -> bool:
         """Read once and handle what arrived; False at the end of the stream."""
+        # The time is not the peer's while we are busy, or wait for the disk.
+        self._waiting_since = trio.current_time()
         count = await receive_into(stream, self._secure.receive_buffer())
+        self._waiting_since = math.inf
         if not count:
             return False
         self.bytes_received += count

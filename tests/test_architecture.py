@@ -74,7 +74,7 @@ LINES = [
         "corestore.core",
         "corestore.cosigning",
         "corestore.handle",
-        "corestore.signing",
+        "corestore.signing|corestore.obtaining",
         "corestore.reading",
         "corestore.link",
         "corestore.driver",

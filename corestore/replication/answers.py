@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from corestore.errors import InvalidProof, ProtocolError, VerificationError
+from corestore.errors import InvalidProof, LimitExceeded, ProtocolError, VerificationError
 from corestore.replication.actions import CommitBatch
 from corestore.replication.peer import GREATEST_WINDOW, check_answers
 from corestore.tree.verify import OutdatedProof, VerifiedBatch, verify
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 # Proofs that came before those they build on, until the peer is to blame for the next one.
 MAX_BROKEN_PROMISES: Final = GREATEST_WINDOW
+# So many refusals of what a peer has announced, blocks that came taken off, end its stream: it
+# would announce and refuse for ever. Honest ones refuse what they dropped a moment ago, a window of
+# requests at most.
+MAX_REFUSALS: Final = 4096
 
 
 class Answers:
@@ -110,7 +114,11 @@ class Answers:
         self.refused(flight)
 
     def refused(self, flight: Flight) -> None:
-        """The peer cannot answer: believe it, and ask somebody else."""
+        """The peer cannot answer: believe it, and ask somebody else.
+
+        Raises:
+          LimitExceeded: it has announced too much that it refuses.
+        """
         peer = flight.peer
         if flight.block >= 0:
             # Asked for on a fork that the peer has left, it tells nothing about what is there now.
@@ -122,6 +130,8 @@ class Answers:
             peer.upgrade_refused = True
         # Otherwise the peer has changed since, say to another fork, and may be asked again.
         self._downloads.failed(flight)
+        if peer.refusals > MAX_REFUSALS:
+            raise LimitExceeded(f"more than {MAX_REFUSALS} refusals of what was announced")
 
     def count(self, block: BlockProof, *, again: bool) -> None:
         """A block was received; *again*: it is here already."""

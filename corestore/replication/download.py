@@ -144,6 +144,20 @@ class Downloads:
         """Whether any peer owes us an answer."""
         return any(peer.flights or peer.late for peer in self._shared.peers.values())
 
+    def obtainable(self, start: int, end: int) -> bool:
+        """Whether a missing block of a range is under way, or some peer has it."""
+        if any(start <= index < end for table in (self.in_flight, self.pending) for index in table):
+            return True
+        held, fork = self._shared.view.bitfield, self._shared.head.fork
+        peers = [peer for peer in self._shared.peers.values() if peer.serves(fork)]
+        low = held.first(False, start, end)
+        while low is not None:
+            high = held.first(True, low, end) or end
+            if any(peer.blocks.first(True, low, high) is not None for peer in peers):
+                return True
+            low = held.first(False, high, end)
+        return False
+
     # -- flights that end ------------------------------------------------------------------------
 
     def answered(self, flight: Flight) -> None:

@@ -572,6 +572,10 @@ class Replicator:
         peers = self._shared.peers.values()
         return max((peer.length for peer in peers if peer.fork == fork), default=0)
 
+    def obtainable(self, start: int, end: int) -> bool:
+        """Whether any block of `start..end` that is missing is under way, or some peer has it."""
+        return self._downloads.obtainable(start, end)
+
     def peer_has(self, peer: PeerId, start: int, end: int) -> bool:
         """Whether the peer has announced all blocks `start..end`."""
         known = self._shared.peers.get(peer)

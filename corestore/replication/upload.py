@@ -81,7 +81,9 @@ class Uploads:
 
     def blocks_removed(self, start: int, end: int) -> None:
         """Blocks are no longer held; the peers are told at once."""
-        self._runs = [run for run in self._runs if run[1] <= start or end <= run[0]]
+        cut = [(low, min(high, start)) for low, high in self._runs if low < start]
+        cut += [(max(low, end), high) for low, high in self._runs if end < high]
+        self._runs = [(low, high) for low, high in cut if low < high]
         for peer in self._shared.peers.values():
             if peer.sent is not None:
                 told = peer.told_contiguous
