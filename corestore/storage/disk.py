@@ -22,9 +22,10 @@ from corestore.storage import folder, recovery, rules, schema
 from corestore.storage.base import CoreRecord
 from corestore.storage.database import Database
 from corestore.storage.diskcore import DiskCore, NodeCache
-from corestore.storage.files import DataFiles, FileIO
+from corestore.storage.files import FULL, DataFiles, FileIO
 from corestore.storage.health import Health
 from corestore.storage.locks import SigningLock, wait_for_recovery
+from corestore.storage.reserve import Reserve
 from corestore.storage.sync import Syncer
 from corestore.storage.writer import Writing
 
@@ -57,6 +58,7 @@ class DiskStorage:
         self.database = Database(self._path / folder.DATABASE, self._health, self._io)
         self.files = DataFiles(self._path / folder.DATA, self._health, self._io)
         self.nodes = NodeCache()
+        self._reserve = Reserve(self._path / folder.RESERVE)
         self._cores: dict[DiscoveryKey, DiskCore] = {}
         self.syncer = Syncer(self.database, self.files, self._health)
         # Ids of rows that several processes make: a random half each, so that none is met twice.
@@ -69,6 +71,7 @@ class DiskStorage:
             self._make_durable()
             self.punch_pending()
             self._recovered = recovery.recover(self)
+            self._reserve.keep()
             self._opening = False
         except BaseException:
             self._abandon()
@@ -253,6 +256,16 @@ class DiskStorage:
         if len(own) == 1 and own[0][1].truncate is not None:
             self._truncate(*own[0])
             return
+        try:
+            self._commit(own)
+        except OSError as error:
+            # What makes room must not fail for want of it.
+            clears = any(rules.gives_back(commit) for _, commit in own)
+            if error.errno not in FULL or not clears or not self._reserve.release():
+                raise
+            self._commit(own)
+
+    def _commit(self, own: Sequence[tuple[DiskCore, Commit]]) -> None:
         with self.database.transaction() as cursor:
             written = self._write(cursor, own)
             for writing in written:
@@ -363,6 +376,7 @@ class DiskStorage:
         self.database.log.flush()
         with contextlib.suppress(OSError):
             self.punch_pending()
+        self._reserve.keep()
 
     def punch_pending(self) -> None:
         """Punch every pending hole, whoever left it, then forget its row.

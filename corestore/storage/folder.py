@@ -18,6 +18,7 @@ DATABASE: Final = "store.db"
 DATA: Final = "data"
 LOCKS: Final = "locks"
 PRIMARY_KEY: Final = "primary-key"
+RESERVE: Final = "reserve"
 PRIMARY_KEY_BYTES: Final = 32
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from corestore.storage import rules, schema
 from corestore.storage.base import SyncTicket
+from corestore.storage.files import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -143,11 +144,21 @@ class Syncer:
                 self._cores.pop(core, None)
 
     def run(self) -> None:
-        """A whole sync, in this thread."""
+        """A whole sync, in this thread.
+
+        On a full disk the note that blocks of other people's cores are synced is left for later: a
+        store must open to have room made in it, and close.
+        """
         ticket = self.begin()
         if ticket is not None:
             self.flush(ticket)
-            self.mark(ticket)
+            try:
+                self.mark(ticket)
+            except OSError as error:
+                if error.errno not in FULL or any(mark.signs for mark in token_of(ticket).marks):
+                    raise
+                self.flush_log(ticket)
+                return
             self.flush_log(ticket)
             self.finish(ticket)
 

@@ -52,6 +52,7 @@ def test_folder_and_key_are_ours_alone(tmp_path: Path) -> None:
         "data",
         "locks",
         "primary-key",
+        "reserve",
         "store.db",
     ]
 

@@ -1,0 +1,118 @@
+"""A disk with no room at all: what is there can be looked at, and given back."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from corestore.commit import Commit, Run
+from corestore.errors import StorageError
+from corestore.storage import DiskStorage
+from corestore.storage.reserve import RESERVE_BYTES, Reserve
+from tests.support.failingdisk import FailingDisk
+from tests.support.storage import RemoteLog, append_to, held, record, some_blocks, sync
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from corestore.storage.base import CoreStorage
+
+NAME = record().key.discovery_key
+CLEAR = Commit(runs=(Run(2, 8, False),))
+
+
+def fill_up(disk: FailingDisk) -> None:
+    disk.fail(len(disk.calls), errno.ENOSPC, more=True)
+
+
+def download(storage: DiskStorage) -> CoreStorage:
+    """A core of somebody else with ten blocks."""
+    log = RemoteLog(some_blocks(1, 10, size=10_000))
+    core = storage.create_core(record(ours=False))
+    storage.commit([(core, log.upgrade()), (core, log.fetched(range(10)))])
+    return core
+
+
+def test_blocks_are_cleared_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FailingDisk(tmp_path) as disk:
+        storage = DiskStorage(tmp_path, io=disk.io)
+        core = download(storage)
+        sync(storage)
+        reserve = tmp_path / "reserve"
+        assert reserve.stat().st_blocks * 512 >= RESERVE_BYTES
+        fill_up(disk)
+        with pytest.raises(OSError, match=r"store\.db"):
+            storage.set_user_data("name", b"value")
+        assert reserve.exists()
+
+        released = Reserve.release
+
+        def release(self: Reserve) -> bool:
+            disk.mend()
+            return released(self)
+
+        monkeypatch.setattr(Reserve, "release", release)
+        storage.commit([(core, CLEAR)])
+        assert held(core) == [0, 1, 8, 9]
+        assert reserve.exists()  # made again, of what was given back
+        storage.close()
+
+
+def test_a_clearing_without_a_reserve_fails_and_changes_nothing(tmp_path: Path) -> None:
+    with FailingDisk(tmp_path) as disk:
+        storage = DiskStorage(tmp_path, io=disk.io)
+        core = download(storage)
+        sync(storage)
+        (tmp_path / "reserve").unlink()
+        fill_up(disk)
+        with pytest.raises(OSError, match=r"store\.db"):
+            storage.commit([(core, CLEAR)])
+        assert held(core) == list(range(10))
+        disk.mend()
+        storage.commit([(core, CLEAR)])
+        storage.close()
+
+
+def abandon(storage: DiskStorage, disk: FailingDisk) -> None:
+    """Close a store as a dying process does: nothing is synced, nothing marked."""
+    disk.fail(len(disk.calls), errno.EIO, more=True)
+    with pytest.raises(StorageError):
+        storage.database.log.flush()
+    storage.close()
+
+
+def test_a_reader_that_was_killed_on_a_full_disk_opens_and_closes(tmp_path: Path) -> None:
+    with FailingDisk(tmp_path) as disk:
+        storage = DiskStorage(tmp_path, io=disk.io)
+        download(storage)
+        abandon(storage, disk)
+        for _ in range(2):
+            fill_up(disk)
+            storage = DiskStorage(tmp_path, io=disk.io)
+            core = storage.open_core(NAME)
+            assert core is not None
+            assert held(core) == list(range(10))
+            assert disk.failed
+            storage.close()
+        disk.mend()
+        storage = DiskStorage(tmp_path, io=disk.io)
+        assert storage.database.one("SELECT count(*) FROM unsynced") == 0
+        storage.close()
+
+
+def test_what_was_appended_here_is_not_called_durable_on_a_full_disk(tmp_path: Path) -> None:
+    with FailingDisk(tmp_path) as disk:
+        storage = DiskStorage(tmp_path, io=disk.io)
+        append_to(storage, storage.create_core(record()), some_blocks(1, 3))
+        abandon(storage, disk)
+        fill_up(disk)
+        with pytest.raises(OSError, match=r"store\.db"):
+            DiskStorage(tmp_path, io=disk.io)
+        disk.mend()
+        storage = DiskStorage(tmp_path, io=disk.io)
+        core = storage.open_core(NAME)
+        assert core is not None
+        assert core.published.length == 3
+        storage.close()
