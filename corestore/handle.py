@@ -25,7 +25,7 @@ from corestore.obtaining import download_obtainable
 from corestore.signing import hold, lift, ready_to_sign, recover
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from corestore.conflict import ForkEvidence
@@ -281,6 +281,17 @@ class CoreHandle:
                 await self._state.changed.park()
         return self._head.length
 
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until *condition* holds. It is asked again whenever the core has changed: its log,
+        its manifest, which blocks are held, who its peers are. Raises ForkConflict if the core is
+        stopped."""
+        await trio.lowlevel.checkpoint()
+        with self._driver.wanting(self._state):
+            while not condition():
+                self._check_open()
+                self._check_goes_on()
+                await self._state.changed.park()
+
     async def wait_peers(self, count: int = 1) -> None:
         """Wait until at least *count* peers have this core's channel open."""
         await trio.lowlevel.checkpoint()
@@ -352,6 +363,7 @@ class CoreHandle:
 
     async def hold(self, reason: Reason, *, least_length: int = 0) -> None:
         """Forbid signing here until `recover` has seen *least_length* blocks; durable on return.
+        What was appended before is signed and published.
         For those who move a key to another store, or from one. Raises as `lift_hold`."""
         state = self._writable_state()
         async with state.commit_lock:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from corestore import BlockNotAvailable
+from corestore import BlockNotAvailable, SnapshotNotAvailable
 from hyperfs.index.node import BlocksMissing
 
 if TYPE_CHECKING:
@@ -242,3 +242,20 @@ class CoreBlocks:
             self.core.hint(missing)
         for index in missing:
             await self.core.get(index)
+
+
+class TruncatedBlocks(CoreBlocks):
+    """What is left of a core for versions that were truncated: other blocks have their places."""
+
+    def block(self, index: int) -> bytes:
+        """Raises SnapshotNotAvailable."""
+        raise SnapshotNotAvailable("the log of this version was truncated")
+
+    async def fetch(self, indices: Iterable[int]) -> None:
+        """Raises SnapshotNotAvailable."""
+        for index in indices:
+            self.block(index)
+
+    async def seek(self, offset: int) -> Position:
+        """Raises SnapshotNotAvailable."""
+        raise SnapshotNotAvailable("the log of this version was truncated")

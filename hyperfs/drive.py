@@ -12,7 +12,7 @@ until the store is closed.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -36,7 +36,7 @@ from hyperfs.whole import Holder
 from hyperfs.writer import SHARED, OpenFile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterator
+    from collections.abc import AsyncIterable, AsyncIterator
     from pathlib import Path
 
     from corestore import DiscoveryKey, Hypercore, Key
@@ -179,7 +179,7 @@ class Drive:
         if self._follower is not None and not self.metadata.writable:
             await self.metadata.update()
             await self._follower.wait_caught_up()
-        return self.version > before
+        return self.version != before
 
     async def checkout(self, version: int) -> Drive:
         """The drive as it was at *version* (or the last one before), read-only.

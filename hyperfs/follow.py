@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from corestore import CorestoreError, DecodeError, WrongEncryptionKey
+from hyperfs.blocks import Patience, TruncatedBlocks
 from hyperfs.changes import Changed
 from hyperfs.content import ContentMap
 from hyperfs.errors import DriveEncrypted
@@ -105,10 +107,11 @@ class Follower:
     """Follows one metadata core and moves a tree along. `run` must be running.
 
     *blocks* must wait without a limit: nothing waits for the follower but `wait_ready`.
-    *open_format* is called once, when the metadata core's manifest is known, before the first
-    version is shown: with block 0, or None for one that cannot be read without an encryption key.
-    It opens the content core and, unless it raises NotADrive, UnsupportedFormat or DriveEncrypted,
-    gives the tree its format.
+    *open_format* is called when the metadata core's manifest is known, before the first version is
+    shown: with block 0, or None for one that cannot be read without an encryption key; and with
+    b"" for a log without blocks, which only a drive of the Node stack has that was not written yet
+    (then again when it has one). It opens the content core and, unless it raises NotADrive,
+    UnsupportedFormat or DriveEncrypted, gives the tree its format.
     """
 
     def __init__(
@@ -124,7 +127,12 @@ class Follower:
         self._open_format = open_format
         self._moved = trio.lowlevel.ParkingLot()
         self._error: BaseException | None = None
-        self._seen = 0
+        # The fork and length that were looked at last.
+        self._seen = (0, -1)
+        # The fork that the format reads, and what the version shown can be compared with.
+        self._fork = metadata.fork
+        self._comparable: tuple[Format | None, int] = (None, 0)
+        self._content_fork: int | None = None
         self._ended = False
         self.subscribers: set[Changes] = set()
 
@@ -141,8 +149,12 @@ class Follower:
     async def wait_caught_up(self) -> None:
         """Return once everything known of the log has been looked at."""
         await trio.lowlevel.checkpoint()
-        while self._seen < self._metadata.length and not self._ended:
+        while not self._ended and self._has_news():
             await self._moved.park()
+
+    @property
+    def _known(self) -> tuple[int, int]:
+        return self._metadata.fork, self._metadata.length
 
     # -- following ---------------------------------------------------------------------------
 
@@ -152,7 +164,7 @@ class Follower:
         Raises NotADrive, UnsupportedFormat.
         """
         metadata = self._metadata
-        if metadata.length < 2 or not metadata.has(0):
+        if not metadata.length or not metadata.has(0):
             return
         try:
             await self._begin()
@@ -204,8 +216,9 @@ class Follower:
         if view is None:
             return tree.view is not None
         tree.show(view)
+        self._comparable = tree.format, self._fork
         if view.version == metadata.length:
-            self._seen = metadata.length
+            self._seen = self._known
         self._moved.unpark_all()
         return True
 
@@ -249,14 +262,14 @@ class Follower:
         """Follow until cancelled, or `stop`ped."""
         try:
             while not self._ended:
-                await self._metadata.wait_length(max(self._seen + 1, 2))
+                await self._metadata.wait_until(self._has_news)
                 if self._is_ended():
                     return
-                length = self._metadata.length
+                known = self._known
                 try:
                     with trio.move_on_after(_RETARGET_SECONDS):
-                        await self._follow(length)
-                        self._seen = length
+                        await self._follow(*known)
+                        self._seen = known
                         self._error = None
                 except DriveEncrypted as error:
                     # No later version will be more readable.
@@ -264,9 +277,11 @@ class Follower:
                     return
                 except (CorestoreError, OSError) as error:
                     # The version shown stays; a later one may be readable again.
-                    logger.warning("version %d of drive %s: %s", length, self._metadata.key, error)
+                    logger.warning(
+                        "version %d of drive %s: %s", known[1], self._metadata.key, error
+                    )
                     self._error = error
-                    self._seen = length
+                    self._seen = known
                 self._moved.unpark_all()
         finally:
             self._ended = True
@@ -280,23 +295,45 @@ class Follower:
         self._ended = True
         self._moved.unpark_all()
 
-    async def _follow(self, length: int) -> None:
+    def _has_news(self) -> bool:
+        return self._ended or (self._seen != self._known and (self._known[1] > 0 or self._empty()))
+
+    def _empty(self) -> bool:
+        """Whether the log seems to have no block yet: somebody knows its manifest, and no more."""
+        metadata = self._metadata
+        unknown = self._tree.view is None and not self._shown_before()
+        return unknown and metadata.manifest is not None and bool(metadata.peers)
+
+    async def _follow(self, fork: int, length: int) -> None:
         tree, old = self._tree, self._tree.view
-        if old is None:
+        if not length:
+            await self._show_empty()
+            return
+        if self._fork != fork and tree.format is not None:
+            self._end_versions(tree.format)
+        self._fork = fork
+        if old is None or not old.version:
             # On its way while the header is: a round trip less.
             self._metadata.hint((length - 1,))
             await self._begin()
         form = tree.format
         assert form is not None
         view = await self._blocks.complete(lambda: form.view(length))
+        await self._follow_content(forked=self._comparable[1] != fork)
         changed: Changed | None = None
         # Without peers, one that is here in part must not take the place of one that is whole.
         alone = not self._metadata.peers
         if old is not None and (self.subscribers or tree.files or alone):
-            changed = await self._compare(form, old, view)
+            if self._comparable != (form, fork):
+                # What there was is gone, and so is what could be compared.
+                changed = Changed(length, (), complete=False)
+                await self._look_ahead(view)
+            else:
+                changed = await self._compare(form, old, view)
         await self._keep_shown(length)
-        if self._is_ended():
+        if self._is_ended() or self._metadata.fork != fork:
             return
+        self._comparable = form, fork
         # No await from here on: look-ups, open files and subscribers change together.
         tree.show(view)
         self._moved.unpark_all()
@@ -305,6 +342,47 @@ class Follower:
         _move_files(tree, changed, view)
         for subscriber in self.subscribers:
             subscriber.put(changed)
+
+    def _end_versions(self, form: Format) -> None:
+        """The log was truncated: no version from before can be read any more."""
+        logger.warning("the log of drive %s was truncated by its writer", self._metadata.key)
+        form.forked()
+        for past in self._tree.checkouts:
+            if past.content_blocks is not None:
+                past.set_content(TruncatedBlocks(past.content_blocks.core, Patience(None)))
+
+    async def _follow_content(self, *, forked: bool) -> None:
+        """What was truncated together with the metadata is other content from now on."""
+        blocks = self._tree.content_blocks
+        assert blocks is not None
+        if forked and self._comparable[0] is not None:
+            await blocks.core.update()
+        if self._content_fork != blocks.core.fork:
+            if self._content_fork is not None:
+                on_read = self._tree.reader.on_read
+                self._tree.set_content(blocks)
+                self._tree.reader.on_read = on_read
+            self._content_fork = blocks.core.fork
+
+    async def _show_empty(self) -> None:
+        """Show that there is nothing, if that is what all peers say."""
+        await self._metadata.update()
+        if self._metadata.length:
+            return
+        await self._open_format(b"")
+        form = self._tree.format
+        assert form is not None
+        self._tree.show(form.view(0))
+        self._moved.unpark_all()
+
+    async def _look_ahead(self, view: TreeView) -> None:
+        """Fetch what open files will show in a version."""
+        for file in list(self._tree.files.values()):
+            location = file.location
+            if location is not None:
+                key = shared_key(file.id) if location is SHARED else entry_key(*location)
+                with suppress(DecodeError, trio.TooSlowError):
+                    await self._blocks.complete(partial(view.find, key))
 
     async def _compare(self, form: Format, old: TreeView, new: TreeView) -> Changed:
         changes: list[EntryChange] = []
@@ -354,3 +432,5 @@ def _look_again(file: OpenFile, view: TreeView) -> None:
         return
     if isinstance(entry, Entry) and entry.id == file.id:
         file.refresh(entry, ContentMap.of_entry(entry, view))
+    else:
+        file.location = None

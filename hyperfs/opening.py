@@ -307,19 +307,24 @@ class _Opening:
     async def _open_format(self, header: bytes | None) -> None:
         """See `Follower`."""
         tree = self._tree
-        if header is None or not is_hyperdrive(header):
+        if header is None or (header and not is_hyperdrive(header)):
             if header is not None:
                 check_header(header)
             await self._ensure_content(None)
             tree.format = IndexFormat(tree.metadata_blocks, self._cache)
             return
-        await self._ensure_content(content_key(header))
+        await self._ensure_content(content_key(header) if header else None)
         assert tree.content_blocks is not None
         owner = Owner(os.getuid(), os.getgid())
         tree.format = HyperdriveFormat(tree.metadata_blocks, tree.content_blocks, owner)
 
     async def _ensure_content(self, key: bytes | None) -> None:
         """Open the content core, which the header names or the manifest leads to."""
+        opened = self._content
+        if opened is not None and key not in (None, opened.key):
+            # Opened before the header was known, by what the manifest says.
+            self._content = None
+            await opened.aclose()
         if self._content is None:
             metadata = self._metadata
             if key is None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from corestore import DecodeError
 from hyperfs.changes import EntryChange
+from hyperfs.forks import OneFork
 from hyperfs.index.diff import Diff
-from hyperfs.index.node import BlocksMissing
+from hyperfs.index.node import BlocksMissing, NodeCache
 from hyperfs.index.root import decode_root, find_root, find_root_at
 from hyperfs.index.tree import Index
 from hyperfs.records import ID_BYTES as _ID_BYTES
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from hyperfs.extents import Extent
     from hyperfs.index.diff import Change
-    from hyperfs.index.node import BlockReader, NodeCache
+    from hyperfs.index.node import BlockReader
 
 
 class TreeView(Protocol):
@@ -116,6 +117,10 @@ class Format(Protocol):
     def changes(self, old: TreeView, new: TreeView) -> Iterator[EntryChange]:
         """What changed from one version to another. `next` may be called again after
         BlocksMissing."""
+        ...
+
+    def forked(self) -> None:
+        """The log was truncated: views made before raise SnapshotNotAvailable from now on."""
         ...
 
 
@@ -272,8 +277,13 @@ class IndexFormat:
     """The format of hyperfs/FORMAT.md; a `Format`. *cache* is shared by all its views."""
 
     def __init__(self, reader: BlockReader, cache: NodeCache) -> None:
-        self._reader = reader
+        self._reader = OneFork(reader)
         self._cache = cache
+
+    def forked(self) -> None:
+        """See `Format`."""
+        self._reader = self._reader.end()
+        self._cache = NodeCache()
 
     def view(self, length: int) -> View:
         """See `Format`."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import trio
 
-from corestore import DecodeError
+from corestore import DecodeError, SnapshotNotAvailable
 from hyperfs import versions
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Watch(Generic[Drive]):
         assert tree.format is not None
         try:
             return await versions.differ(old, new, tree.format, tree.metadata_blocks, self._names)
-        except (DecodeError, trio.TooSlowError) as error:
+        except (DecodeError, SnapshotNotAvailable, trio.TooSlowError) as error:
             # Who watches will find out what can be read.
             logger.warning("what version %d changed is not readable: %s", new.version, error)
             return True

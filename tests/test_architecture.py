@@ -54,6 +54,7 @@ LINES = [
     ],
     [
         "hyperfs.hyperbee",
+        "hyperfs.forks",
         "hyperfs.index",
         "hyperfs.records",
         "hyperfs.dirty",
@@ -121,6 +122,7 @@ OWNERS = {
     "pyfastcdc": "hyperfs.chunks",
 }
 PURE = {
+    "hyperfs.forks",
     "hyperfs.hyperdrive",
     "hyperfs.blobs",
     "hyperfs.hyperbee",

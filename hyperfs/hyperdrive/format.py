@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from corestore import DecodeError
 from hyperfs.changes import EntryChange
+from hyperfs.forks import OneFork
 from hyperfs.hyperbee.diff import BeeDiff
 from hyperfs.hyperbee.tree import Bee
 from hyperfs.hyperdrive.directories import KEY_PREFIX, Directories
@@ -36,8 +37,14 @@ class HyperdriveFormat:
         self.owner = owner
         self.content = content
         self.sizes: dict[Blob, int] = {}
-        self._metadata = metadata
+        self._metadata = OneFork(metadata)
         self._cache = NodeCache()
+
+    def forked(self) -> None:
+        """See `Format`. Directories keep their ids."""
+        self._metadata = self._metadata.end()
+        self._cache = NodeCache()
+        self.sizes.clear()
 
     def view(self, length: int) -> HyperdriveView:
         """The version of that length. Raises BlocksMissing, DecodeError of its root."""

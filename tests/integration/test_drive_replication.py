@@ -81,6 +81,34 @@ async def test_trees_are_equal():
                 assert await reader.read(path) == await writer.read(path)
 
 
+async def test_a_log_that_was_truncated_is_followed_and_its_old_versions_are_gone():
+    """No program does that to a drive of ours; a peer may show it all the same."""
+    async with a_pair(read_timeout=1) as (writer, reader, near, _):
+        await writer.write("/a", b"1" * 70_000)
+        await caught_up(writer, reader)
+        version = writer.version
+        await writer.write("/a", b"2" * 70_000)
+        await writer.write("/b", b"2")
+        await caught_up(writer, reader)
+        past = await reader.checkout(reader.version)
+        file = await open_path(reader, "/a")
+        assert await contents(file) == b"2" * 70_000
+        assert await past.read("/b") == b"2"
+        with reader.watch_changes() as changes, reader.watch("/b") as watch:
+            await writer.metadata.truncate(version)
+            await near.sync()
+            change = await anext(changes)
+            assert (change.version, change.complete) == (version, False)
+            assert (reader.version, reader.generation) == (version, 1)
+            assert await reader.read("/a") == await contents(file) == b"1" * 70_000
+            with pytest.raises(FileNotFoundError):
+                await reader.read("/b")
+            assert (await anext(watch)).new.version == version
+        with pytest.raises(corestore.SnapshotNotAvailable):
+            await past.read("/a")
+        file.release()
+
+
 async def test_changes_are_told_after_they_can_be_seen():
     async with a_pair() as (writer, reader, _, _):
         await writer.write("/dir/f", b"1")

@@ -296,6 +296,8 @@ const actions = {
     return found
   },
 
+  truncateDrive: ({ drive, version }) => drives[drive].truncate(version),
+
   read: async ({ drive, path }) => hex(await drives[drive].get(path)),
   remove: ({ drive, path }) => drives[drive].del(path),
 

@@ -240,6 +240,70 @@ async def test_a_watch_tells_what_node_changes_below_a_path(tmp_path, generation
 
 
 @GENERATIONS
+async def test_a_drive_that_node_truncates_is_followed(tmp_path, generation):
+    async with opened(tmp_path, generation, count=0) as (drive, node, _):
+        operations = [["put", "/a", 10], ["put", "/b", 70_000], ["put", "/d/c", 10]]
+        await caught_up(drive, await node("change", drive=0, operations=operations))
+        assert drive.version == 4
+        past = await drive.checkout(4)
+        entry, location = await drive.resolve(1, b"b")
+        file = drive.open_file(entry, location)
+        assert await contents(file) == made("/b", 70_000)
+        with drive.watch("/d") as watch:
+            # 1. Shorter than it was; and what comes then is where other blocks were.
+            await node("truncateDrive", drive=0, version=2)
+            await forked(drive, 1, 2)
+            assert [each.path async for each in drive.walk()] == [b"/a"]
+            assert (await anext(watch)).new.version == 2
+            await node("change", drive=0, operations=[["put", "/b", 50_000], ["put", "/e", 1]])
+            await forked(drive, 1, 4)
+            assert [each.path async for each in drive.walk()] == [b"/a", b"/b", b"/e"]
+            assert await drive.read("/b") == made("/b", 50_000)
+        # 2. What it was cannot be read any more, and is not mixed with what it is.
+        with pytest.raises(corestore.SnapshotNotAvailable):
+            await past.read("/d/c")
+        file.release()
+        # 3. And again, to another history of the same length.
+        await node("truncateDrive", drive=0, version=2)
+        await node("change", drive=0, operations=[["put", "/x", 1], ["put", "/y", 1]])
+        await forked(drive, 2, 4)
+        assert [each.path async for each in drive.walk()] == [b"/a", b"/x", b"/y"]
+
+
+async def forked(drive, fork, version):
+    with drive.watch_changes() as changes:
+        while (drive.generation, drive.version) != (fork, version):
+            await anext(changes)
+
+
+@GENERATIONS
+async def test_a_drive_that_node_has_not_written_yet_is_an_empty_one(tmp_path, generation):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
+        key = (await node("drive", name="theirs"))["key"]
+        async with hyperfs.open(store, key=key, read_timeout=10) as drive:
+            await connect()
+            if generation == 10:
+                # It does not say that it knows more of the core than we: that may be a stranger.
+                with trio.move_on_after(0.2) as waiting:
+                    await drive.ready()
+                assert waiting.cancelled_caught
+                operations = [["put", "/a", 10]]
+                await caught_up(drive, await node("change", drive=0, operations=operations))
+                assert await drive.read("/a") == made("/a", 10)
+                return
+            await drive.ready()
+            assert drive.version == 0
+            assert [each.path async for each in drive.walk()] == []
+            with pytest.raises(FileNotFoundError):
+                await drive.read("/a")
+            with drive.watch() as watch:
+                await node("change", drive=0, operations=[["put", "/a", 10]])
+                change = await anext(watch)
+                assert [each.path async for each in change.changes()] == [b"/a"]
+                assert await drive.read("/a") == made("/a", 10)
+
+
+@GENERATIONS
 async def test_random_reads_are_right_and_fetch_little(tmp_path, generation):
     async with opened(tmp_path, generation, count=0) as (drive, node, script):
         rng = random.Random(3)
