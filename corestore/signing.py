@@ -143,7 +143,9 @@ async def _follow(driver: Driver, state: CoreState) -> None:
 
 
 async def hold(driver: Driver, state: CoreState, reason: Hold) -> None:
-    """Forbid signing until it was recovered; durable when this returns."""
+    """Forbid signing until it was recovered; durable when this returns, after all there was before
+    has been signed and published. The caller holds the commit lock."""
+    await driver.sync()
     driver.commit([(state, Commit(user_data={HOLD: reason.encode()}))])
     await driver.sync()
 

@@ -20,6 +20,8 @@ from corestore import (
     CoreOpened,
     KeyPair,
     Manifest,
+    MustRecover,
+    Reason,
     Signer,
     manifest_key,
 )
@@ -234,6 +236,20 @@ async def test_what_a_killed_process_had_not_signed_is_signed_at_the_next_open(t
         # It is not locked: the next writer may be another process.
         async with corestore.open(lambda: DiskStorage(left)) as other:
             assert await (await other.get(name="log")).append(b"more") == 5
+
+
+async def test_what_was_appended_before_a_hold_is_signed(tmp_path):
+    async with corestore.open(tmp_path) as store:
+        core = await store.get(name="log")
+        await fill(core, 3)
+        await store.sync()
+        staged = Staged(core._state)
+        await staged.append([b"last"])
+        core._driver.commit([(core._state, staged.commit())])
+        await core.hold(Reason.MOVED)
+        assert core.published_length == 4
+        with pytest.raises(MustRecover):
+            await core.append(b"more")
 
 
 async def test_many_commits_share_a_signature(tmp_path, monkeypatch):
