@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import sys
 
 import click
@@ -89,7 +90,8 @@ def import_key(
 def _read_secret(settings: Settings) -> str:
     # Not an argument: those are seen by everybody on the machine, and kept in histories.
     if sys.stdin.isatty():
-        settings.output.say("paste what export-key printed:")
+        # Not shown: somebody may look over a shoulder.
+        return getpass.getpass("paste what export-key printed: ", stream=sys.stderr)
     return sys.stdin.readline()
 
 

@@ -55,7 +55,7 @@ def log(
 async def _log(settings: Settings, address: Address, number: int, network: Network) -> None:
     async with open_store(settings, create=address.key is not None) as store:
         key = find_key(store, address)
-        async with open_drive(store, key, address, network) as drive:
+        async with open_drive(store, key, address, network, settings.output) as drive:
             shown: hyperfs.Drive | None = drive
             while shown is not None and shown.version and number:
                 before = await _before(shown)
@@ -95,6 +95,10 @@ async def _tell(output: Output, drive: hyperfs.Drive, before: hyperfs.Drive | No
     time = made if drive.time_ns else "-"
     what = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
     output.data(
-        f"{drive.version:8}  {time}  {numbers.files} names, {size_text(numbers.byte_length)}"
+        f"{drive.version:8}  {time}  {_names(numbers.files)}, {size_text(numbers.byte_length)}"
         f"{': ' if what else ''}{what}"
     )
+
+
+def _names(count: int) -> str:
+    return "1 name" if count == 1 else f"{count} names"

@@ -224,7 +224,7 @@ async def _mount(
             for where in bound:
                 output.say(f"listening on {where}")
             if not drive.writable:
-                await first_version(store, drive, network)
+                await first_version(store, drive, network, output)
             if at is not None:
                 address = replace(address, version=await version_at(drive, at.time_ns, at.text))
             shown = await shown_version(drive, address)

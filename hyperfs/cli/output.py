@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    SpinnerColumn,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
@@ -30,6 +33,8 @@ JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "Jso
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\udc80-\udc9f]")
 # Where stderr is no terminal a line this often says how far things are.
 PLAIN_PROGRESS_SECONDS = 5.0
+# What is over sooner needs no words.
+SPINNER_SECONDS = 0.5
 
 
 class ReaderGone(Exception):
@@ -83,16 +88,55 @@ class Output:
         """The one sentence of a failure, on stderr, always."""
         _tell(f"hyperfs: {text}")
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether anybody sees how far things are."""
+        return not (self.quiet or self.json)
+
     @contextmanager
     def progress(self, phase: str, total: int | None = None) -> Iterator[Meter]:
         """A bar on stderr while something runs; a line now and then where that is no terminal."""
-        if self.quiet or self.json:
+        if not self.shows_progress:
             yield Meter()
         elif sys.stderr.isatty():
             with _bar() as bar:
                 yield BarMeter(bar, bar.add_task(phase, total=total, what=""))
         else:
             yield PlainMeter(self, phase, total)
+
+    @contextmanager
+    def waiting(self, phase: str) -> Iterator[None]:
+        """Say on stderr that *phase* goes on, as soon as that is worth saying: on a terminal with
+        the time it has taken, otherwise in one line."""
+        if not self.shows_progress:
+            yield
+            return
+        if sys.stderr.isatty():
+            wait, show = SPINNER_SECONDS, _spinner(phase)
+        else:
+            wait, show = PLAIN_PROGRESS_SECONDS, None
+        lock, over = threading.Lock(), False
+
+        def begin() -> None:
+            with lock:
+                if over:
+                    return
+                if show is None:
+                    self.say(f"{phase} ...")
+                else:
+                    show.start()
+
+        timer = threading.Timer(wait, begin)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            with lock:
+                over = True
+            if show is not None:
+                show.stop()
 
 
 class Meter:
@@ -166,6 +210,18 @@ def _bar() -> Progress:
         console=Console(stderr=True, no_color="NO_COLOR" in os.environ or None),
         transient=True,
     )
+
+
+def _spinner(phase: str) -> Progress:
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=Console(stderr=True, no_color="NO_COLOR" in os.environ or None),
+        transient=True,
+    )
+    bar.add_task(phase, total=None)
+    return bar
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -85,11 +85,17 @@ async def recovered(
         for where in await reach(swarm, info.key, listen=listen, peers=network.peers):
             settings.output.say(f"listening on {where}")
         try:
-            with trio.fail_after(network.timeout):
+            with (
+                settings.output.waiting("fetching what peers have"),
+                trio.fail_after(network.timeout),
+            ):
                 return await hyperfs.recover_drive(store, info.key)
         except trio.TooSlowError:
+            async with await store.get(key=info.key) as metadata:
+                written = metadata.held_for is None
             raise Failure(
-                f"no peer had all of {info.name} within {network.timeout:g} s: it is not written"
-                f" here yet; name one with `hyperfs recover {info.name} --peer HOST:PORT`",
+                f"no peer had all of {info.name} within {network.timeout:g} s: it is"
+                f" {'written here as before' if written else 'not written here yet'}; name one with"
+                f" `hyperfs recover {info.name} --peer HOST:PORT`",
                 Exit.NO_PEERS,
             ) from None

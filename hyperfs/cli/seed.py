@@ -98,7 +98,7 @@ async def _seed(
         for drive in drives:
             if not drive.writable and network.peers:
                 with suppress(hyperfs.DriveEncrypted):
-                    await first_version(store, drive, network)
+                    await first_version(store, drive, network, settings.output)
         info = ProcessInfo(
             pid=os.getpid(),
             command="seed",

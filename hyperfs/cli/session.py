@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hyperfs.cli.address import Address
+    from hyperfs.cli.output import Output
 
 Endpoint = tuple[str, int]
 
@@ -56,7 +57,9 @@ async def open_access(
             pass
         else:
             process = None
-            async with open_drive(store, key, address, network, write=write) as drive:
+            async with open_drive(
+                store, key, address, network, settings.output, write=write
+            ) as drive:
                 yield DriveAccess(drive)
     if process is not None:
         async with control.connect(process.socket) as client:
@@ -69,6 +72,7 @@ async def open_drive(
     key: Key,
     address: Address,
     network: Network,
+    output: Output,
     *,
     write: bool = False,
 ) -> AsyncIterator[hyperfs.Drive]:
@@ -97,7 +101,7 @@ async def open_drive(
             drive.metadata.lock()
         if not drive.writable:
             await reach(swarm, key, listen=(), peers=network.peers)
-            await first_version(store, drive, network)
+            await first_version(store, drive, network, output)
         yield await shown_version(drive, address)
 
 
@@ -127,7 +131,9 @@ async def version_at(drive: hyperfs.Drive, time_ns: int, text: str) -> int:
     return version
 
 
-async def first_version(store: corestore.Corestore, drive: hyperfs.Drive, network: Network) -> None:
+async def first_version(
+    store: corestore.Corestore, drive: hyperfs.Drive, network: Network, output: Output
+) -> None:
     """Wait until a drive opened by key can be read: its newest known version is here.
 
     With peers to ask, the newest version they have is waited for as well, a little while.
@@ -137,7 +143,10 @@ async def first_version(store: corestore.Corestore, drive: hyperfs.Drive, networ
     """
     cached = drive.version > 0
     try:
-        with trio.fail_after(min(network.timeout, 5.0) if cached else network.timeout):
+        with (
+            output.waiting("waiting for a peer"),
+            trio.fail_after(min(network.timeout, 5.0) if cached else network.timeout),
+        ):
             if network.peers:
                 await drive.update()
             await drive.ready()

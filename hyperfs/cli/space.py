@@ -127,7 +127,8 @@ async def _gc(
     compacting: bool = False,
 ) -> None:
     async with open_access(settings, drive, _ALONE, write=True) as access:
-        with settings.output.progress("looking at what is needed"):
+        phase = "writing anew, then giving back" if compacting else "giving back"
+        with settings.output.waiting(phase):
             collect = access.compact if compacting else access.collect
             freed, oldest = await collect(keep_last, keep_within)
     if settings.output.json:
@@ -171,7 +172,8 @@ def evict(settings: Settings, place: Address) -> None:
 async def _evict(settings: Settings, place: Address) -> None:
     async with open_access(settings, place, _ALONE) as access:
         try:
-            freed = await access.evict(place.path)
+            with settings.output.waiting("giving back"):
+                freed = await access.evict(place.path)
         except ValueError as error:
             raise Failure(f"{error}; `hyperfs gc` gives old versions back", Exit.USAGE) from None
     if settings.output.json:

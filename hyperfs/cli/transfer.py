@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as st
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,7 +107,11 @@ async def _put(
         if len(sources) > 1 and not into:
             raise Failure(f"{os.fsdecode(target.path)} is not a folder of the drive")
         await _make_folders(access, target.path if into else target.path.rpartition(b"/")[0])
-        with settings.output.progress("put") as meter:
+        total = None
+        if settings.output.shows_progress:
+            with settings.output.waiting("looking at what is there"):
+                total = await trio.to_thread.run_sync(_total_bytes, sources, abandon_on_cancel=True)
+        with settings.output.progress("put", total) as meter:
             for source in sources:
                 path = Path(source)
                 place = target.path.rstrip(b"/")
@@ -118,8 +123,26 @@ async def _put(
                     await _put_one(access, path, path.lstat(), place, tally, meter)
                 else:
                     await _put_tree(access, path, place, tally, meter, top=contents)
-        await access.sync()
+        with settings.output.waiting("making everything durable"):
+            await access.sync()
     tally.report(settings.output, "put")
+
+
+def _total_bytes(sources: tuple[str, ...]) -> int:
+    """How much is to be copied, as far as it can be looked at: only the bar wants to know."""
+    total = 0
+    for source in sources:
+        for folder, _, names in os.walk(source):
+            for name in names:
+                with suppress(OSError):
+                    total += _file_bytes(os.lstat(os.path.join(folder, name)))
+        with suppress(OSError):
+            total += _file_bytes(os.lstat(source))
+    return total
+
+
+def _file_bytes(info: os.stat_result) -> int:
+    return info.st_size if st.S_ISREG(info.st_mode) else 0
 
 
 async def _make_folders(access: Access, path: bytes) -> None:
@@ -175,6 +198,7 @@ async def _put_one(
 ) -> None:
     if await _same(access, place, info.st_size, info.st_mtime_ns, info.st_mode, source):
         tally.skipped += 1
+        meter.add(_file_bytes(info), source.name)
         return
     if st.S_ISLNK(info.st_mode):
         await access.symlink(place, os.readlink(os.fsencode(source)), info.st_mtime_ns)
@@ -256,13 +280,31 @@ async def _get(
                 Exit.NOT_FOUND,
             )
         reader = Getter(access, tally)
-        with settings.output.progress("get") as meter:
+        total = None
+        if settings.output.shows_progress:
+            with settings.output.waiting("listing what is there"):
+                total = await _size(access, source.path, info)
+        with settings.output.progress("get", total) as meter:
             if info.is_directory:
                 await reader.tree(source.path, info, target, meter)
             else:
                 # Alone, its failure is the command's.
                 await reader.copy(source.path, info, target, meter)
     tally.report(settings.output, "get")
+
+
+async def _size(access: Access, path: bytes, info: FileInfo) -> int | None:
+    """How many bytes a file or folder has; None if not all of it can be listed."""
+    if not info.is_directory:
+        return info.size if info.is_file else 0
+    total = 0
+    try:
+        async for _, found in walk(access, path):
+            total += found.size if found.is_file else 0
+    except (OSError, Failure, trio.TooSlowError):
+        # Whoever copies it will say so.
+        return None
+    return total
 
 
 class Getter:
@@ -312,6 +354,7 @@ class Getter:
         """
         if _same_here(target, info):
             self._tally.skipped += 1
+            meter.add(info.size if info.is_file else 0, os.fsdecode(source))
             return
         draft = target.with_name(f".hyperfs-{os.getpid()}-{info.id}")
         try:

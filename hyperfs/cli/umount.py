@@ -19,6 +19,7 @@ from hyperfs.cli.options import DIRECTORY
 from hyperfs.cli.serving import run
 
 if TYPE_CHECKING:
+    from hyperfs.cli.output import Output
     from hyperfs.cli.processes import ProcessInfo
     from hyperfs.cli.settings import Settings
 
@@ -41,10 +42,10 @@ def umount(settings: Settings, directory: Path, force: bool) -> None:
     A folder that programs use (a shell stands in it, a file is open) stays mounted, and the
     programs are named.
     """
-    run(_umount, settings, directory, force)
+    run(_umount, settings.output, directory, force)
 
 
-async def _umount(settings: Settings, directory: Path, force: bool) -> None:
+async def _umount(output: Output, directory: Path, force: bool) -> None:
     point = os.path.abspath(directory)
     info = next((p for p in processes.running() if p.directory == point), None)
     if info is None:
@@ -54,12 +55,13 @@ async def _umount(settings: Settings, directory: Path, force: bool) -> None:
         await trio.to_thread.run_sync(_umount_foreign, point, directory, force)
         return
     # However long that takes: it has to get through the disk.
-    await _end(info, point, directory, force)
-    with trio.move_on_after(UNMOUNT_SECONDS):
-        # Nothing tells when somebody else's process ends.
-        while _is_process(info.pid):  # noqa: ASYNC110
-            await trio.sleep(0.02)
-        return
+    with output.waiting("making everything durable"):
+        await _end(info, point, directory, force)
+        with trio.move_on_after(UNMOUNT_SECONDS):
+            # Nothing tells when somebody else's process ends.
+            while _is_process(info.pid):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+            return
     raise Failure(
         f"process {info.pid} has not ended after {UNMOUNT_SECONDS:g} s; its log may say why, and"
         f" `kill -9 {info.pid}` ends it as a power cut would"
