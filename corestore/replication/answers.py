@@ -95,7 +95,7 @@ class Answers:
         shared.out.append(commit)
         shared.nodes.add(batch.nodes)
         if batch.hints and flight.seek is not None:
-            self._downloads.hints.add(batch.hints)
+            self._downloads.seeks.hints.add(batch.hints)
         if manifest is not None:
             shared.pending_manifest = manifest
         if batch.head is not None:

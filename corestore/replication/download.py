@@ -17,16 +17,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from corestore.replication.actions import Settle
-from corestore.replication.messages import Cancel, RequestMessage, Want
+from corestore.replication.messages import Cancel, RequestMessage
+from corestore.replication.pages import Pages
 from corestore.replication.peer import GREATEST_WINDOW, URGENT_WINDOW, Flight
-from corestore.replication.seeking import next_step
+from corestore.replication.seeking import Seeks
 from corestore.replication.sharing import Crowd, take_rare
-from corestore.tree import flat
-from corestore.tree.proof import missing_levels
-from corestore.tree.seek import SeekStopped
 from corestore.tree.types import BlockRequest, HashRequest, Request, SeekRequest, UpgradeRequest
-from corestore.tree.verify import NodeOverlay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +30,7 @@ if TYPE_CHECKING:
     from corestore.replication.actions import CommitBatch
     from corestore.replication.peer import Peer
     from corestore.replication.shared import Shared
-    from corestore.replication.wants import BlockWant, RangeWant, SeekWant
+    from corestore.replication.wants import BlockWant, RangeWant
 
 # Blocks that are verified and not yet committed; the driver is behind then.
 MAX_PENDING_BLOCKS: Final = 8192
@@ -43,14 +39,8 @@ MAX_PENDING_BYTES: Final = 8 << 20
 RUN_BLOCKS: Final = 16
 # A window is filled up again when so many of its places are free, at the latest.
 REFILL_BLOCKS: Final = 32
-# One want covers a page of so many blocks; of a longer log than this many pages, the rest is
-# downloaded only from peers that announce it unasked.
-PAGE_BLOCKS: Final = 1 << 21
-MAX_PAGES: Final = 4096
 # Single blocks that no peer has room for, looked at per drain.
 MAX_DEFERRED: Final = 256
-# A block that a seek needs goes before those of other readers' single wants.
-SEEK_PRIORITY: Final = 1
 # Sizes of blocks are learned; until then they are taken for large ones.
 FIRST_BLOCK_BYTES: Final = 65536.0
 _SMOOTHING: Final = 0.05
@@ -64,6 +54,7 @@ class Downloads:
       pending: blocks that are verified and not yet committed.
       upgrade: the one upgrade under way.
       paused: nothing is asked for while it is set.
+      seeks: the byte positions that are wanted.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -72,16 +63,13 @@ class Downloads:
         self.pending: dict[int, CommitBatch] = {}
         self.upgrade: Flight | None = None
         self.paused = False
-        self.hints = NodeOverlay(shared.nodes)
         self._pending_bytes = 0
         self._block_bytes = FIRST_BLOCK_BYTES
         self._hungry: dict[Peer, None] = {}
         self._late: dict[int, None] = {}
-        # Pages of the log in which anything was ever wanted.
-        self._pages: set[int] = set()
-        self._pages_due = False
+        self._pages = Pages(shared)
+        self.seeks = Seeks(shared, self)
         self._upgrade_due = False
-        self._seeks_due = False
         self._urgent_due = False
 
     # -- what changed ----------------------------------------------------------------------------
@@ -89,38 +77,32 @@ class Downloads:
     def block_wanted(self, index: int) -> None:
         """A single block is wanted."""
         self._urgent_due = True
-        self._page_wanted(index // PAGE_BLOCKS)
+        self._pages.block_wanted(index)
 
     def range_wanted(self, start: int, end: int | None) -> None:
         """Blocks of a range are wanted."""
         self.all_hungry()
         if end is not None:
-            for page in range(start // PAGE_BLOCKS, min(-(-end // PAGE_BLOCKS), MAX_PAGES)):
-                self._page_wanted(page)
+            self._pages.range_wanted(start, end)
         else:
-            self._pages_due = True
+            self._pages.due = True
 
     def seek_wanted(self) -> None:
         """A byte position is wanted."""
-        self._seeks_due = self._pages_due = True
+        self.seeks.due = self._pages.due = True
 
     def upgrade_wanted(self) -> None:
         """Somebody waits for the log to grow."""
         self._upgrade_due = True
 
-    def _page_wanted(self, page: int) -> None:
-        if page not in self._pages and len(self._pages) < MAX_PAGES:
-            self._pages.add(page)
-            self._pages_due = True
-
     def log_changed(self) -> None:
         """Our head is another one."""
-        self._upgrade_due = self._seeks_due = self._pages_due = self._urgent_due = True
+        self._upgrade_due = self.seeks.due = self._pages.due = self._urgent_due = True
         self.all_hungry()
 
     def peer_changed(self, peer: Peer) -> None:
         """A peer is new, or told its state."""
-        self._upgrade_due = self._pages_due = self._seeks_due = True
+        self._upgrade_due = self._pages.due = self.seeks.due = True
         self._hungry[peer] = None
 
     def announced(self, peer: Peer, start: int, end: int) -> None:
@@ -129,7 +111,7 @@ class Downloads:
         if wants:
             wants.announced(peer.id, start, end, self._shared.head.length)
             self._hungry[peer] = None
-            self._seeks_due = True
+            self.seeks.due = True
 
     def all_hungry(self) -> None:
         """Every peer may have something to do."""
@@ -213,7 +195,7 @@ class Downloads:
             peer.promises.clear()
         self.in_flight.clear()
         self._late.clear()
-        self.hints.clear()
+        self.seeks.hints.clear()
 
     def forget_peer(self, peer: Peer) -> None:
         """A peer has gone, with what it owes."""
@@ -255,7 +237,7 @@ class Downloads:
         )
         if node is not None:
             flight.hash = node.index
-        self._launch(flight, node)
+        self.launch(flight, node)
         return flight
 
     def unwanted(self, block: int) -> None:
@@ -273,7 +255,7 @@ class Downloads:
             self._upgrade_due = True
         if flight.seek is not None:
             flight.seek.waiting = False
-            self._seeks_due = True
+            self.seeks.due = True
         flights = self.in_flight.get(flight.block)
         if flights is not None and flight in flights:
             flights.remove(flight)
@@ -318,13 +300,10 @@ class Downloads:
             self._upgrade_due = False
             self._ask_upgrade()
         wants = self._shared.wants
-        if self._pages_due and wants:
-            self._pages_due = False
-            self._ask_pages()
-        if self._seeks_due:
-            self._seeks_due = False
-            for want in wants.seeks.copy():
-                self._ask_seek(want)
+        if self._pages.due and wants:
+            self._pages.ask()
+        if self.seeks.due:
+            self.seeks.go_on()
         if len(self.pending) >= MAX_PENDING_BLOCKS or self._pending_bytes >= MAX_PENDING_BYTES:
             return
         if self._late and self._hungry:
@@ -388,7 +367,7 @@ class Downloads:
             believed=peer.sync,
         )
         self.upgrade = flight
-        self._launch(flight)
+        self.launch(flight)
 
     def _ask_manifest(self) -> None:
         """Get at least the manifest: from it other keys may derive, before there is any block."""
@@ -404,7 +383,7 @@ class Downloads:
                     believed=peer.sync,
                 )
                 self.upgrade = flight
-                self._launch(flight)
+                self.launch(flight)
                 return
 
     def _block_beyond(self, peer: Peer, start: int) -> int:
@@ -427,70 +406,9 @@ class Downloads:
                 return index
         return -1
 
-    # -- which blocks peers have -----------------------------------------------------------------
-
-    def _ask_pages(self) -> None:
-        """Ask peers, once, about every page in which something is wanted."""
-        shared = self._shared
-        length = shared.head.length
-        if shared.wants.seeks or any(want.end is None for want in shared.wants.ranges):
-            low = 0 if shared.wants.seeks else min(want.low for want in shared.wants.ranges)
-            for page in range(low // PAGE_BLOCKS, min(-(-length // PAGE_BLOCKS), MAX_PAGES)):
-                self._page_wanted(page)
-            self._pages_due = False
-        for peer in shared.peers.values():
-            if not peer.serves(shared.head.fork):
-                continue
-            theirs = peer.blocks.contiguous_length
-            for page in sorted(self._pages - peer.pages):
-                end = min((page + 1) * PAGE_BLOCKS, length)
-                if page * PAGE_BLOCKS < end and theirs < end:
-                    peer.pages.add(page)
-                    shared.send(peer, Want(page * PAGE_BLOCKS, PAGE_BLOCKS))
-
-    # -- positions -------------------------------------------------------------------------------
-
-    def _ask_seek(self, want: SeekWant) -> None:
-        """Go on with a seek: settle it, or ask for what it stops at."""
-        shared = self._shared
-        step = next_step(want, shared, self.hints)
-        match step:
-            case Settle():
-                shared.wants.seeks.remove(want)
-                want.ticket.settled = True
-                shared.out.append(step)
-                if not shared.wants.seeks:
-                    self.hints.clear()
-            case int(block):
-                if block not in shared.wants.blocks and not self.claimed(block):
-                    length = shared.head.length
-                    shared.wants.add_block(block, SEEK_PRIORITY, length, claimed=False)
-                    self.block_wanted(block)
-            case SeekStopped():
-                self._ask_nodes(want, step)
-
-    def _ask_nodes(self, want: SeekWant, stop: SeekStopped) -> None:
-        shared = self._shared
-        best = None
-        for peer in shared.peers.values():
-            if peer.serves(shared.head.fork) and peer.seeks:
-                index = peer.blocks.first(True, stop.start, stop.end)
-                if index is not None and (best is None or self._better(peer, best[0])):
-                    best = peer, index
-        if best is None:
-            return
-        peer, index = best
-        want.waiting = True
-        flight = Flight(
-            peer.take_id(), peer, shared.now, shared.head.fork, seek=want, hash=2 * index
-        )
-        # The answer must reach a node that is certain, which `stop.node` need not be.
-        levels = max(missing_levels(2 * index, shared.head, shared.nodes), flat.depth(stop.node))
-        self._launch(flight, HashRequest(2 * index, levels), SeekRequest(want.offset, want.padding))
-
     # -- blocks ----------------------------------------------------------------------------------
 
-    def _better(self, peer: Peer, other: Peer) -> bool:
+    def better(self, peer: Peer, other: Peer) -> bool:
         """Whether *peer* would answer sooner than *other*; the seed decides between equals."""
         if peer.stalled != other.stalled:
             return other.stalled
@@ -507,7 +425,7 @@ class Downloads:
         for peer in self._shared.peers.values():
             if peer.blocks.get(index) and peer.serves(fork):
                 known = True
-                if peer.in_flight < limit and (best is None or self._better(peer, best)):
+                if peer.in_flight < limit and (best is None or self.better(peer, best)):
                     best = peer
         return best, known
 
@@ -525,7 +443,7 @@ class Downloads:
                     and peer.blocks.get(index)
                     and peer.serves(fork)
                     and peer.room(self._block_bytes) > 0
-                    and (best is None or self._better(peer, best))
+                    and (best is None or self.better(peer, best))
                 ):
                     best = peer
             if best is not None:
@@ -615,7 +533,7 @@ class Downloads:
         shared = self._shared
         flight = Flight(peer.take_id(), peer, shared.now, shared.head.fork, block=index)
         self._set_levels(flight)
-        self._launch(flight, priority=priority)
+        self.launch(flight, priority=priority)
 
     def _set_levels(self, flight: Flight) -> None:
         """How far up the proof must reach, and what it promises to later ones."""
@@ -643,13 +561,14 @@ class Downloads:
                 index = (index | (bit >> 1)) & ~bit
                 bit <<= 1
 
-    def _launch(
+    def launch(
         self,
         flight: Flight,
         hash_request: HashRequest | None = None,
         seek_request: SeekRequest | None = None,
         priority: int = 0,
     ) -> None:
+        """Send the request of *flight*, and remember it."""
         peer = flight.peer
         peer.flights[flight.id] = flight
         block = None
