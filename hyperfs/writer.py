@@ -17,7 +17,7 @@ from hyperfs.content import ContentMap
 from hyperfs.dirty import DirtyRanges
 from hyperfs.extents import Extent
 from hyperfs.index.node import BlocksMissing
-from hyperfs.reader import ReadAhead
+from hyperfs.reader import READ_AHEAD_MOST, ReadAhead
 from hyperfs.records import check_attributes
 
 if TYPE_CHECKING:
@@ -325,8 +325,16 @@ class OpenFile:
             pieces = self.content.pieces(start, stop)
         except BlocksMissing as missing:
             self._owner.metadata_blocks.core.hint(missing.indices)
+            self._read_ahead.withdraw(start)
             return
         self._owner.reader.hint(pieces)
+        later = stop + READ_AHEAD_MOST
+        if later < self.content.size:
+            # Where the content lies that will be asked for next has to be known by then.
+            try:
+                self.content.pieces(later, later + 1)
+            except BlocksMissing as missing:
+                self._owner.metadata_blocks.core.hint(missing.indices)
 
     # -- writing -----------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ BENCHES = {
     "loop": None,
     "latency": None,
     "scale": None,
+    "latency_link": None,
     "interactive": None,
 }
 # What else a bench of ours is told on its command line.
