@@ -26,13 +26,17 @@ class KeyRing:
 
     def __init__(self, primary_key: bytes) -> None:
         self.primary_key = primary_key
-        # Notes for the pairs that were handed out, by public key.
+        # Notes for the pairs that were handed out, by public key, and the pairs by note.
         self._notes: dict[bytes, bytes] = {}
+        self._derived: dict[bytes, KeyPair] = {}
 
     def derive(self, namespace: bytes, name: bytes) -> KeyPair:
         """The key pair called *name* in *namespace*."""
-        key_pair = derive_key_pair(self.primary_key, namespace, name)
-        self._notes[key_pair.public_key] = _DERIVED + namespace + name
+        note = _DERIVED + namespace + name
+        key_pair = self._derived.get(note)
+        if key_pair is None:
+            key_pair = self._derived[note] = derive_key_pair(self.primary_key, namespace, name)
+            self._notes[key_pair.public_key] = note
         return key_pair
 
     def note(self, key_pair: KeyPair) -> bytes:

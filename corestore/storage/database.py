@@ -137,8 +137,10 @@ class Database:
         try:
             self._connection.set_wal_hook(self._committed)
             self.cursor = self._connection.cursor()
-            with self.transaction() as cursor:
-                schema.prepare(cursor)
+            found = self.one("PRAGMA application_id"), self.one("PRAGMA user_version")
+            if found != (schema.APPLICATION_ID, schema.VERSION):
+                with self.transaction() as cursor:
+                    schema.prepare(cursor)
             self.log = Log(path.with_name(path.name + "-wal"), health, io)
         except BaseException:
             self._connection.close()

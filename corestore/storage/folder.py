@@ -36,10 +36,9 @@ def prepare(path: Path, io: FileIO) -> None:
         io.fsync_directory(path.parent)
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "the store's folder is not ours to write", str(path))
-    filled = any((path / DATA).glob("*/*"))
-    # Looked at after that: another process that makes the store has a durable database before it
-    # has a data file.
-    if filled and not has_database(path):
+    # Asked again after the data was seen: another process that makes the store has a database
+    # before it has a data file.
+    if not has_database(path) and any((path / DATA).glob("*/*")) and not has_database(path):
         raise StorageError(
             f"the store {path} has lost its database {DATABASE}: put it back from a backup, or"
             f" remove the folder {DATA} to begin with nothing but the primary key"
