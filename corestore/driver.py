@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -40,9 +39,11 @@ from corestore.replication.machine import (
 )
 from corestore.state import CoreState
 from corestore.timers import Timers
+from corestore.waiting import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from corestore.keys import DiscoveryKey, KeyPair
     from corestore.ports import LinkHandle, Port
@@ -58,15 +59,6 @@ POLL_INTERVAL: Final = 0.5
 SLOW_POLLS: Final = 4
 # After the disk refused a commit, before blocks are asked for again.
 REFUSED_DELAY: Final = 1.0
-
-
-@dataclass(eq=False, slots=True)
-class _Waiter:
-    """Somebody waits for a ticket of a machine."""
-
-    state: CoreState
-    event: trio.Event
-    settled: Settle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +100,7 @@ class Driver:
         self._peers: dict[PeerId, _Peer] = {}
         self._peer_ids = itertools.count(1)
         self._ranks = itertools.count(1)
-        self._waiters: dict[Ticket, _Waiter] = {}
-        # How many wait for news of a core.
-        self._wanting: dict[CoreState, int] = {}
+        self._waiting = Waiting(self.drain, self._offer, self.sync_group.check)
         self.incoming = Incoming()
         self._timers = Timers(self._tick)
         self._checkpoint_wanted = trio.Event()
@@ -337,10 +327,8 @@ class Driver:
                             found.port.serve(request)
                     case CommitBatch():
                         self.incoming.put(state, action)
-                    case Settle(ticket):
-                        if (waiter := self._waiters.pop(ticket, None)) is not None:
-                            waiter.settled = action
-                            waiter.event.set()
+                    case Settle():
+                        self._waiting.settle(action)
                     case Drop(peer, reason):
                         if (found := peers.get(peer)) is not None:
                             found.port.drop(reason)
@@ -406,51 +394,19 @@ class Driver:
           OSError, CorestoreError: what was fetched could not be stored, or nothing can any more.
           trio.ClosedResourceError: it was abandoned.
         """
-        waiter = self._waiters[ticket] = _Waiter(state, trio.Event())
-        with self.wanting(state):
-            self.drain(state)
-            try:
-                if not waiter.event.is_set():
-                    # What comes from peers could not be kept.
-                    self.sync_group.check()
-                await waiter.event.wait()
-            # Cancelled: nobody waits any more.
-            except BaseException:
-                if self._waiters.pop(ticket, None) is not None:
-                    state.replicator.cancel(ticket)
-                    self.drain(state)
-                raise
-        settled = waiter.settled
-        if settled is None:
-            self.sync_group.check()
-            raise trio.ClosedResourceError("the core was closed")
-        if settled.error is not None:
-            raise settled.error
-        return settled
+        return await self._waiting.wait(state, ticket)
 
-    @contextmanager
-    def wanting(self, state: CoreState) -> Iterator[None]:
+    def wanting(self, state: CoreState) -> AbstractContextManager[None]:
         """While held, somebody waits for news of *state*: peers are asked for it, now and again.
 
         A peer may have closed the channel since, or may have got the core.
         """
-        count = self._wanting.get(state, 0)
-        self._wanting[state] = count + 1
-        if not count and not state.peers:
-            self._offer(state)
-        try:
-            yield
-        finally:
-            self._wanting[state] -= 1
-            if not self._wanting[state]:
-                del self._wanting[state]
+        return self._waiting.wanting(state)
 
     def abandon(self, state: CoreState, ticket: Ticket) -> None:
         """Give up *ticket* because a handle closes; whoever waits for it is told."""
         state.replicator.cancel(ticket)
-        waiter = self._waiters.pop(ticket, None)
-        if waiter is not None:
-            waiter.event.set()
+        self._waiting.abandon(ticket)
 
     def add_peer(self, state: CoreState, port: Port, *, initiator: bool, seeks: bool) -> PeerId:
         """A channel is open, and the peer has proved that it knows the key."""
@@ -504,7 +460,7 @@ class Driver:
         self.closed = True
         for link in tuple(self.links):
             link.stop(trio.ClosedResourceError("the store was closed"))
-        self._wake_waiters()
+        self._waiting.abandon_all()
         for state in self.states.values():
             state.events.close()
             state.changed.unpark_all()
@@ -580,14 +536,9 @@ class Driver:
 
     def _stopped(self) -> None:
         """Nothing is written any more: whoever waits for peers hears of it."""
-        self._wake_waiters()
+        self._waiting.abandon_all()
         for state in self.states.values():
             state.changed.unpark_all()
-
-    def _wake_waiters(self) -> None:
-        for waiter in self._waiters.values():
-            waiter.event.set()
-        self._waiters.clear()
 
     def _tick(self, state: CoreState, now: float) -> None:
         state.replicator.tick(now)
@@ -611,20 +562,12 @@ class Driver:
             try:
                 self._look_for_changes()
                 slow = number % SLOW_POLLS == 0
-                self._offer_wanted(all_of_them=slow)
+                self._waiting.offer_again(all_of_them=slow)
                 if slow:
                     self._forget_surplus(channels=True)
             except (OSError, StorageError) as error:
                 self.sync_group.fail(error)
                 return
-
-    def _offer_wanted(self, *, all_of_them: bool) -> None:
-        """Ask again for cores somebody waits for and no peer speaks of: those of which blocks or
-        answers are due, or all."""
-        wanted = set(self._wanting) if all_of_them else {w.state for w in self._waiters.values()}
-        for state in wanted:
-            if not state.peers:
-                self._offer(state)
 
     def _look_for_changes(self) -> None:
         """Take over what other processes committed."""

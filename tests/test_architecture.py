@@ -79,7 +79,7 @@ LINES = [
         "corestore.reading",
         "corestore.link",
         "corestore.driver",
-        "corestore.incoming|corestore.inlet|corestore.ports|corestore.timers",
+        "corestore.incoming|corestore.inlet|corestore.ports|corestore.timers|corestore.waiting",
         "corestore.passive",
         "corestore.staging",
         "corestore.state",

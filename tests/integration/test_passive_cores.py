@@ -264,7 +264,7 @@ async def test_a_channel_the_peer_closes_is_opened_again_for_who_waits(nursery, 
             channel.close()
             await peer.flush()
         waiting.cancel()
-        with trio.move_on_after(60) as silence:
+        with trio.move_on_after(20) as silence:
             # The last one that was on its way, and no more.
             await opened_by_store(peer, core)
             await opened_by_store(peer, core)

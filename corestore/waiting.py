@@ -1,0 +1,110 @@
+"""Who waits for what a machine is to bring, and is woken when it settles."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from corestore.replication.machine import Settle, Ticket
+    from corestore.state import CoreState
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """Somebody waits for a ticket of a machine."""
+
+    state: CoreState
+    event: trio.Event
+    settled: Settle | None = None
+
+
+class Waiting:
+    """All tickets of a store that somebody waits for, and all cores of which news are wanted.
+
+    *drain* carries out what a machine decides, *offer* asks all peers for a core, *check* raises if
+    nothing can be stored any more.
+    """
+
+    def __init__(
+        self,
+        drain: Callable[[CoreState], None],
+        offer: Callable[[CoreState], None],
+        check: Callable[[], None],
+    ) -> None:
+        self._drain = drain
+        self._offer = offer
+        self._check = check
+        self._waiters: dict[Ticket, _Waiter] = {}
+        # How many want news of a core.
+        self._wanting: dict[CoreState, int] = {}
+
+    async def wait(self, state: CoreState, ticket: Ticket) -> Settle:
+        """See `Driver.wait`."""
+        waiter = self._waiters[ticket] = _Waiter(state, trio.Event())
+        with self.wanting(state):
+            self._drain(state)
+            try:
+                if not waiter.event.is_set():
+                    # What comes from peers could not be kept.
+                    self._check()
+                await waiter.event.wait()
+            # Cancelled: nobody waits any more.
+            except BaseException:
+                if self._waiters.pop(ticket, None) is not None:
+                    state.replicator.cancel(ticket)
+                    self._drain(state)
+                raise
+        settled = waiter.settled
+        if settled is None:
+            self._check()
+            raise trio.ClosedResourceError("the core was closed")
+        if settled.error is not None:
+            raise settled.error
+        return settled
+
+    @contextmanager
+    def wanting(self, state: CoreState) -> Iterator[None]:
+        """See `Driver.wanting`."""
+        count = self._wanting.get(state, 0)
+        self._wanting[state] = count + 1
+        if not count and not state.peers:
+            self._offer(state)
+        try:
+            yield
+        finally:
+            self._wanting[state] -= 1
+            if not self._wanting[state]:
+                del self._wanting[state]
+
+    def settle(self, action: Settle) -> None:
+        """A machine has settled a ticket."""
+        waiter = self._waiters.pop(action.ticket, None)
+        if waiter is not None:
+            waiter.settled = action
+            waiter.event.set()
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Whoever waits for *ticket* is told that it will not settle."""
+        waiter = self._waiters.pop(ticket, None)
+        if waiter is not None:
+            waiter.event.set()
+
+    def abandon_all(self) -> None:
+        """As `abandon`, for every ticket."""
+        for waiter in self._waiters.values():
+            waiter.event.set()
+        self._waiters.clear()
+
+    def offer_again(self, *, all_of_them: bool) -> None:
+        """Ask again for cores somebody waits for and no peer speaks of: those of which blocks or
+        answers are due, or all."""
+        wanted = set(self._wanting) if all_of_them else {w.state for w in self._waiters.values()}
+        for state in wanted:
+            if not state.peers:
+                self._offer(state)
