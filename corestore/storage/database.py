@@ -300,6 +300,8 @@ class Database:
                 self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             except apsw.BusyError:
                 return  # another process is at it
+            except apsw.FullError:
+                return  # no room in the database: what is not there stays in the log
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from corestore.errors import StorageError
 from corestore.storage import DiskStorage
 from tests.support.builders import block, linked
 from tests.support.failingdisk import FailingDisk
+from tests.support.storage import append_to, record, some_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -352,3 +353,22 @@ def test_the_power_may_go_at_any_call(tmp_path, job, check, seed):
     assert len(copies) > 30
     for target, durable, most in copies:
         look(check, target, clean, durable, most)
+
+
+def test_a_checkpoint_without_room_ends_nothing(tmp_path):
+    with FailingDisk(tmp_path / "store") as disk:
+        storage = DiskStorage(tmp_path / "store", io=disk.io)
+        core = storage.create_core(record())
+        for number in range(20):
+            append_to(storage, core, some_blocks(number, 50))
+            disk.fail(len(disk.calls) + number % 5, errno.ENOSPC, more=True)
+            storage.checkpoint()
+            disk.mend()
+        assert disk.failed
+        storage.checkpoint()
+        storage.close()
+    storage = DiskStorage(tmp_path / "store")
+    again = storage.open_core(record().key.discovery_key)
+    assert again is not None
+    assert again.blocks(950, 1000) == some_blocks(19, 50)
+    storage.close()
