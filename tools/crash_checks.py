@@ -12,6 +12,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ from tools import sample_tree  # noqa: E402
 
 if TYPE_CHECKING:
     from tools.program import Mount, Person
+
+
+ANSWER_SECONDS = 30.0
+EQUAL_SECONDS = 10.0
 
 
 class Violation(Exception):
@@ -78,16 +83,18 @@ def length_of(head: dict[str, object]) -> int:
 
 
 def status(person: Person, mount: Mount) -> dict[str, object]:
-    """What `status` tells of a mount.
+    """What `status` tells of a mount; a busy one is asked again.
 
     Raises:
-      Violation: it does not know it.
+      Violation: it does not answer.
     """
-    for line in person.ask("--json", "status").splitlines():
-        report: dict[str, object] = json.loads(line)
-        if report["pid"] == mount.process.pid and "version" in report:
-            return report
-    raise Violation(f"status does not know process {mount.process.pid}")
+    end = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < end and mount.process.poll() is None:
+        for line in person.ask("--json", "status").splitlines():
+            report: dict[str, object] = json.loads(line)
+            if report["pid"] == mount.process.pid and "version" in report:
+                return report
+    raise Violation(f"the mount does not answer: {mount.errors.read_text()}")
 
 
 @dataclass
@@ -134,6 +141,23 @@ def read_file(path: Path) -> tuple[int, str]:
             size += len(data)
             digest.update(data)
     return size, digest.hexdigest()
+
+
+def wait_equal(here: Path, there: Path) -> None:
+    """Return when the tree *there*, on a mount by key, is the one *here*.
+
+    What the kernel remembers is taken back a moment after a version is shown, on a busy machine a
+    long one; what stays for seconds is wrong.
+
+    Raises:
+      Violation: they stay different.
+    """
+    end = time.monotonic() + EQUAL_SECONDS
+    while found := sample_tree.differences(here, there):
+        if time.monotonic() > end:
+            raise Violation("the reader's tree: " + "\n".join(found[:10]))
+        print("late:", found[0], flush=True)
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tools import sample_tree  # noqa: E402
-from tools.crash_checks import Violation, read_everything, status  # noqa: E402
+from tools.crash_checks import Violation, read_everything, status, wait_equal  # noqa: E402
 from tools.crash_disk import Disk  # noqa: E402
 from tools.crash_load import Journal, content  # noqa: E402
 from tools.program import Person, ProgramError, people, wait_until  # noqa: E402
@@ -249,9 +248,7 @@ class World:
             wait_until(lambda: int(str(status(self.reader, self.there)["version"])) >= version, 30)
         except ProgramError:
             raise Violation(f"the reader does not come to version {version}") from None
-        different = sample_tree.differences(self.here.folder, self.there.folder)
-        if different:
-            raise Violation("the reader's tree: " + "\n".join(different[:10]))
+        wait_equal(self.here.folder, self.there.folder)
 
 
 # -- runs ------------------------------------------------------------------------------------------
