@@ -11,6 +11,7 @@ from tests.support.node import NodeError
 
 pytestmark = pytest.mark.interop
 
+GENERATIONS = pytest.mark.parametrize("generation", [10, 11])
 FILES = {f"/folder/{number}.bin": bytes([number]) * (number * 1000) for number in range(40)}
 
 
@@ -21,8 +22,9 @@ async def write_files(drive):
     await drive.sync()
 
 
-async def test_node_finds_both_cores_and_serves_them_to_a_reader_of_ours(tmp_path):
-    async with peers(tmp_path) as (store, node, connect):
+@GENERATIONS
+async def test_node_finds_both_cores_and_serves_them_to_a_reader_of_ours(tmp_path, generation):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
         # 1. A drive of ours, opened by Node by its key.
         await hyperfs.create(store, "ours")
         async with hyperfs.open(store, name="ours") as drive:
@@ -48,8 +50,9 @@ async def test_node_finds_both_cores_and_serves_them_to_a_reader_of_ours(tmp_pat
                 assert await copy.read(path) == content
 
 
-async def test_node_follows_a_drive_of_ours_while_it_is_written(tmp_path):
-    async with peers(tmp_path) as (store, node, connect):
+@GENERATIONS
+async def test_node_follows_a_drive_of_ours_while_it_is_written(tmp_path, generation):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
         await hyperfs.create(store, "ours")
         async with hyperfs.open(store, name="ours") as drive:
             await node("drive", key=drive.key.hex())
@@ -61,9 +64,10 @@ async def test_node_follows_a_drive_of_ours_while_it_is_written(tmp_path):
                 assert await node("waitVersion", drive=0, version=length) >= length
 
 
-async def test_node_does_not_take_a_drive_of_ours_for_an_empty_one(tmp_path):
+@GENERATIONS
+async def test_node_does_not_take_a_drive_of_ours_for_an_empty_one(tmp_path, generation):
     """Hyperdrive's mirror removes what the source lacks: a drive it cannot read must stop it."""
-    async with peers(tmp_path) as (store, node, connect):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
         await hyperfs.create(store, "ours")
         async with hyperfs.open(store, name="ours") as drive:
             await write_files(drive)

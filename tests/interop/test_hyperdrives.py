@@ -159,8 +159,9 @@ async def test_a_drive_of_node_is_read_whole_and_followed(tmp_path, generation):
             assert directories == script.directories()
 
 
-async def test_thousands_of_files_in_one_folder_and_in_many(tmp_path):
-    async with peers(tmp_path) as (store, node, connect):
+@GENERATIONS
+async def test_thousands_of_files_in_one_folder_and_in_many(tmp_path, generation):
+    async with peers(tmp_path, generation=generation) as (store, node, connect):
         key = (await node("drive", name="theirs"))["key"]
         paths = [f"/flat/{n:05}.txt" for n in range(3000)]
         paths += [f"/deep/{n % 50}/{n % 7}/{n}" for n in range(3000)]
@@ -181,6 +182,21 @@ async def test_thousands_of_files_in_one_folder_and_in_many(tmp_path):
             assert walked == set(paths)
             # 3. Nobody needs content for that.
             assert drive.content.statistics().blocks_received == 1
+            # 4. A thousand go, a thousand are written again, as links and as executables, too.
+            operations = [["del", path] for path in paths[:1000]]
+            operations += [["put", path, 20, {"executable": True}] for path in paths[1000:1500]]
+            operations += [["symlink", path, "../x"] for path in paths[1500:2000]]
+            await node("change", drive=0, operations=operations[:1000])
+            version = await node("change", drive=0, operations=operations[1000:], batch=True)
+            await caught_up(drive, version)
+            walked = {each.path.decode(): each.entry async for each in drive.walk()}
+            files = {path for path, entry in walked.items() if not entry.is_dir}
+            assert files == set(paths[1000:])
+            sizes = [20] * 500 + [4] * 500 + [10] * 4000
+            assert [walked[path].size for path in paths[1000:]] == sizes
+            assert {path for path in files if walked[path].is_symlink} == set(paths[1500:2000])
+            executable = {path for path in files if walked[path].mode & 0o777 == 0o755}
+            assert executable == set(paths[1000:1500])
 
 
 @GENERATIONS
