@@ -29,6 +29,8 @@ R = TypeVar("R")
 PREFIX = "HYPERFS_"
 _META = "hyperfs.flags"
 _LOG_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+# What these log is for whoever runs them, and has no other way to be told.
+_SERVING = ("mount", "seed")
 _EPILOG = "Flags of every command: --store, --json, --quiet, --verbose; `hyperfs --help` explains."
 
 
@@ -48,8 +50,12 @@ def settings_of(context: click.Context) -> Settings:
     """What the flags say, wherever they stood. Sets up logging to match."""
     given = context.meta.get(_META, {})
     verbose, quiet = given.get("verbose", 0), given.get("quiet", False)
+    level = logging.ERROR if quiet else _LOG_LEVELS[min(verbose, 2)]
+    if not verbose and context.info_name not in _SERVING:
+        # What matters of it is the command's own error: one sentence.
+        level = logging.CRITICAL
     logging.basicConfig(
-        level=logging.ERROR if quiet else _LOG_LEVELS[min(verbose, 2)],
+        level=level,
         format="%(asctime)s %(name)s: %(message)s",
         stream=sys.stderr,
     )

@@ -100,6 +100,9 @@ def _unmount_idle(point: str, directory: Path) -> None:
     if done.returncode == 0:
         return
     users = users_of(point)
+    here = os.getcwd()
+    if not users and (here == point or here.startswith(point + "/")):
+        raise Failure(f"{directory} is in use by your shell, which stands in it: cd out first")
     if not users:
         reason = done.stderr.strip().removeprefix("fusermount3: ")
         raise Failure(f"{directory} cannot be unmounted: {reason}")
