@@ -116,6 +116,8 @@ async def recover(driver: Driver, state: CoreState) -> None:
         try:
             with driver.wanting(state):
                 await _follow(driver, state)
+            # Not signed again before what peers have seen is durable here, and published.
+            await driver.sync()
             await lift(driver, state)
         finally:
             state.follow_if_moved()

@@ -20,7 +20,6 @@ from corestore import (
     ForkConflict,
     MustRecover,
     Reason,
-    StorageCorrupt,
     StorageLocked,
     WrongEncryptionKey,
     derive_manifest,
@@ -349,8 +348,15 @@ class _Opening:
             # Another process writes the drive, or another store does; its log is none of our
             # business.
             return
-        except ValueError as error:
-            raise StorageCorrupt(f"version {metadata.length} of drive {metadata.key}") from error
+        except ValueError:
+            # Recovering it from peers was not finished: the follower goes on with it.
+            logger.warning(
+                "drive %s: version %d is not here, %d is shown",
+                metadata.key,
+                metadata.length,
+                view.version,
+            )
+            return
         # Roots of the cut tail were looked at; other blocks will take their places.
         self._cache.forget_from(view.version)
         logger.warning("drive %s goes on from version %d", metadata.key, view.version)
@@ -367,12 +373,25 @@ class _Opening:
         self._metadata.lock()
         assert self._content is not None
         self._content.lock()
+        self._follower.show_newest()
+        self._check_newest()
         if self._table is not None:
             self._table.want()
         writing.add(key)
         self._writes = True
         self._follower.stop()
-        self._follower.show_newest()
+
+    def _check_newest(self) -> None:
+        """Raises MustRecover if what peers have seen of the drive is not here: it would be lost."""
+        metadata, view = self._metadata, self._tree.view
+        # A drive begins with its header.
+        shown = 1 if view is None else view.version
+        if shown < metadata.published_length:
+            raise MustRecover(
+                f"version {metadata.published_length} of drive {metadata.key} is not here, only"
+                f" {shown}: recover it from a peer before writing",
+                reason="behind",
+            )
 
 
 def _is_hyperdrive(metadata: Hypercore) -> bool:

@@ -92,7 +92,8 @@ async def recovered(
                 return await hyperfs.recover_drive(store, info.key)
         except trio.TooSlowError:
             async with await store.get(key=info.key) as metadata:
-                written = metadata.held_for is None
+                newest = not metadata.length or metadata.has(metadata.length - 1)
+                written = newest and metadata.held_for is None
             raise Failure(
                 f"no peer had all of {info.name} within {network.timeout:g} s: it is"
                 f" {'written here as before' if written else 'not written here yet'}; name one with"
