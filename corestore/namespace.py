@@ -19,6 +19,7 @@ from corestore.core import Hypercore
 from corestore.errors import CoreNotFound
 from corestore.keyring import namespace_of
 from corestore.keys import DiscoveryKey, Key, KeyPair, derive_namespace
+from corestore.lease import HOLD, Hold
 from corestore.link import Link, replicate
 from corestore.manifest import Manifest, manifest_key
 from corestore.state import ENCRYPTION_KEY
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from corestore.events import Broadcast, Subscription
     from corestore.handle import CoreHandle
     from corestore.keyring import KeyRing
+    from corestore.lease import Reason
     from corestore.state import CoreState
     from corestore.storage.base import Storage
 
@@ -270,6 +272,12 @@ class Namespace:
         """The encryption key that is kept with a core; None if there is none, or no such core."""
         storage = self._storage.open_core(discovery_key)
         return None if storage is None else storage.user_data(ENCRYPTION_KEY)
+
+    def held_for(self, discovery_key: DiscoveryKey) -> Reason | None:
+        """Why a core is not signed here, without opening it; None if it is, or is not known."""
+        storage = self._storage.open_core(discovery_key)
+        kept = None if storage is None else storage.user_data(HOLD)
+        return None if kept is None else Hold.decode(kept).reason
 
     def _find_known(
         self, discovery_key: DiscoveryKey, encryption_key: bytes | None = None

@@ -142,12 +142,14 @@ async def import_secret(store: Corestore, name: str, secret: DriveSecret) -> Dri
             # Before the next await anybody could sign: the holds come first.
             for core, length in zip((metadata, content), lengths, strict=True):
                 await core.hold(Reason.IMPORTED, least_length=length)
-        if known is None or not known.writable:
+        if known is None or known.namespace is None:
             if known is not None:
                 registry.remove(store, known.name)
             registry.add(store, name, metadata.key, registry.IMPORTED)
         await store.sync()
-    return registry.find_name(store, name if known is None or not known.writable else known.name)
+    return registry.find_name(
+        store, name if known is None or known.namespace is None else known.name
+    )
 
 
 async def recover_drive(store: Corestore, key: Key, *, alone: bool = False) -> int:

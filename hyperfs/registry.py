@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from corestore import Key
+from corestore import Key, Reason
 from hyperfs.errors import DriveExists, NoSuchDrive
 from hyperfs.links import DriveLink
 
@@ -29,18 +29,21 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,40}\Z")
 
 @dataclass(frozen=True, slots=True)
 class DriveInfo:
-    """A drive that has a name here. `namespace` is None if its secret key is not here,
-    `encryption_key` if the drive is not encrypted (or nobody has told us with what)."""
+    """A drive that has a name here. `namespace` is None if its secret key never was here,
+    `encryption_key` if the drive is not encrypted (or nobody has told us with what). `held_for`:
+    why it is not written here for now, if so."""
 
     name: str
     key: Key
     namespace: bytes | None
     encryption_key: bytes | None = field(default=None, repr=False)
+    held_for: Reason | None = None
 
     @property
     def writable(self) -> bool:
-        """Whether this store can write it."""
-        return self.namespace is not None
+        """Whether this store can write it, if need be after it was recovered; not if its secret
+        key was moved to another one."""
+        return self.namespace is not None and self.held_for is not Reason.MOVED
 
     @property
     def link(self) -> DriveLink:
@@ -79,7 +82,9 @@ def find_name(store: Corestore, name: str) -> DriveInfo:
 def _info(store: Corestore, name: str, value: bytes) -> DriveInfo:
     namespace, key = value[:NAMESPACE_BYTES], Key(value[NAMESPACE_BYTES:])
     encryption_key = store.encryption_key(key.discovery_key)
-    return DriveInfo(name, key, None if namespace == FOREIGN else namespace, encryption_key)
+    held_for = store.held_for(key.discovery_key)
+    own = None if namespace == FOREIGN else namespace
+    return DriveInfo(name, key, own, encryption_key, held_for)
 
 
 def find_key(store: Corestore, key: Key) -> DriveInfo | None:

@@ -30,8 +30,8 @@ from hyperfs.cli.options import (
     timeout_option,
 )
 from hyperfs.cli.processes import ProcessInfo
-from hyperfs.cli.serving import report, run, stoppable, visible
-from hyperfs.cli.session import Network, first_version, shown_version, version_at
+from hyperfs.cli.serving import report, run, spare_pauses, stoppable, visible
+from hyperfs.cli.session import Network, cautions, first_version, shown_version, version_at
 from hyperfs.cli.settings import Settings, find_key, open_store, reach
 from hyperfs.cli.space import Bounds, cache_option, keep_options
 
@@ -221,6 +221,8 @@ async def _mount(
             bounds.check(drive)
             bound = await reach(swarm, key, listen=listen, peers=network.peers)
             output.say(str(drive.link))
+            for caution in cautions(drive):
+                output.say(caution)
             for where in bound:
                 output.say(f"listening on {where}")
             if not drive.writable:
@@ -228,6 +230,7 @@ async def _mount(
             if at is not None:
                 address = replace(address, version=await version_at(drive, at.time_ns, at.text))
             shown = await shown_version(drive, address)
+            spare_pauses()
             async with trio.open_nursery() as nursery:
                 mounted = await nursery.start(
                     partial(

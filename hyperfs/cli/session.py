@@ -105,6 +105,23 @@ async def open_drive(
         yield await shown_version(drive, address)
 
 
+def cautions(drive: hyperfs.Drive) -> list[str]:
+    """What somebody should know who is about to use a drive, a line each."""
+    found = []
+    cores = [drive.metadata] if drive.content is None else [drive.metadata, drive.content]
+    if any(core.conflict is not None for core in cores):
+        found.append(
+            "this drive's key has signed two histories: what is here is shown, and nothing new"
+            " will come"
+        )
+    elif drive.metadata.held_for is not None and not drive.writable:
+        found.append(
+            "this drive is read-only here: its secret key was moved to another store (to write it"
+            " here again, import the key)"
+        )
+    return found
+
+
 async def shown_version(drive: hyperfs.Drive, address: Address) -> hyperfs.Drive:
     """The drive, or the version of it that was asked for.
 

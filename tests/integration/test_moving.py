@@ -12,6 +12,7 @@ import trio
 import corestore
 import hyperfs
 from corestore import MustRecover, NotWritable, Reason
+from hyperfs.cli.session import cautions
 from tests.support.builders import linked
 
 
@@ -123,6 +124,26 @@ async def test_an_exported_drive_can_be_taken_back():
         await hyperfs.recover_drive(store, key, alone=True)
         async with hyperfs.open(store, name="photos") as drive:
             await drive.write("/file", b"again")
+
+
+async def test_an_exported_drive_is_no_drive_of_ours_to_write_until_it_is_taken_back():
+    async with corestore.open(None) as store:
+        key = await make(store)
+        (info,) = hyperfs.drives(store)
+        assert (info.writable, info.held_for) == (True, None)
+        secret = await hyperfs.export_secret(store, "photos")
+        (info,) = hyperfs.drives(store)
+        assert (info.writable, info.held_for) == (False, Reason.MOVED)
+        async with hyperfs.open(store, name="photos") as drive:
+            (caution,) = cautions(drive)
+            assert "read-only here" in caution
+        await hyperfs.import_secret(store, "photos", secret)
+        (info,) = hyperfs.drives(store)
+        assert (info.writable, info.held_for) == (True, Reason.IMPORTED)
+        await hyperfs.recover_drive(store, key, alone=True)
+        async with hyperfs.open(store, name="photos") as drive:
+            assert cautions(drive) == []
+            await drive.write("/more", b"")
 
 
 async def test_a_backup_of_the_key_changes_nothing():
