@@ -20,7 +20,7 @@ from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, listen_option, peer_option, timeout_option
 from hyperfs.cli.processes import ProcessInfo
 from hyperfs.cli.quantities import SIZE
-from hyperfs.cli.serving import report, run, stoppable, visible
+from hyperfs.cli.serving import report, run, spare_pauses, stoppable, visible
 from hyperfs.cli.session import Network, first_version
 from hyperfs.cli.settings import Settings, find_key, open_store, reach
 
@@ -106,6 +106,7 @@ async def _seed(
             keys=tuple(str(drive.key) for drive in drives),
             listening=bound,
         )
+        spare_pauses()
         ready = True
         access = {str(drive.key): DriveAccess(drive) for drive in drives}
         status = partial(_report, store, swarm, drives)

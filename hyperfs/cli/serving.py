@@ -134,7 +134,6 @@ async def visible(
 
     *url* is the first drive's link. Other processes are not told: it may have an encryption key.
     """
-    _spare_pauses()
     async with trio.open_nursery() as nursery:
         await nursery.start(control.serve, info.socket, drives, status, stop)
         with announced(info):
@@ -146,10 +145,10 @@ async def visible(
         nursery.cancel_scope.cancel()
 
 
-def _spare_pauses() -> None:
+def spare_pauses() -> None:
     """Have the garbage collector look at what is new, mostly: a look at everything, which it takes
     every few seconds under load, stops a new mount for 10 to 20 ms, and one with large caches for
-    more."""
+    more. To be called before anybody waits."""
     gc.collect()
     # Modules, classes, commands: they stay as long as the process.
     gc.freeze()
