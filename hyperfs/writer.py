@@ -18,7 +18,7 @@ from hyperfs.dirty import DirtyRanges
 from hyperfs.extents import Extent
 from hyperfs.index.node import BlocksMissing
 from hyperfs.reader import READ_AHEAD_MOST, ReadAhead
-from hyperfs.records import check_attributes
+from hyperfs.records import Entry, check_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from hyperfs.blobs import Piece
     from hyperfs.blocks import CoreBlocks
     from hyperfs.reader import ContentReader
-    from hyperfs.records import Entry
 
 # Offsets above are refused by the record format, too; this leaves room for window arithmetic.
 MAX_SIZE: Final = 1 << 62
@@ -182,13 +181,26 @@ class OpenFile:
         """The live record: size, times, attributes. Its content is what was appended last."""
         live = self._live
         if live is None:
-            content = self.content
-            live = self.attributes._replace(
-                size=self.size,
-                inline=content.inline,
-                extents=content.extents,
-                grouped=content.grouped,
+            old, now, content = self._attributes, self._written_ns, self.content
+            # In one step: after each write the kernel asks what has become of the file.
+            live = Entry(
+                old.id,
+                old.mode,
+                old.uid,
+                old.gid,
+                old.mtime_ns if now is None else now,
+                old.ctime_ns if now is None else now,
+                self.size,
+                old.nlink,
+                old.rdev,
+                old.xattrs,
+                old.target,
+                content.inline,
+                content.extents,
+                content.grouped,
+                old.blob,
             )
+            self._written_ns = None
             self._live = self._attributes = live
         return live
 

@@ -15,6 +15,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, StatvfsData
 
 from hyperfs.fuse.errors import errno_of
 from hyperfs.records import MAX_ID, ROOT_ID
+from hyperfs.vfs import rules
 from hyperfs.vfs.attributes import LONG_TIMEOUT, Attributes, SetAttributes
 from hyperfs.vfs.names import CONTROL_NAME
 from hyperfs.vfs.rules import Credentials
@@ -351,6 +352,9 @@ class Operations(pyfuse3.Operations):
     @_answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         self._check_xattrs()
+        refused = rules.xattr_refusal(name)
+        if refused:
+            raise FUSEError(refused)
         return await self._of(inode).getxattr(inode, name, _who(ctx))
 
     @_answered

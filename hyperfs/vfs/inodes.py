@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hyperfs.writer import Location
 
 # How many unpacked inodes are kept before those at rest are packed.
-HOT_INODES: Final = 4096
+HOT_INODES: Final = 32_768
 # How many access times that differ from the modification time are remembered.
 ACCESS_TIMES: Final = 65_536
 

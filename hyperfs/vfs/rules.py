@@ -245,6 +245,17 @@ def is_user_xattr(name: bytes) -> bool:
     return name.startswith(b"user.") and len(name) > 5
 
 
+def xattr_refusal(name: bytes) -> int:
+    """The errno for an attribute that no drive holds, whatever the file; 0 for one it may hold.
+
+    The kernel asks for `security.capability` before each write(2), so this is asked most of all.
+    """
+    if is_user_xattr(name):
+        return 0
+    kept_nowhere = name.startswith((b"security.", b"trusted."))
+    return errno.ENODATA if kept_nowhere else errno.EOPNOTSUPP
+
+
 def check_xattr(name: bytes, value: bytes, others: Collection[tuple[bytes, bytes]]) -> None:
     """Raise unless the attribute fits beside the file's *others*."""
     if not is_user_xattr(name):

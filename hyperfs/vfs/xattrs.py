@@ -24,9 +24,7 @@ class XattrOperations(AttributeOperations):
 
     async def getxattr(self, ino: int, name: bytes, who: Credentials) -> bytes:
         """The value of an attribute. Raises ENODATA, EOPNOTSUPP for other namespaces, EACCES."""
-        if not rules.is_user_xattr(name):
-            # The kernel asks for `security.capability` before each write: the answer is quick.
-            self._refuse(name)
+        self._check(name)
         entry = await self._readable(ino, who)
         if name.startswith(rules.XATTR_COMPUTED):
             value = await self._computed(name[len(rules.XATTR_COMPUTED) :], entry)
@@ -82,8 +80,7 @@ class XattrOperations(AttributeOperations):
     def removexattr(self, ino: int, name: bytes, who: Credentials) -> None:
         """Remove an attribute. Raises ENODATA, and as `setxattr`."""
         self.check_writable()
-        if not rules.is_user_xattr(name):
-            self._refuse(name)
+        self._check(name)
         inode = self.inode(ino)
         entry = self.entry_at(inode)
         self.check(entry, who, WRITE)
@@ -94,7 +91,7 @@ class XattrOperations(AttributeOperations):
         self.drive.schedule_commit()
 
     @staticmethod
-    def _refuse(name: bytes) -> None:
-        if name.startswith((b"security.", b"trusted.")):
-            raise OSError(errno.ENODATA, "no such attribute")
-        raise OSError(errno.EOPNOTSUPP, "only attributes user.* are kept")
+    def _check(name: bytes) -> None:
+        refused = rules.xattr_refusal(name)
+        if refused:
+            raise OSError(refused, "only attributes user.* are kept")
