@@ -419,7 +419,7 @@ class Database(Load):
         for place, (number, data) in enumerate(rows):
             if place != number or data != content(self.seed, number, 20_000):
                 return [self.wrong(f"row {place} is wrong")]
-        (total,) = database.execute("SELECT bytes FROM total").fetchone()
+        total = database.execute("SELECT sum(bytes) FROM total").fetchone()[0] or 0
         if total != sum(len(data) for _, data in rows):
             return [self.wrong("a transaction is there by half")]
         return []
