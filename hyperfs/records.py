@@ -411,6 +411,12 @@ def _xattrs(value: object) -> Mapping[bytes, bytes]:
     return value
 
 
+def clamp_time(time_ns: int) -> int:
+    """The time nearest to *time_ns* that a record can have: the years 1677 to 2262. File systems
+    have files of any time, and round those they cannot keep."""
+    return min(max(time_ns, _MIN_TIME), _MAX_TIME)
+
+
 def check_attributes(entry: Entry) -> None:
     """Raise ValueError unless *entry* could be recorded; of a file, whatever its content is."""
     problem = _attributes_problem(entry) if entry.is_file else _problem(entry)

@@ -24,6 +24,7 @@ from hyperfs.cli.output import size_text
 from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network, open_access
 from hyperfs.cli.walk import walk
+from hyperfs.records import clamp_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -181,7 +182,7 @@ async def _put_tree(
                 child = Path(os.fsdecode(os.path.join(os.fsencode(source), name)))
                 await _put_tree(access, child, place + b"/" + name, tally, meter)
             # After the contents, whose arrival changes the time.
-            await access.mkdir(place, st.S_IMODE(info.st_mode), info.st_mtime_ns)
+            await access.mkdir(place, st.S_IMODE(info.st_mode), clamp_time(info.st_mtime_ns))
         else:
             await _put_one(access, source, info, place, tally, meter)
     except (OSError, Failure) as error:
@@ -196,18 +197,19 @@ async def _put_tree(
 async def _put_one(
     access: Access, source: Path, info: os.stat_result, place: bytes, tally: Tally, meter: Meter
 ) -> None:
-    if await _same(access, place, info.st_size, info.st_mtime_ns, info.st_mode, source):
+    mtime_ns = clamp_time(info.st_mtime_ns)
+    if await _same(access, place, info.st_size, mtime_ns, info.st_mode, source):
         tally.skipped += 1
         meter.add(_file_bytes(info), source.name)
         return
     if st.S_ISLNK(info.st_mode):
-        await access.symlink(place, os.readlink(os.fsencode(source)), info.st_mtime_ns)
+        await access.symlink(place, os.readlink(os.fsencode(source)), mtime_ns)
     elif st.S_ISREG(info.st_mode):
         await access.put(
             place,
             _chunks(source, tally, meter),
             mode=st.S_IMODE(info.st_mode),
-            mtime_ns=info.st_mtime_ns,
+            mtime_ns=mtime_ns,
         )
     else:
         tally.failed.append(f"{source} is neither file, folder nor link, and was left out")

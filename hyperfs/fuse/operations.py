@@ -14,7 +14,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, StatvfsData
 
 from hyperfs.fuse.errors import errno_of
-from hyperfs.records import MAX_ID, ROOT_ID
+from hyperfs.records import MAX_ID, ROOT_ID, clamp_time
 from hyperfs.vfs import rules
 from hyperfs.vfs.attributes import LONG_TIMEOUT, Attributes, SetAttributes
 from hyperfs.vfs.names import CONTROL_NAME
@@ -248,8 +248,8 @@ class Operations(pyfuse3.Operations):
             uid=attr.st_uid if fields.update_uid else None,
             gid=attr.st_gid if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,
-            atime_ns=attr.st_atime_ns if fields.update_atime else None,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            atime_ns=clamp_time(attr.st_atime_ns) if fields.update_atime else None,
+            mtime_ns=clamp_time(attr.st_mtime_ns) if fields.update_mtime else None,
         )
         return _shown(await self._changeable(inode).setattr(inode, changes, _who(ctx), fh))
 
