@@ -222,7 +222,8 @@ class _Collection:
         self._counted = newest.version
         await self._clear(self._content, self._reach.content, 0)
         await self._clear(self._metadata, self._reach.metadata, 1)
-        await self._committer.tell_oldest(oldest)
+        if info.previous is not None:
+            await self._committer.tell_oldest(oldest)
         return Collected(oldest, self._blocks, self._bytes)
 
     async def _clear(self, core: Hypercore, needed: BlockSet, start: int) -> None:

@@ -124,25 +124,32 @@ async def _seed(
 
 async def _tell_how_far(settings: Settings, drives: list[Drive]) -> None:
     """A bar until all is here, then a line a drive."""
-    left = [drive for drive in drives if not drive.metadata.writable]
-    with settings.output.progress("fetching") as meter:
-        told = 0
-        while left:
-            await trio.sleep(_LOOK_SECONDS)
-            total = done = 0
-            for drive in list(left):
-                content, whole = drive.content, drive.wholeness()
-                if content is None or whole is None:
-                    continue
-                if whole.complete:
-                    left.remove(drive)
-                elif content.length:
-                    block_bytes = content.byte_length / content.length
-                    total += round(block_bytes * (whole.needed or content.length))
-                    done += round(block_bytes * (whole.held or 0))
-            meter.set_total(total)
-            meter.add(done - told)
-            told = done
+
+    async def look() -> tuple[bool, int, int]:
+        """Whether all is here; how many bytes there are, about, and how many of them are here."""
+        await trio.sleep(_LOOK_SECONDS)
+        every, total, done = True, 0, 0
+        for drive in drives:
+            content, whole = drive.content, drive.wholeness()
+            every = every and whole is not None and whole.complete
+            if content is not None and whole is not None and content.length:
+                block_bytes = content.byte_length / content.length
+                total += round(block_bytes * (whole.needed or content.length))
+                done += round(block_bytes * (whole.held or 0))
+        return every, total, done
+
+    with settings.output.waiting("looking at what there is"):
+        every, total, told = await look()
+        while not every and not total:
+            every, total, told = await look()
+    if not every:
+        with settings.output.progress("fetching", total) as meter:
+            meter.add(told)
+            while not every:
+                every, total, done = await look()
+                meter.set_total(total)
+                meter.add(done - told)
+                told = done
     for drive in drives:
         settings.output.say(f"all of {drive.name or drive.key} is here: version {drive.version}")
 
