@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from hyperfs import paths
 from hyperfs.pace import Pace
 from hyperfs.records import (
+    ID_BYTES,
     ROOT_ID,
     Entry,
     Link,
@@ -354,14 +355,19 @@ class Batch:
         return self._tree.open_detached(entry)
 
     async def _remove_below(self, directory: Entry) -> None:
-        """Remove everything in a directory, depth first, with a stack of our own."""
-        stack: list[tuple[Place | None, Entry]] = [(None, directory)]
+        """Remove everything in a directory, depth first, with a stack of our own: what is to be
+        removed, and the last name in it that is gone. Going on there, and not at the beginning, does
+        not look again at all that was removed."""
+        stack: list[tuple[Place | None, Entry, bytes]] = [(None, directory, b"")]
+        pace = Pace()
         while stack:
-            place, entry = stack[-1]
-            page = await self._page(entry, b"", 256)
+            place, entry, after = stack[-1]
+            page = await self._page(entry, after, 256)
             below: Place | None = None
             for key, _ in page:
+                await pace.keep()
                 found = await self._place(key)
+                after = key[ID_BYTES:]
                 if found is None:
                     # A name whose record is not there, or cannot be read: the name goes.
                     self._layer.records.delete(key)
@@ -370,8 +376,9 @@ class Batch:
                     break
                 else:
                     await self._remove_name(found)
+            stack[-1] = place, entry, after
             if below is not None:
-                stack.append((below, below.entry))
+                stack.append((below, below.entry, b""))
             elif not page:
                 stack.pop()
                 if place is not None:
