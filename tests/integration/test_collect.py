@@ -206,3 +206,11 @@ async def test_a_lost_index_block_ends_a_collection_with_nothing_given_back():
         with pytest.raises(corestore.BlockNotAvailable):
             await drive.collect(keep_last=1)
         assert drive.content.has(0, drive.content.length)
+
+
+async def test_while_everything_is_kept_nothing_is_told():
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+        await drive.write("/f", b"x" * 5000)
+        version = drive.version
+        await drive.collect(keep_last=10)
+        assert drive.version == version
