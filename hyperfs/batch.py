@@ -356,8 +356,8 @@ class Batch:
 
     async def _remove_below(self, directory: Entry) -> None:
         """Remove everything in a directory, depth first, with a stack of our own: what is to be
-        removed, and the last name in it that is gone. Going on there, and not at the beginning, does
-        not look again at all that was removed."""
+        removed, and the last name in it that is gone, so that what was removed is not passed again.
+        """
         stack: list[tuple[Place | None, Entry, bytes]] = [(None, directory, b"")]
         pace = Pace()
         while stack:

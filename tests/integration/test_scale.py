@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from hyperfs.index import BlocksMissing
 from hyperfs.vfs.inodes import InodeTable
 from tests.support.builders import linked
 from tools import large_drive
+from tools.program import people, wait_until
 
 FILES = 10_000
 PAGE = 4096
@@ -272,3 +274,28 @@ def test_known_inodes_take_forty_bytes_each():
     assert len(packed) > 0.9 * count
     size = sum(map(sys.getsizeof, packed._pages.values())) + sys.getsizeof(packed._pages)
     assert size / len(packed) < 50
+
+
+@pytest.mark.fuse
+@pytest.mark.slow
+def test_a_mount_remembers_100_000_files_in_a_few_megabytes(tmp_path):
+    trio.run(large_drive.make, tmp_path / "alice", "large", FILES, lambda names: None)
+    with people(tmp_path, "alice", "bob") as (alice, bob):
+        local = alice.mount("large", tmp_path / "local", "--listen", "127.0.0.1:0")
+        key = local.ready["key"]
+        remote = bob.mount(key, tmp_path / "remote", "--peer", local.address)
+        listed = large_drive.listed_path(77)
+        assert (remote.folder / listed).read_bytes() == large_drive.content(listed)
+        for mount in (local, remote):
+            before = mount.peak_memory()
+            names = 0
+            for _, folders, files in os.walk(mount.folder):
+                names += len(folders) + len(files)
+            assert names > FILES + large_drive.LISTED + large_drive.RENAMED
+            # The caches of nodes and of attributes are bounded, whatever the number of files.
+            assert mount.peak_memory() - before < 80_000_000
+        os.rename(local.folder / "hundred-thousand", local.folder / "renamed")
+        remembered = remote.folder / "renamed" / f"{large_drive.RENAMED - 1:06}"
+        wait_until(remembered.exists)
+        remote.interrupt()
+        local.interrupt()
