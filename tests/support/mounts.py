@@ -230,10 +230,10 @@ async def _obey(drive, started):
                 say({})
             case "break":
                 # A bug in what the operations call: each raises what no table knows.
-                drive.resolve = _broken
+                drive.tree.resolve = _broken
                 say({})
             case "mend":
-                del drive.resolve
+                del drive.tree.resolve
                 say({})
             case "counts":
                 table = started.file_system.inodes
@@ -257,7 +257,7 @@ async def _obey(drive, started):
                 say({})
 
 
-async def _broken(*_arguments):
+def _broken(*_arguments):
     raise RuntimeError("a bug, on purpose")
 
 
