@@ -371,6 +371,12 @@ class Driver:
             link.close_channel(state)
         state.changed.unpark_all()
 
+    def start_again(self, state: CoreState) -> None:
+        """Speak of a core that was stopped again."""
+        state.start_again()
+        self._offer(state)
+        self.drain(state)
+
     def _confirmed(self, state: CoreState) -> None:
         """The peers have no more of a core of ours than this store."""
         held = state.lease.hold

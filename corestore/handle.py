@@ -22,7 +22,7 @@ from corestore.lease import Hold
 from corestore.link import replicate
 from corestore.manifest import signed_bytes
 from corestore.obtaining import download_obtainable
-from corestore.signing import hold, lift, ready_to_sign, recover
+from corestore.signing import hold, lift, ready_to_sign, recover, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -381,6 +381,21 @@ class CoreHandle:
         async with state.commit_lock:
             state.lock_signing()
             await lift(self._driver, state)
+
+    async def settle_conflict(self) -> None:
+        """Go on although the key has signed two histories (`conflict`): on the word of the owner.
+
+        Where the core is written, the history that is here is signed as a new fork, which readers
+        of both histories go over to; so settle it in one place only, with the better history.
+        Elsewhere the evidence is forgotten: the copy then follows what its peers show, and is
+        stopped again if that is the other history and not yet the new fork. Durable when it
+        returns; does nothing to a core that is not stopped.
+
+        Raises:
+          StorageLocked, OSError, StorageError: as `append`; the core stays stopped.
+        """
+        self._check_open()
+        await settle(self._driver, self._state)
 
     @property
     def key_pair(self) -> KeyPair | None:

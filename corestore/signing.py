@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from corestore.commit import Commit
 from corestore.errors import StorageLocked
-from corestore.lease import HOLD, Hold
+from corestore.lease import EVIDENCE, HOLD, Hold
 from corestore.replication.machine import Outcome
 from corestore.storage.rules import is_unsigned
 
@@ -157,3 +158,33 @@ async def lift(driver: Driver, state: CoreState) -> None:
     if state.lease.hold is not None:
         driver.commit([(state, Commit(user_data={HOLD: None}))])
     await driver.sync()
+
+
+async def settle(driver: Driver, state: CoreState) -> None:
+    """Let a core go on that two signed histories have stopped; durable when this returns.
+
+    Signed here, the history that is here becomes a new fork, which all readers go over to. Else
+    the evidence is forgotten, and what peers show next counts.
+
+    Raises:
+      StorageLocked, OSError, StorageError: as an append; the core stays stopped.
+    """
+    evidence = state.lease.evidence
+    if evidence is None:
+        return
+    async with state.commit_lock:
+        commit = Commit(user_data={EVIDENCE: None})
+        state.lease.evidence = None
+        try:
+            if state.writable and state.head.length:
+                state.lock_signing()
+                fork = max(evidence.fork, state.head.fork) + 1
+                truncation = state.truncate_commit(state.head.length, fork)
+                commit = replace(truncation, user_data=commit.user_data)
+            driver.commit([(state, commit)])
+        except BaseException:
+            state.lease.evidence = evidence
+            raise
+        driver.start_again(state)
+    await driver.sync()
+    logger.warning("core %s goes on with fork %d", state.key, state.head.fork)

@@ -95,13 +95,21 @@ class CoreState:
         # Whether that our key pair signs this core alone was looked at, and is so.
         self._signs_alone = False
         self._load()
-        self.replicator = Replicator(self.key, self, rng=random.Random(crypto.random_bytes(16)))
+        self.replicator = self._machine()
         stopped = self.lease.conflict(self.key)
         if stopped is not None:
             self.replicator.stop(stopped)
         elif self.writable and self.lease.hold is not None:
             self.replicator.doubt(every=True)
             self.follow_if_moved()
+
+    def _machine(self) -> Replicator:
+        return Replicator(self.key, self, rng=random.Random(crypto.random_bytes(16)))
+
+    def start_again(self) -> None:
+        """A stopped core goes on: with a machine that knows of no peer."""
+        self.replicator = self._machine()
+        self.replicator.set_downloading(self.handles > 0)
 
     def _load(self) -> None:
         storage = self.storage

@@ -37,7 +37,13 @@ from hyperfs.errors import (
     VersionCleared,
 )
 from hyperfs.links import DriveLink
-from hyperfs.moving import DriveSecret, export_secret, import_secret, recover_drive
+from hyperfs.moving import (
+    DriveSecret,
+    export_secret,
+    import_secret,
+    recover_drive,
+    settle_drive,
+)
 from hyperfs.opening import create, open, remove_drive, rename_drive
 from hyperfs.records import Entry
 from hyperfs.registry import DriveInfo, drives
@@ -92,6 +98,7 @@ __all__ = [
     "recover_mount_point",
     "remove_drive",
     "rename_drive",
+    "settle_drive",
 ]
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from corestore import CorestoreError, DecodeError, WrongEncryptionKey
+from corestore import CorestoreError, DecodeError, ForkConflict, WrongEncryptionKey
 from hyperfs.blocks import Patience, TruncatedBlocks
 from hyperfs.changes import Changed
 from hyperfs.content import ContentMap
@@ -262,7 +262,13 @@ class Follower:
         """Follow until cancelled, or `stop`ped."""
         try:
             while not self._ended:
-                await self._metadata.wait_until(self._has_news)
+                try:
+                    await self._metadata.wait_until(self._has_news)
+                except ForkConflict as error:
+                    # What is shown stays, and nothing will come.
+                    logger.warning("drive %s is not followed: %s", self._metadata.key, error)
+                    self._error = error
+                    return
                 if self._is_ended():
                     return
                 known = self._known

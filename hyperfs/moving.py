@@ -17,10 +17,11 @@ import base64
 import binascii
 import hashlib
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from corestore import KeyPair, Reason
+from corestore import ForkConflict, KeyPair, Reason
 from hyperfs import registry
 from hyperfs.errors import SecretError
 from hyperfs.opening import open_content
@@ -173,5 +174,33 @@ async def recover_drive(store: Corestore, key: Key, *, alone: bool = False) -> i
                 await content.lift_hold()
             else:
                 await content.recover()
+        await store.sync()
+        return metadata.length
+
+
+async def settle_drive(store: Corestore, key: Key) -> int:
+    """Let a drive go on whose key has signed two histories; returns its version.
+
+    If it is written here, both its cores begin a new fork with what is here, and all readers go
+    over to that: what only the other history has is lost to them, so settle it in one store only.
+    Else what is here of the evidence is forgotten, and the drive follows its peers again. Of a
+    drive without a conflict nothing is changed. The drive must not be open.
+
+    Raises:
+      StorageLocked: another process is writing it.
+    """
+    async with (
+        await store.get(key=key) as metadata,
+        await open_content(store, metadata, None) as content,
+    ):
+        if metadata.conflict is None and content.conflict is None:
+            return metadata.length
+        # The content first: no version names content that is not there.
+        for core in (content, metadata):
+            if core.conflict is None and core.writable and core.length:
+                # Nobody has met the other history of this one yet.
+                with suppress(ForkConflict):
+                    await core.truncate(core.length)
+            await core.settle_conflict()
         await store.sync()
         return metadata.length

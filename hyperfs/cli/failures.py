@@ -64,7 +64,8 @@ def explain(error: BaseException) -> Failure | None:
                 Exit.FORK,
             )
         case corestore.ForkConflict():
-            return Failure(str(error), Exit.FORK)
+            hint = "if this one is the one to go on with: `hyperfs recover NAME --settle`"
+            return Failure(f"{error}; {hint}", Exit.FORK)
         case corestore.VerificationError():
             return Failure(f"verification failed: {error}", Exit.VERIFICATION)
         case hyperfs.DriveEncrypted():

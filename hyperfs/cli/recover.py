@@ -25,6 +25,12 @@ from hyperfs.cli.settings import Settings, open_store, reach
     help="Ask no peer: no other copy of this drive was written since. If that is wrong, its"
     " readers are lost.",
 )
+@click.option(
+    "--settle",
+    is_flag=True,
+    help="The key has signed two histories: go on with the one that is here. Readers go"
+    " over to it; what only the other one has is lost.",
+)
 @peer_option
 @listen_option
 @timeout_option
@@ -33,6 +39,7 @@ def recover(
     settings: Settings,
     name: str,
     alone: bool,
+    settle: bool,
     peers: tuple[Endpoint, ...],
     listen: tuple[Endpoint, ...],
     timeout: float,
@@ -42,7 +49,41 @@ def recover(
     For a store that was restored from a backup, copied, or given the key by import-key: it writes
     again once it has all there is.
     """
+    if settle:
+        if alone or peers or listen:
+            raise click.UsageError("--settle asks nobody: it stands alone")
+        run(_settle, settings, name)
+        return
     run(_recover, settings, name, alone, Network(peers, timeout), listen)
+
+
+async def _settle(settings: Settings, name: str) -> None:
+    async with open_store(settings, create=False) as store:
+        info = _find(store, name)
+        async with await store.get(key=info.key) as metadata:
+            before = metadata.fork
+            version = await hyperfs.settle_drive(store, info.key)
+            if metadata.fork == before and info.writable:
+                raise Failure(f"nothing has to be settled: the key of {name} has one history")
+    _tell(settings, info, version)
+
+
+def _find(store: Corestore, name: str) -> hyperfs.DriveInfo:
+    info = next((info for info in hyperfs.drives(store) if info.name == name), None)
+    if info is None:
+        raise Failure(
+            f"there is no drive called {name}; `hyperfs drives` lists them", Exit.NOT_FOUND
+        )
+    return info
+
+
+def _tell(settings: Settings, info: hyperfs.DriveInfo, version: int) -> None:
+    if settings.output.json:
+        settings.output.record(name=info.name, key=str(info.key), version=version)
+    elif info.writable:
+        settings.output.say(f"{info.name} is at version {version}, and is written here")
+    else:
+        settings.output.say(f"{info.name} is at version {version}, and follows its peers again")
 
 
 async def _recover(
@@ -53,16 +94,10 @@ async def _recover(
     listen: tuple[Endpoint, ...],
 ) -> None:
     async with open_store(settings, create=False) as store:
-        info = next((info for info in hyperfs.drives(store) if info.name == name), None)
-        if info is None:
-            raise Failure(
-                f"there is no drive called {name}; `hyperfs drives` lists them", Exit.NOT_FOUND
-            )
+        info = _find(store, name)
         version = await recovered(settings, store, info, network, listen, alone=alone)
-    if settings.output.json:
-        settings.output.record(name=name, key=str(info.key), version=version)
-    else:
-        settings.output.say(f"{name} is at version {version}, and is written here")
+        info = _find(store, name)
+    _tell(settings, info, version)
 
 
 async def recovered(

@@ -99,3 +99,11 @@ def test_a_restored_store_is_recovered(tmp_path):
             alice.ask("recover", "photos", "--peer", address)
         assert alice.ask("ls", "photos:/").split() == ["file"]
         alice.ask("put", tmp_path / "file", "photos:/other")
+
+
+def test_a_drive_with_one_history_is_not_settled(tmp_path):
+    with people(tmp_path, "alice") as (alice,):
+        alice.ask("create", "photos")
+        failed(alice.run("recover", "photos", "--settle"), 1, "one history")
+        failed(alice.run("recover", "photos", "--settle", "--alone"), 2, "alone")
+        failed(alice.run("recover", "nothing", "--settle"), 10, "hyperfs drives")

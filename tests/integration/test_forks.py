@@ -14,6 +14,7 @@ from corestore import ForkConflict, ForkDetected, KeyPair, MustRecover, Overtake
 from tests.support.builders import linked
 
 PAIR = KeyPair.from_seed(bytes(range(32)))
+PAIR_KEY = corestore.manifest_key(corestore.Manifest.default(PAIR.public_key))
 
 
 def block(number, mark=b""):
@@ -297,3 +298,82 @@ async def test_a_writer_with_a_second_history_appends_no_more():
                 await first.append(b"more")
             with pytest.raises(ForkConflict):
                 await first.recover()
+
+
+# -- settling two histories ------------------------------------------------------------------------
+
+
+async def test_a_settled_conflict_makes_a_fork_that_readers_of_both_histories_follow(tmp_path):
+    async with (
+        corestore.open(tmp_path / "one") as one,
+        corestore.open(None) as two,
+        corestore.open(None) as reading,
+    ):
+        first, second = await one.get(key_pair=PAIR), await two.get(key_pair=PAIR)
+        await append(first, 3)
+        await append(second, 3)
+        await append(first, 5, b"a")
+        await append(second, 7, b"b")
+        await one.sync()
+        await two.sync()
+        # 1. A reader has the other history; the two writers meet, and stop.
+        copy = await reading.get(key=PAIR_KEY)
+        async with linked(two, reading):
+            await copy.wait_length(10)
+            await copy.download()
+        async with linked(one, two):
+            await soon(lambda: first.conflict is not None)
+        # 2. That one is settled, and goes on.
+        await first.settle_conflict()
+        assert (first.conflict, first.fork, first.length) == (None, 1, 8)
+        await append(first, 1, b"c")
+        await one.sync()
+        # 3. The reader goes over; the other writer writes no more.
+        async with linked(one, reading), linked(one, two):
+            await soon(lambda: (copy.fork, copy.length) == (1, 9))
+            await copy.download()
+            blocks = [block async for block in first.blocks()]
+            assert [block async for block in copy.blocks()] == blocks
+            await soon(lambda: held_back(second))
+    async with corestore.open(tmp_path / "one") as one:
+        first = await one.get(key_pair=PAIR)
+        assert (first.conflict, first.fork) == (None, 1)
+        await append(first, 1)
+
+
+async def test_a_reader_that_was_stopped_follows_again_once_it_is_told_to():
+    async with (
+        corestore.open(None) as one,
+        corestore.open(None) as two,
+        corestore.open(None) as reading,
+    ):
+        first, second = await one.get(key_pair=PAIR), await two.get(key_pair=PAIR)
+        await append(first, 5, b"a")
+        await append(second, 7, b"b")
+        await one.sync()
+        await two.sync()
+        copy = await reading.get(key=PAIR_KEY)
+        async with linked(one, reading):
+            await copy.wait_length(5)
+            await copy.download()
+        async with linked(two, reading):
+            await soon(lambda: copy.conflict is not None)
+        await second.truncate(7)
+        await two.sync()
+        async with linked(two, reading):
+            # Its evidence is of fork 0; it hears of nothing else while it is stopped.
+            assert copy.fork == 0
+            await copy.settle_conflict()
+            await soon(lambda: (copy.fork, copy.length) == (1, 7))
+            assert await copy.get(6) == await second.get(6)
+            assert copy.conflict is None
+            await append(second, 1)
+            await copy.wait_length(8)
+
+
+async def test_settling_where_there_is_no_conflict_changes_nothing():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await append(core, 2)
+        await core.settle_conflict()
+        assert (core.fork, core.length) == (0, 2)

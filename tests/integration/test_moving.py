@@ -11,7 +11,7 @@ import trio
 
 import corestore
 import hyperfs
-from corestore import MustRecover, NotWritable, Reason
+from corestore import ForkConflict, MustRecover, NotWritable, Reason
 from hyperfs.cli.session import cautions
 from tests.support.builders import linked
 
@@ -232,3 +232,49 @@ async def test_a_restored_store_recovers_its_drive(tmp_path):
                             await reader.metadata.wait_length(drive.metadata.length)
                             await reader.update()
                             assert await reader.read("/other") == b"the same history"
+
+
+async def test_a_forked_drive_goes_on_with_one_of_its_histories(tmp_path):
+    """Two copies of one store were written; a reader of the other copy goes over as well."""
+    async with corestore.open(tmp_path / "one") as store:
+        key = await make(store)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    for folder in ("one", "two"):
+        async with corestore.open(tmp_path / folder) as store:
+            if folder == "two":
+                await hyperfs.recover_drive(store, key, alone=True)
+            async with hyperfs.open(store, name="photos") as drive:
+                await drive.write(f"/{folder}", folder.encode() * 1000)
+                if folder == "two":
+                    await drive.write("/longer", b"")
+                await drive.sync()
+    async with corestore.open(tmp_path / "one") as one, corestore.open(None) as reading:
+        async with corestore.open(tmp_path / "two") as two:
+            async with linked(two, reading), hyperfs.open(reading, key=key) as drive:
+                await drive.ready()
+                await drive.download()
+                assert await drive.read("/two") == b"two" * 1000
+            async with await one.get(key=key) as core:
+                core.lock()
+                async with linked(one, two):
+                    with trio.fail_after(10):
+                        await core.wait_until(lambda: core.conflict is not None)
+        # 1. The owner says that this history is the one to go on with.
+        async with hyperfs.open(one, name="photos") as drive:
+            with pytest.raises(ForkConflict):
+                await drive.claim()
+        await hyperfs.settle_drive(one, key)
+        # 2. It is written again, and the reader of the other one goes over to it.
+        async with (
+            hyperfs.open(one, name="photos") as drive,
+            hyperfs.open(reading, key=key) as copy,
+            linked(one, reading),
+        ):
+            await drive.write("/more", b"1")
+            await drive.sync()
+            with trio.fail_after(10):
+                while (copy.generation, copy.version) != (1, drive.version):
+                    await copy.update()
+            assert [each.path async for each in copy.walk()] == [b"/file", b"/more", b"/one"]
+            assert await copy.read("/one") == b"one" * 1000
+            assert await hyperfs.settle_drive(reading, key) == drive.version
