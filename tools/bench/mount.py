@@ -32,7 +32,7 @@ FILES = 2_000
 TURNS = 3
 HYPERFS = Path(sys.executable).with_name("hyperfs")
 # After this long nothing that was written waits for its commit.
-SETTLED_SECONDS = 0.5
+SETTLED_SECONDS = 0.2
 
 
 def timed(action: Callable[[], object]) -> float:
