@@ -44,6 +44,8 @@ class Operations:
 
     def __init__(self, folder: Path, *, writes: bool) -> None:
         self._folder = folder
+        # Names that nobody has looked up before, whatever ran here.
+        self._tag = time.monotonic_ns()
         self._numbers = count()
         self._jobs: dict[str, Callable[[int], object]] = {
             "stat, not cached": self._stat,
@@ -57,7 +59,7 @@ class Operations:
 
     def _stat(self, number: int) -> None:
         try:
-            os.stat(self._folder / "small" / f"missing {number}")
+            os.stat(self._folder / "small" / f"missing {self._tag} {number}")
         except FileNotFoundError:
             return
 
@@ -72,7 +74,11 @@ class Operations:
             os.pread(file.fileno(), 4096, 0)
 
     def _create(self, number: int) -> None:
-        os.close(os.open(self._folder / f"new {number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.close(
+            os.open(
+                self._folder / f"new {self._tag} {number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY
+            )
+        )
 
     def _write(self, number: int) -> None:
         with (self._folder / f"changed {number % 50}").open("wb", buffering=0) as file:
