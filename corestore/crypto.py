@@ -17,8 +17,6 @@ from nacl import _sodium, bindings
 from nacl._sodium import ffi, lib  # type: ignore[import-not-found]  # compiled, has no stubs
 from nacl.exceptions import BadSignatureError, CryptoError
 
-from corestore import openssl
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -252,14 +250,12 @@ class SecretstreamPush:
         header = ffi.new("unsigned char[]", SECRETSTREAM_HEADER_BYTES)
         lib.crypto_secretstream_xchacha20poly1305_init_push(self._state, header, _stream_key(key))
         self.header = bytes(ffi.buffer(header))
-        self._long: openssl.LongMessages | None = None
 
     @classmethod
     def from_header(cls, key: bytes, header: bytes) -> SecretstreamPush:
         """Resume with a recorded *header*: a pull state pushes the same bytes (tests use it)."""
         self = cls.__new__(cls)
         self._state = _pull_state(key, header)
-        self._long = None
         self.header = header
         return self
 
@@ -268,13 +264,17 @@ class SecretstreamPush:
         length, start = len(plain), len(prefix)
         result = bytearray(start + length + SECRETSTREAM_OVERHEAD)
         result[:start] = prefix
-        target, source = ffi.from_buffer(result) + start, ffi.from_buffer(plain)
-        if length >= openssl.LEAST_BYTES and openssl.available:
-            if self._long is None:
-                self._long = openssl.LongMessages(ffi.buffer(self._state))
-            if self._long.push(_address(target), _address(source), length):
-                return result
-        if _push(self._state, target, ffi.NULL, source, length, ffi.NULL, 0, 0):
+        failed = _push(
+            self._state,
+            ffi.from_buffer(result) + start,
+            ffi.NULL,
+            ffi.from_buffer(plain),
+            length,
+            ffi.NULL,
+            0,
+            0,
+        )
+        if failed:
             raise RuntimeError("libsodium refused to encrypt")
         return result
 
@@ -285,7 +285,6 @@ class SecretstreamPull:
     def __init__(self, key: bytes, header: bytes) -> None:
         self._state = _pull_state(key, header)
         self._tag = ffi.new("unsigned char *")
-        self._long: openssl.LongMessages | None = None
 
     def pull(self, cipher: bytes | memoryview) -> bytes:
         """Decrypt one message.
@@ -307,17 +306,9 @@ class SecretstreamPull:
         if size < SECRETSTREAM_OVERHEAD:
             raise DecryptionError("too short")
         start = ffi.from_buffer(cipher)
-        done = None
-        if size >= openssl.LEAST_BYTES and openssl.available:
-            if self._long is None:
-                self._long = openssl.LongMessages(ffi.buffer(self._state))
-            done = self._long.pull(_address(start), size)
         # A byte with the tag, the text, 16 bytes of authentication. The authentication is checked
         # first, and the stream cipher takes its input and output in one place.
-        if done is None:
-            pulled = _pull(self._state, start + 1, ffi.NULL, self._tag, start, size, ffi.NULL, 0)
-            done = pulled == 0
-        if not done:
+        if _pull(self._state, start + 1, ffi.NULL, self._tag, start, size, ffi.NULL, 0):
             raise DecryptionError("damaged stream")
         return cipher[1 : size - 16]
 
@@ -325,10 +316,6 @@ class SecretstreamPull:
 _STATE_BYTES: Final[int] = lib.crypto_secretstream_xchacha20poly1305_statebytes()
 _push: Final = lib.crypto_secretstream_xchacha20poly1305_push
 _pull: Final = lib.crypto_secretstream_xchacha20poly1305_pull
-
-
-def _address(pointer: object) -> int:
-    return int(ffi.cast("uintptr_t", pointer))
 
 
 def _stream_key(key: bytes) -> bytes:

@@ -94,7 +94,7 @@ LINES = [
     ["corestore.commit"],
     ["corestore.manifest", "corestore.encryption"],
     ["corestore.tree", "corestore.bitfield"],
-    ["corestore.keys", "corestore.crypto", "corestore.openssl", "corestore.encoding", "corestore.codec"],
+    ["corestore.keys", "corestore.crypto", "corestore.encoding", "corestore.codec"],
     ["corestore.errors"],
 ]
 IMPURE_WORDS = {
@@ -143,7 +143,6 @@ PURE = {
     "corestore.bitfield",
     "corestore.keys",
     "corestore.crypto",
-    "corestore.openssl",
     "corestore.encoding",
     "corestore.codec",
     "corestore.errors",
