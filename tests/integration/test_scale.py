@@ -266,14 +266,14 @@ async def test_random_reads_fetch_only_what_they_read():
 
 
 def test_known_inodes_take_forty_bytes_each():
-    table = InodeTable()
+    table = InodeTable(hot=1000)
     count = 100_000
     for number in range(count):
         table.known(number + 2, (number // 100 + 1, b"file %07d.txt" % number)).lookups += 1
     packed = table._cold
     assert len(packed) > 0.9 * count
     size = sum(map(sys.getsizeof, packed._pages.values())) + sys.getsizeof(packed._pages)
-    assert size / len(packed) < 50
+    assert size / len(packed) < 40
 
 
 @pytest.mark.fuse
