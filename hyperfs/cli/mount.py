@@ -182,6 +182,9 @@ def _tell_started(settings: Settings, answer: dict[str, JsonValue]) -> None:
         settings.output.record(**answer)
         return
     settings.output.say(f"{answer['url']}")
+    told = answer["cautions"]
+    for caution in told if isinstance(told, list) else []:
+        settings.output.say(f"{caution}")
     listening = answer["listening"]
     for address in listening if isinstance(listening, list) else []:
         settings.output.say(f"listening on {address}")
@@ -221,7 +224,8 @@ async def _mount(
             bounds.check(drive)
             bound = await reach(swarm, key, listen=listen, peers=network.peers)
             output.say(str(drive.link))
-            for caution in cautions(drive):
+            warnings = cautions(drive)
+            for caution in warnings:
                 output.say(caution)
             for where in bound:
                 output.say(f"listening on {where}")
@@ -255,7 +259,13 @@ async def _mount(
                 access = DriveAccess(shown, changed=mounted.changed_outside)
                 status = partial(report, store, swarm, shown)
                 async with visible(
-                    settings, info, {str(key): access}, status, stop, url=str(drive.link)
+                    settings,
+                    info,
+                    {str(key): access},
+                    status,
+                    stop,
+                    url=str(drive.link),
+                    cautions=warnings,
                 ):
                     ready.set()
                     _spare_collector()

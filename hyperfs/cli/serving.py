@@ -16,7 +16,7 @@ from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.processes import ProcessInfo, announced
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from corestore import Corestore, Swarm
     from hyperfs import Drive
@@ -129,18 +129,20 @@ async def visible(
     stop: Callable[[], None],
     *,
     url: str,
+    cautions: Sequence[str] = (),
 ) -> AsyncIterator[None]:
     """Say that all is ready, and be seen by `status`, `umount` and the others during the block.
 
-    *url* is the first drive's link. Other processes are not told: it may have an encryption key.
+    *cautions* are what somebody should know who uses it. *url* is the first drive's link. Other
+    processes are not told: it may have an encryption key.
     """
     async with trio.open_nursery() as nursery:
         await nursery.start(control.serve, info.socket, drives, status, stop)
         with announced(info):
             if settings.output.json:
-                settings.output.record(**describe(info, url))
+                settings.output.record(**describe(info, url), cautions=list(cautions))
             settings.output.say(f"ready: {info.directory}" if info.directory else "ready: seeding")
-            daemon.report_ready(describe(info, url))
+            daemon.report_ready({**describe(info, url), "cautions": list(cautions)})
             yield
         nursery.cancel_scope.cancel()
 
