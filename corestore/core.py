@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, overload
 import trio
 
 from corestore import tree
+from corestore.checking import is_intact
 from corestore.codec import Value
 from corestore.cosigning import Proposal
-from corestore.errors import BlockNotAvailable, SnapshotNotAvailable
+from corestore.errors import BlockNotAvailable, InvalidChecksum, SnapshotNotAvailable
 from corestore.handle import CoreHandle
 from corestore.reading import Blocks, Chunks, Position
 from corestore.replication.machine import Outcome
@@ -59,11 +60,12 @@ class Hypercore(CoreHandle, Generic[Value]):
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def get_nowait(self, index: int) -> Value:
-        """Block *index*, from local storage.
+    def get_nowait(self, index: int, *, check: bool = False) -> Value:
+        """Block *index*, from local storage. *check* compares it with its hash once more.
 
         Raises:
           BlockNotAvailable: it is not held here.
+          InvalidChecksum: the disk has damaged it.
           DecodeError: it does not have this handle's encoding.
           WrongEncryptionKey: it is not encrypted with the encryption key given.
         """
@@ -71,6 +73,8 @@ class Hypercore(CoreHandle, Generic[Value]):
         block = self._local(index)
         if block is None:
             raise BlockNotAvailable(index)
+        if check and not is_intact(self._state, index):
+            raise InvalidChecksum(f"the disk has damaged block {index} of core {self.key}")
         return self._codec.decode(block)
 
     async def get(self, index: int, *, priority: int = 0) -> Value:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from corestore import tree
+from corestore.checking import check
 from corestore.commit import Commit, Run
 from corestore.errors import NotWritable
 from corestore.keys import KeyPair
@@ -474,6 +475,14 @@ class CoreHandle:
             size = sum(self.held_byte_length(run.start, run.end) for run in cleared)
             self._driver.commit([(state, Commit(runs=cleared))])
             return size
+
+    async def check(self, start: int = 0, end: int | None = None) -> list[int]:
+        """Compare the stored blocks `start..end` with their hashes: those the disk has damaged.
+
+        They are forgotten, as by `clear`. Raises StorageLocked as that, OSError.
+        """
+        self._check_open()
+        return await check(self._driver, self._state, start, self.length if end is None else end)
 
     def user_data(self, key: str) -> bytes | None:
         """A value kept with this core in the local store, or None. Never shown to peers."""

@@ -23,6 +23,7 @@ import trio
 from hyperfs.batch import Batch
 from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
 from hyperfs.collect import Collected
+from hyperfs.damage import Checked, check_drive
 from hyperfs.drive import Drive
 from hyperfs.errors import (
     DriveEncrypted,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Changed",
+    "Checked",
     "Collected",
     "Drive",
     "DriveEncrypted",
@@ -87,6 +89,7 @@ __all__ = [
     "Watch",
     "Watched",
     "Wholeness",
+    "check_drive",
     "check_fuse",
     "create",
     "drives",

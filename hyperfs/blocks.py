@@ -121,17 +121,22 @@ class Patience:
 
 
 class CoreBlocks:
-    """Reads blocks of one core. The `BlockReader` of an index."""
+    """Reads blocks of one core. The `BlockReader` of an index.
 
-    def __init__(self, core: Hypercore, patience: Patience) -> None:
+    *check*: local blocks are compared with their hashes at each read. An index wants that: what a
+    disk has damaged in it would be written on in the next version.
+    """
+
+    def __init__(self, core: Hypercore, patience: Patience, *, check: bool = False) -> None:
         self.core = core
         self._patience = patience
+        self._check = check
         patience.watch(core)
 
     def block(self, index: int) -> bytes:
-        """A block that is local. Raises BlocksMissing."""
+        """A block that is local. Raises BlocksMissing, InvalidChecksum."""
         try:
-            return self.core.get_nowait(index)
+            return self.core.get_nowait(index, check=self._check)
         except BlockNotAvailable:
             raise BlocksMissing((index,)) from None
 

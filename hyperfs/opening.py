@@ -221,11 +221,11 @@ class _Opening:
         # are followed like anybody else's.
         moved = metadata.held_for is Reason.MOVED
         writable = metadata.writable and not moved and not _is_hyperdrive(metadata)
-        self._tree = LiveTree(CoreBlocks(metadata, self._patience), writable=writable)
+        self._tree = LiveTree(CoreBlocks(metadata, self._patience, check=True), writable=writable)
         # The follower waits for as long as it takes: nobody waits for it.
         self._follower = Follower(
             metadata,
-            CoreBlocks(metadata, Patience(None)),
+            CoreBlocks(metadata, Patience(None), check=True),
             self._tree,
             self._open_format,
         )

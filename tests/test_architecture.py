@@ -83,6 +83,7 @@ LINES = [
         "corestore.passive",
         "corestore.staging",
         "corestore.state",
+        "corestore.checking",
         "corestore.durability",
         "corestore.events",
         "corestore.identity",

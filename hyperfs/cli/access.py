@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from hyperfs import check_drive
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable
 
@@ -111,6 +113,10 @@ class Access(Protocol):
         """Forget fetched content below a path; how many bytes."""
         ...
 
+    async def check(self) -> tuple[int, int, int]:
+        """Compare what is stored with its hashes: blocks, their bytes, how many were damaged."""
+        ...
+
 
 class DriveAccess:
     """`Access` to a drive that this process has open.
@@ -174,3 +180,7 @@ class DriveAccess:
 
     async def evict(self, path: bytes) -> int:
         return await self._drive.evict(path)
+
+    async def check(self) -> tuple[int, int, int]:
+        found = await check_drive(self._drive)
+        return found.blocks, found.byte_length, found.damaged

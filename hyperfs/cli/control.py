@@ -154,6 +154,7 @@ class _Session:
             "collect": self._on_collect,
             "compact": self._on_compact,
             "evict": self._on_evict,
+            "check": self._on_check,
         }
 
     async def run(self) -> None:
@@ -271,6 +272,9 @@ class _Session:
 
     async def _on_evict(self, header: Header) -> Reply:
         return await self._drive(header).evict(_path(header)), b""
+
+    async def _on_check(self, header: Header) -> Reply:
+        return [*await self._drive(header).check()], b""
 
 
 def _text(header: Header, name: str) -> str:
@@ -462,6 +466,13 @@ class ControlAccess:
         if not isinstance(result, int):
             raise Failure(OTHER_VERSION)
         return result
+
+    async def check(self) -> tuple[int, int, int]:
+        result, _ = await self._client.call("check", drive=self._key)
+        match result:
+            case [int(blocks), int(size), int(damaged)]:
+                return blocks, size, damaged
+        raise Failure(OTHER_VERSION)
 
 
 def _two_numbers(value: JsonValue) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from hyperfs.cli import (
+    check,
     drives,
     files,
     flags,
@@ -54,6 +55,7 @@ _SECTIONS: Final = (
             (space.gc, "Give back what no kept version of a drive needs"),
             (space.compact, "Write what is scattered anew, then give back"),
             (space.evict, "Forget what was fetched of somebody else's drive"),
+            (check.check, "Find what the disk has damaged, and have it fetched again"),
         ),
     ),
     (

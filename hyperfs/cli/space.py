@@ -70,7 +70,7 @@ class Bounds:
 
 
 # Nothing is fetched to give something back.
-_ALONE = Network((), 10.0)
+ALONE = Network((), 10.0)
 
 
 def cache_option(function: Callable[P, R]) -> Callable[P, R]:
@@ -113,7 +113,7 @@ def gc(
     With both options, what either keeps is kept; with none, the newest version alone. Other
     versions cannot be read any more, unless a peer still holds them.
     """
-    _whole(drive)
+    whole(drive)
     if keep_last is None and keep_within is None:
         keep_last = 1
     run(_gc, settings, drive, keep_last, keep_within)
@@ -126,7 +126,7 @@ async def _gc(
     keep_within: float | None,
     compacting: bool = False,
 ) -> None:
-    async with open_access(settings, drive, _ALONE, write=True) as access:
+    async with open_access(settings, drive, ALONE, write=True) as access:
         phase = "writing anew, then giving back" if compacting else "giving back"
         with settings.output.waiting(phase):
             collect = access.compact if compacting else access.collect
@@ -150,7 +150,7 @@ def compact(
 
     For files that were changed in place again and again, and drives that have lost many names.
     """
-    _whole(drive)
+    whole(drive)
     if keep_last is None and keep_within is None:
         keep_last = 1
     run(_gc, settings, drive, keep_last, keep_within, True)
@@ -170,7 +170,7 @@ def evict(settings: Settings, place: Address) -> None:
 
 
 async def _evict(settings: Settings, place: Address) -> None:
-    async with open_access(settings, place, _ALONE) as access:
+    async with open_access(settings, place, ALONE) as access:
         try:
             with settings.output.waiting("giving back"):
                 freed = await access.evict(place.path)
@@ -182,6 +182,7 @@ async def _evict(settings: Settings, place: Address) -> None:
         settings.output.data(f"{freed} bytes given back ({size_text(freed)})")
 
 
-def _whole(drive: Address) -> None:
+def whole(drive: Address) -> None:
+    """Raises UsageError if *drive* names a part of one."""
     if drive.path != b"/" or drive.version is not None:
         raise click.UsageError("name a whole drive, without path and version")

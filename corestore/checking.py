@@ -1,0 +1,84 @@
+"""Finding what a disk has damaged: the stored blocks of a core against the leaves of its tree.
+
+What comes from a peer is proved before it is stored, and read from the disk without a further look:
+hashing again would cost more than the read. So this is for when somebody asks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from corestore import crypto
+from corestore.commit import Commit, Run
+from corestore.errors import StorageCorrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from corestore.driver import Driver
+    from corestore.state import CoreState
+
+# So many bytes are read, and then hashed in a thread.
+_PORTION_BYTES: Final = 1 << 20
+
+
+async def check(driver: Driver, state: CoreState, start: int, end: int) -> list[int]:
+    """The held blocks of `start..end` that are not what the tree says; they are forgotten.
+
+    Raises:
+      StorageLocked: some are damaged, and another process writes this core.
+      OSError: they cannot be read.
+    """
+    damaged: list[int] = []
+    for first, stop in list(state.bitfield.runs(start, min(end, state.head.length))):
+        at = first
+        while at < stop:
+            at, found = await _check_portion(state, at, stop)
+            damaged += found
+    if damaged:
+        await _forget(driver, state, damaged)
+    return damaged
+
+
+async def _check_portion(state: CoreState, at: int, stop: int) -> tuple[int, list[int]]:
+    """Where to go on, and which blocks before are damaged."""
+    blocks: list[tuple[int, bytes, bytes]] = []
+    damaged: list[int] = []
+    size = 0
+    while at < stop and size < _PORTION_BYTES:
+        try:
+            block, leaf = state.block(at), state.node(2 * at)
+        except StorageCorrupt:
+            damaged.append(at)
+        else:
+            if block is not None:
+                blocks.append((at, block, b"" if leaf is None else leaf.hash))
+                size += len(block)
+        at += 1
+    damaged += await trio.to_thread.run_sync(_differing, blocks)
+    return at, damaged
+
+
+def _differing(blocks: Iterable[tuple[int, bytes, bytes]]) -> list[int]:
+    return [index for index, block, digest in blocks if crypto.leaf_hash(block) != digest]
+
+
+async def _forget(driver: Driver, state: CoreState, damaged: Iterable[int]) -> None:
+    async with state.commit_lock:
+        # One that was fetched anew meanwhile is good.
+        runs = tuple(
+            Run(index, index + 1, False) for index in damaged if not is_intact(state, index)
+        )
+        if runs:
+            driver.commit([(state, Commit(runs=runs))])
+
+
+def is_intact(state: CoreState, index: int) -> bool:
+    """Whether block *index* is not held, or is what the tree says. Raises OSError."""
+    try:
+        block, leaf = state.block(index), state.node(2 * index)
+    except StorageCorrupt:
+        return False
+    return block is None or (leaf is not None and crypto.leaf_hash(block) == leaf.hash)

@@ -1,0 +1,47 @@
+"""`check`: what is stored of a drive against its hashes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hyperfs.cli.failures import Exit, Failure
+from hyperfs.cli.flags import pass_settings
+from hyperfs.cli.options import ADDRESS
+from hyperfs.cli.output import size_text
+from hyperfs.cli.serving import run
+from hyperfs.cli.session import open_access
+from hyperfs.cli.space import ALONE, whole
+
+if TYPE_CHECKING:
+    from hyperfs.cli.address import Address
+    from hyperfs.cli.settings import Settings
+
+
+@click.command()
+@click.argument("drive", type=ADDRESS, metavar="NAME|KEY")
+@pass_settings
+def check(settings: Settings, drive: Address) -> None:
+    """Compare everything stored of a drive with its hashes.
+
+    What a disk has damaged is forgotten, and fetched again from a peer that has it when it is read.
+    """
+    whole(drive)
+    run(_check, settings, drive)
+
+
+async def _check(settings: Settings, drive: Address) -> None:
+    async with open_access(settings, drive, ALONE) as access:
+        with settings.output.waiting("checking"):
+            blocks, size, damaged = await access.check()
+    if settings.output.json:
+        settings.output.record(blocks=blocks, bytes=size, damaged=damaged)
+    else:
+        settings.output.data(f"{blocks} blocks checked ({size_text(size)}), {damaged} damaged")
+    if damaged:
+        raise Failure(
+            f"the disk has damaged {damaged} of {blocks} blocks; they were forgotten, and are"
+            " fetched again from a peer that has them: mount or get it with --peer HOST:PORT",
+            Exit.VERIFICATION,
+        )

@@ -1,0 +1,36 @@
+"""What a disk has damaged of a drive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hyperfs.drive import Drive
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """How many blocks a drive has here, their bytes, and how many of them were `damaged`."""
+
+    blocks: int
+    byte_length: int
+    damaged: int
+
+
+async def check_drive(drive: Drive) -> Checked:
+    """Compare all that is stored of *drive* with its hashes.
+
+    What is damaged is forgotten: it reads as missing, and is fetched again from peers that have it.
+
+    Raises:
+      StorageLocked: some is damaged, and another process writes the drive.
+      OSError: it cannot be read.
+    """
+    blocks = size = damaged = 0
+    for core in filter(None, (drive.metadata, drive.content)):
+        length = core.length
+        blocks += sum(end - start for start, end in core.held(0, length))
+        size += core.held_byte_length(0, length)
+        damaged += len(await core.check(0, length))
+    return Checked(blocks, size, damaged)

@@ -1,0 +1,103 @@
+"""What a disk has damaged is found, and comes from peers again; no version is built on it."""
+
+from __future__ import annotations
+
+import random
+import stat
+
+import pytest
+import trio
+
+import corestore
+import hyperfs
+from corestore import BlockNotAvailable, InvalidChecksum
+from tests.support.builders import fill, linked
+
+DATA = random.Random(3).randbytes(3_000_000)
+
+
+def flip(path, offsets):
+    """Change one bit at each of these places."""
+    with path.open("r+b") as file:
+        for offset in offsets:
+            file.seek(offset)
+            byte = file.read(1)[0]
+            file.seek(offset)
+            file.write(bytes([byte ^ 1]))
+
+
+def data_files(folder):
+    return sorted(
+        (p for p in (folder / "data").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
+
+
+async def test_damaged_blocks_are_found_and_forgotten(tmp_path):
+    async with corestore.open(tmp_path / "s") as store:
+        core = await store.get(name="log")
+        await fill(core, 100, size=1000)
+        await store.sync()
+        assert await core.check() == []
+        key = core.key
+    (file,) = data_files(tmp_path / "s")
+    flip(file, [5_500, 70_999, 99_000])
+    async with corestore.open(tmp_path / "s") as store:
+        core = await store.get(key=key)
+        with pytest.raises(InvalidChecksum):
+            core.get_nowait(5, check=True)
+        assert await core.check(6) == [70, 99]
+        assert await core.check() == [5]
+        assert await core.check() == []
+        assert not core.has(70)
+        with pytest.raises(BlockNotAvailable):
+            core.get_nowait(5)
+        assert await core.append(b"goes on") == 101
+
+
+async def test_a_reader_fetches_what_its_disk_has_damaged(tmp_path):
+    async with corestore.open(None) as near, hyperfs.open(near, name="d", create=True) as writer:
+        await writer.write("/f", DATA)
+        await writer.sync()
+        async with (
+            corestore.open(tmp_path / "s") as far,
+            linked(near, far),
+            hyperfs.open(far, key=writer.key) as reader,
+        ):
+            with trio.fail_after(10):
+                await reader.ready()
+                await reader.download("/")
+        flip(data_files(tmp_path / "s")[-1], range(1000, 3_000_000, 500_000))
+        async with (
+            corestore.open(tmp_path / "s") as far,
+            hyperfs.open(far, key=writer.key) as reader,
+        ):
+            found = await hyperfs.check_drive(reader)
+            assert 0 < found.damaged <= 6
+            assert found.byte_length > len(DATA)
+            async with linked(near, far):
+                with trio.fail_after(10):
+                    assert await reader.read("/f") == DATA
+            assert (await hyperfs.check_drive(reader)).damaged == 0
+
+
+async def test_a_damaged_index_is_not_written_on(tmp_path):
+    async with (
+        corestore.open(tmp_path / "s") as store,
+        hyperfs.open(store, name="d", create=True) as drive,
+    ):
+        await drive.mkdir("/folder")
+        for number in range(40):
+            await drive.write(f"/folder/file {number:3}", b"short")
+        await drive.sync()
+        assert stat.S_ISDIR((await drive.entry("/folder")).mode)
+    index, *_ = data_files(tmp_path / "s")
+    for file in data_files(tmp_path / "s"):
+        if b"file  12" in file.read_bytes():
+            index = file
+    text = index.read_bytes()
+    places = [at for at in range(len(text)) if text.startswith(b"file  12", at)]
+    flip(index, [at + 7 for at in places])
+    async with corestore.open(tmp_path / "s") as store:
+        with pytest.raises(InvalidChecksum):
+            async with hyperfs.open(store, name="d") as drive:
+                await drive.write("/folder/file 999", b"new")
