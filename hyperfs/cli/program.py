@@ -14,6 +14,7 @@ from hyperfs.cli import (
     drives,
     files,
     flags,
+    fstab,
     keys,
     log,
     mount,
@@ -117,7 +118,7 @@ def main() -> None:
     _open_standard_files()
     output = Output()
     try:
-        cli.main(standalone_mode=False)
+        cli.main(fstab.translate(sys.argv[1:], cli.commands), standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(Exit.INTERRUPTED)
     except click.exceptions.NoArgsIsHelpError as error:
