@@ -140,6 +140,7 @@ class OpenFile:
         "_owner",
         "_read_ahead",
         "_written_ns",
+        "committing",
         "content",
         "delta",
         "frozen",
@@ -167,6 +168,8 @@ class OpenFile:
         self.delta: Delta | None = None
         # Attributes, or the place of appended content, differ from the record.
         self.record_dirty = False
+        # A commit is writing the record: until it is there only this object knows what it says.
+        self.committing = False
 
     # -- what it is --------------------------------------------------------------------------
 
@@ -215,7 +218,12 @@ class OpenFile:
     @property
     def dirty(self) -> bool:
         """Whether content or attributes wait for a commit, or are in one."""
-        return self.delta is not None or self.frozen is not None or self.record_dirty
+        return (
+            self.delta is not None
+            or self.frozen is not None
+            or self.record_dirty
+            or self.committing
+        )
 
     @property
     def dirty_bytes(self) -> int:
@@ -427,6 +435,7 @@ class OpenFile:
     def freeze(self) -> Delta | None:
         """The delta is being appended from now on; writes go to a new one."""
         assert self.frozen is None
+        self.committing = True
         self.frozen, self.delta = self.delta, None
         return self.frozen
 
@@ -434,6 +443,7 @@ class OpenFile:
         """*delta* over *base* is appended, and is *content*. Returns by how much unflushed
         content grew beyond losing *delta*."""
         self._live = None
+        self.committing = False
         if delta is not None and self.frozen is delta:
             self.frozen = None
         if self.content is not base:
@@ -452,6 +462,7 @@ class OpenFile:
     def thaw(self, delta: Delta | None) -> int:
         """*delta* was not appended: it is unflushed again, under what was written since. Returns by
         how much unflushed content grew."""
+        self.committing = False
         if delta is None:
             return 0
         if self.frozen is not delta:

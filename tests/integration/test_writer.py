@@ -647,3 +647,34 @@ async def test_who_waits_for_a_committer_that_failed_is_told(tmp_path, monkeypat
     with trio.fail_after(10), pytest.raises(ExceptionGroup) as caught:
         await write()
     assert caught.group_contains(ZeroDivisionError)
+
+
+async def test_attributes_changed_before_a_commit_and_closed_during_it_are_not_lost(nursery):
+    """What rsync does: open for reading, fchmod, close, rename."""
+    async with a_drive() as drive:
+        make_file(drive, b"draft").release()
+        await drive.commit()
+        entry = await drive.lookup(ROOT_ID, b"draft")
+        file = drive.open_file(entry, (ROOT_ID, b"draft"))
+        file.update(mode=stat.S_IFREG | 0o600)
+        done = trio.Event()
+
+        async def commit():
+            await drive.commit()
+            done.set()
+
+        nursery.start_soon(commit)
+        while drive._tree.staging.committing is None:
+            await trio.lowlevel.checkpoint()
+        file.release()
+        # Nothing shows the old mode, and nothing that is made of what is shown has it.
+        entry = await drive.lookup(ROOT_ID, b"draft")
+        assert not done.is_set()
+        assert entry.mode == stat.S_IFREG | 0o600
+        drive.delete(ROOT_ID, b"draft")
+        drive.put(ROOT_ID, b"final", entry)
+        await drive.commit()
+        past = await drive.checkout(drive.version)
+        assert (await past.entry("/final")).mode == stat.S_IFREG | 0o600
+        assert not drive._tree.files
+        assert not drive._tree.dirty_files
