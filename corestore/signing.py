@@ -173,11 +173,14 @@ async def settle(driver: Driver, state: CoreState) -> None:
     if evidence is None:
         return
     async with state.commit_lock:
+        signs = state.writable and state.head.length > 0
+        if signs:
+            # First, because what is kept is read again under the lock: the evidence too.
+            state.lock_signing()
         commit = Commit(user_data={EVIDENCE: None})
         state.lease.evidence = None
         try:
-            if state.writable and state.head.length:
-                state.lock_signing()
+            if signs:
                 fork = max(evidence.fork, state.head.fork) + 1
                 truncation = state.truncate_commit(state.head.length, fork)
                 commit = replace(truncation, user_data=commit.user_data)

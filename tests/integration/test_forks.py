@@ -371,6 +371,23 @@ async def test_a_reader_that_was_stopped_follows_again_once_it_is_told_to():
             await copy.wait_length(8)
 
 
+async def test_a_conflict_is_settled_after_the_store_was_opened_again(tmp_path):
+    async with corestore.open(tmp_path) as one, corestore.open(None) as two:
+        first, second = await one.get(key_pair=PAIR), await two.get(key_pair=PAIR)
+        await append(first, 5, b"a")
+        await append(second, 7, b"b")
+        await one.sync()
+        await two.sync()
+        async with linked(one, two):
+            await soon(lambda: first.conflict is not None)
+    async with corestore.open(tmp_path) as one:
+        first = await one.get(key_pair=PAIR)
+        assert first.conflict is not None
+        await first.settle_conflict()
+        assert (first.conflict, first.fork, first.length) == (None, 1, 5)
+        await append(first, 1)
+
+
 async def test_settling_where_there_is_no_conflict_changes_nothing():
     async with corestore.open(None) as store:
         core = await store.get(name="log")
