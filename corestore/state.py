@@ -355,10 +355,13 @@ class CoreState:
             self._signs_alone = True
 
     def complete(self, commit: Commit) -> Commit:
-        """*commit*, its head signed if it is not. Raises as `prepare_signing`."""
+        """*commit*, its head signed if it is ours to sign and is not yet. Raises as
+        `prepare_signing`."""
         head = commit.head
         if head is None or head.signature or not head.length:
             return commit
+        if self.key_pair is None:
+            return commit  # up to its prologue a log needs no signature
         return replace(commit, head=self._sign(head))
 
     def verified_commit(self, batches: Sequence[CommitBatch]) -> Commit:
@@ -461,7 +464,10 @@ class CoreState:
 
     def publish(self) -> bool:
         """Take over what storage says is published; whether that is new."""
-        return self._publish(self.storage.published)
+        head, shown = self.storage.published, self.published
+        if head.fork == shown.fork and head.length < shown.length:
+            return False  # more was shown before it was synced, as by the policy NONE
+        return self._publish(head)
 
     def publish_unsynced(self) -> bool:
         """Show peers what is committed, durable or not; whether that is new."""

@@ -157,3 +157,14 @@ async def test_a_core_that_never_changes_needs_no_signatures():
         copy = await reading.get(key=core.key)
         async with linked(store, reading):
             assert [await copy.get(0), await copy.get(1)] == [b"for", b"ever"]
+
+
+@pytest.mark.parametrize("sync", ["group", "always", "none"])
+async def test_a_prologue_is_committed_whenever_the_store_syncs(tmp_path, sync):
+    async with corestore.open(tmp_path, sync=sync) as store:
+        draft = await store.get(name="draft")
+        await draft.append(b"for", b"ever")
+        manifest = Manifest(quorum=0, prologue=Prologue(draft.tree_hash(), 2))
+        core = await store.get(manifest=manifest)
+        assert await (await core.propose(b"for", b"ever")).commit() == 2
+        assert core.published_length == 2

@@ -655,6 +655,21 @@ async def test_with_none_nothing_is_synced_before_it_is_asked_for():
         assert "flush" in storage.log
 
 
+async def test_with_none_what_was_shown_is_not_taken_back_by_a_sync_of_less():
+    storage = FaultyStorage()
+    storage.hold = threading.Event()
+    async with open_with(storage, sync="none") as store:
+        core = await store.get(name="log")
+        await core.append(b"a")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.sync)
+            await storage.syncing.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            await core.append(b"b")
+            storage.hold.set()
+        assert core.published_length == 2
+
+
 def test_an_unknown_policy_is_refused():
     with pytest.raises(ValueError, match="sometimes"):
         corestore.SyncPolicy("sometimes")
