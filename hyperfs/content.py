@@ -55,15 +55,10 @@ class ContentMap(NamedTuple):
     @classmethod
     def of_entry(cls, entry: Entry, view: TreeView) -> ContentMap:
         """The content that *entry*, as recorded in *view*, has."""
-        return cls(
-            entry.id,
-            entry.size,
-            entry.inline,
-            entry.extents,
-            entry.grouped,
-            view=view if entry.grouped else None,
-            blob=entry.blob,
-        )
+        if entry.grouped or entry.blob is not None:
+            recorded = view if entry.grouped else None
+            return cls(entry.id, entry.size, grouped=entry.grouped, view=recorded, blob=entry.blob)
+        return cls(entry.id, entry.size, entry.inline, entry.extents)
 
     # -- looking -----------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class LiveTree:
         # Open files that a commit has to look at.
         self.dirty_files: dict[int, OpenFile] = {}
         self.dirty_bytes = 0
-        self.room: Callable[[], Awaitable[None]] | None = None
+        self.room: Callable[[], Awaitable[None]] = _no_bound
         # Takes the right to write and moves the view to the newest version, or raises.
         self.before_first_change: Callable[[], None] | None = None
         self.content_blocks: CoreBlocks | None = None
@@ -139,10 +139,9 @@ class LiveTree:
             if isinstance(file.location, tuple) and self._at.get(file.location) is file:
                 del self._at[file.location]
 
-    async def wait_for_room(self) -> None:
+    def wait_for_room(self) -> Awaitable[None]:
         """See `FileOwner`."""
-        if self.room is not None:
-            await self.room()
+        return self.room()
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -162,10 +161,11 @@ class LiveTree:
         record = self.find(entry_key(directory, name))
         if record is None:
             return None
+        if type(record) is Entry:
+            file = self.files.get(record.id)
+            return record if file is None else file.entry, (directory, name)
         entry = self._live(record)
-        if entry is None:
-            return None
-        return entry, (directory, name) if type(record) is Entry else SHARED
+        return None if entry is None else (entry, SHARED)
 
     def shared(self, id: int) -> Entry | None:
         """The live record of a file with several names. Raises BlocksMissing, DecodeError."""
@@ -238,6 +238,12 @@ class LiveTree:
         if file is not None:
             file.adopt_attributes(entry)
             file.location = (directory, name)
+        self.staging.put(entry_key(directory, name), entry)
+
+    def add(self, directory: int, name: bytes, entry: Entry) -> None:
+        """As `put`, of a new file under a name that `resolve` has just not found; the name and what
+        the entry says are known to be good."""
+        self.check_writable()
         self.staging.put(entry_key(directory, name), entry)
 
     def put_times(self, location: tuple[int, bytes] | Shared, entry: Entry) -> None:
@@ -378,6 +384,10 @@ class LiveTree:
             # Somebody else's drive: its records do not change under our own writes.
             return entry
         return found if isinstance(found, Entry) and found.id == entry.id else entry
+
+
+async def _no_bound() -> None:
+    """What writers wait for where nothing is ever written."""
 
 
 def _location(key: bytes) -> Location:

@@ -21,7 +21,7 @@ from hyperfs.reader import READ_AHEAD_MOST, ReadAhead
 from hyperfs.records import Entry, check_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from typing_extensions import Unpack
 
@@ -124,7 +124,7 @@ class FileOwner(Protocol):
 
     def file_moved(self, file: OpenFile, old: Location, new: Location) -> None: ...
     def file_released(self, file: OpenFile) -> None: ...
-    async def wait_for_room(self) -> None:
+    def wait_for_room(self) -> Awaitable[None]:
         """Return when the drive holds no more unflushed content than it should."""
         ...
 
@@ -406,10 +406,14 @@ class OpenFile:
 
     def update(self, **changes: Unpack[Attributes]) -> None:
         """Change attributes; staged as by `Drive.put`. Times are as given. Raises NotWritable."""
-        self._check_writable()
-        entry = self.entry._replace(**changes)
+        self.change(self.entry._replace(**changes))
+
+    def change(self, entry: Entry) -> None:
+        """As `update`; *entry* is the one that `entry` is now, with other attributes."""
+        self._owner.check_writable()
         check_attributes(entry)
-        self.mark_record_dirty()
+        self.record_dirty = True
+        self._owner.file_changed(self, 0)
         self._attributes = self._live = entry
 
     def adopt_attributes(self, entry: Entry) -> None:
@@ -494,11 +498,8 @@ class OpenFile:
         self._live = None
         return (delta.ranges.size_bytes if delta is not None else 0) - before
 
-    def _check_writable(self) -> None:
-        self._owner.check_writable()
-
     def _writable_delta(self) -> Delta:
-        self._check_writable()
+        self._owner.check_writable()
         delta = self.delta
         if delta is None:
             delta = self.delta = Delta(self.size)

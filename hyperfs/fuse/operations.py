@@ -244,12 +244,12 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         changes = SetAttributes(
-            mode=attr.st_mode & 0o7777 if fields.update_mode else None,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
-            size=attr.st_size if fields.update_size else None,
-            atime_ns=clamp_time(attr.st_atime_ns) if fields.update_atime else None,
-            mtime_ns=clamp_time(attr.st_mtime_ns) if fields.update_mtime else None,
+            attr.st_mode & 0o7777 if fields.update_mode else None,
+            attr.st_uid if fields.update_uid else None,
+            attr.st_gid if fields.update_gid else None,
+            attr.st_size if fields.update_size else None,
+            clamp_time(attr.st_atime_ns) if fields.update_atime else None,
+            clamp_time(attr.st_mtime_ns) if fields.update_mtime else None,
         )
         return _shown(await self._changeable(inode).setattr(inode, changes, _who(ctx), fh))
 

@@ -93,6 +93,9 @@ class FileSystem(XattrOperations):
                 inode.location = (change.directory, change.name)
                 inode.orphan = None
         if new is not None and new.id in self.inodes:
+            if change.directory is None:
+                # One of its names, by which a listing told of it, may have gone.
+                self.inodes.known(new.id, SHARED)
             self._invalidate_inode(new, old if same else None)
 
     def _invalidate_entry(self, directory: int, name: bytes) -> None:

@@ -7,17 +7,16 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from hyperfs.records import Entry
 from hyperfs.vfs import rules
 from hyperfs.vfs.directories import DirectoryOperations
 from hyperfs.vfs.rules import WRITE
 from hyperfs.vfs.tree import atomic
 
 if TYPE_CHECKING:
-    from hyperfs.records import Entry
     from hyperfs.vfs.attributes import Attributes, SetAttributes
     from hyperfs.vfs.inodes import Inode
     from hyperfs.vfs.rules import Credentials
-    from hyperfs.writer import Attributes as AttributeChanges
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 # utimensat(2) with UTIME_NOW arrives as a time: one this close to now is taken for it.
@@ -61,13 +60,10 @@ class AttributeOperations(DirectoryOperations):
             self._check_setattr(entry, changes, who, number)
         if changes.size is not None:
             self._check_resizable(entry, changes.size)
-        now = self.now_ns()
-        update = _update(entry, changes, who, now)
-        if changes.size is not None:
             self._resize(inode, entry, changes.size)
-            update.setdefault("mtime_ns", now)
             entry = self.entry_at(inode)
-        entry = self.stage(inode, entry, **update)
+        entry = _changed(entry, changes, who, self.now_ns())
+        self.stage(inode, entry)
         if changes.atime_ns is not None:
             self.inodes.set_access_time(ino, changes.atime_ns)
         inode.set_id = bool(entry.mode & _SET_ID)
@@ -147,23 +143,23 @@ def _is_special(mode: int) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
-def _update(entry: Entry, changes: SetAttributes, who: Credentials, now: int) -> AttributeChanges:
-    """What setattr makes of a record, its size apart."""
-    mode = entry.mode
-    update: AttributeChanges = {"ctime_ns": now}
-    if changes.uid is not None and changes.uid != entry.uid:
-        update["uid"] = changes.uid
-    if changes.gid is not None and changes.gid != entry.gid:
-        update["gid"] = changes.gid
+def _changed(entry: Entry, changes: SetAttributes, who: Credentials, now: int) -> Entry:
+    """What setattr makes of a record, which has the new size already."""
+    mode, uid, gid, mtime_ns = entry[1:5]
     named = changes.uid is not None or changes.gid is not None
+    if changes.uid is not None:
+        uid = changes.uid
+    if changes.gid is not None:
+        gid = changes.gid
+    resized = changes.size is not None
     timed = changes.atime_ns is not None or changes.mtime_ns is not None
-    nothing = changes.mode is None and changes.size is None and not timed
-    if named or nothing or (changes.size is not None and who.uid != 0):
+    nothing = changes.mode is None and not resized and not timed
+    if named or nothing or (resized and who.uid != 0):
         mode = rules.mode_after_change(mode)
     if changes.mode is not None:
-        mode = rules.mode_after_chmod(mode, changes.mode, update.get("gid", entry.gid), who)
-    if mode != entry.mode:
-        update["mode"] = mode
+        mode = rules.mode_after_chmod(mode, changes.mode, gid, who)
     if changes.mtime_ns is not None:
-        update["mtime_ns"] = changes.mtime_ns
-    return update
+        mtime_ns = changes.mtime_ns
+    elif resized:
+        mtime_ns = now
+    return Entry(entry.id, mode, uid, gid, mtime_ns, now, *entry[6:])

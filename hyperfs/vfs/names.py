@@ -7,7 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from hyperfs.records import ROOT_ID, Entry
+from hyperfs.records import NO_XATTRS, ROOT_ID, Entry
 from hyperfs.vfs import rules
 from hyperfs.vfs.attributes import MISSING
 from hyperfs.vfs.rules import EXECUTE, WRITE
@@ -108,8 +108,8 @@ class NameOperations(Tree):
         now = self.now_ns()
         size = 0 if target is None else len(target)
         id = self.live.new_id()
-        entry = Entry(id, mode, who.uid, gid, now, now, size, rdev=rdev, target=target)
-        self.live.put(parent, name, entry)
+        entry = Entry(id, mode, who.uid, gid, now, now, size, 1, rdev, NO_XATTRS, target)
+        self.live.add(parent, name, entry)
         self.touch(above, directory, now)
         return self.inodes.add(id, (parent, name)), entry
 

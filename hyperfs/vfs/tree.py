@@ -28,11 +28,8 @@ from hyperfs.writer import SHARED
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from typing_extensions import Unpack
-
     from hyperfs.drive import Drive
     from hyperfs.vfs.rules import Credentials
-    from hyperfs.writer import Attributes as AttributeChanges
 
 
 T = TypeVar("T", bound="Tree")
@@ -245,21 +242,18 @@ class Tree:
 
     # -- changing ------------------------------------------------------------------------------
 
-    def stage(self, inode: Inode, entry: Entry, **changes: Unpack[AttributeChanges]) -> Entry:
-        """Change attributes of the record that `entry_at` just returned; the new record."""
+    def stage(self, inode: Inode, entry: Entry) -> None:
+        """Stage *entry*: the record that `entry_at` just returned, with other attributes."""
         file = self.live.files.get(entry.id)
-        if file is not None:
-            file.update(**changes)
-            return file.entry
-        entry = entry._replace(**changes)
         location = inode.location
-        if location is SHARED:
+        if file is not None:
+            file.change(entry)
+        elif location is SHARED:
             self.live.put_shared(entry)
         elif location is None:
             inode.orphan = entry
         else:
             self.live.put(*location, entry)
-        return entry
 
     def touch(self, inode: Inode, directory: Entry, now: int) -> None:
         """Names in a directory that `changeable_directory` just returned changed at *now*.

@@ -73,7 +73,8 @@ class XattrOperations(AttributeOperations):
         if not (entry.is_file or entry.is_dir):
             raise OSError(errno.EPERM, "only files and directories have attributes")
         self.check(entry, who, WRITE)
-        self.stage(inode, entry, xattrs={**dict(others), name: value}, ctime_ns=self.now_ns())
+        xattrs = {**dict(others), name: value}
+        self.stage(inode, entry._replace(xattrs=xattrs, ctime_ns=self.now_ns()))
         self.drive.schedule_commit()
 
     @atomic
@@ -87,7 +88,7 @@ class XattrOperations(AttributeOperations):
         if name not in entry.xattrs:
             raise OSError(errno.ENODATA, "no such attribute")
         others = {n: v for n, v in entry.xattrs.items() if n != name}
-        self.stage(inode, entry, xattrs=others, ctime_ns=self.now_ns())
+        self.stage(inode, entry._replace(xattrs=others, ctime_ns=self.now_ns()))
         self.drive.schedule_commit()
 
     @staticmethod
