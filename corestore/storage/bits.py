@@ -36,10 +36,11 @@ def with_bits(page: bytes, first: int, end: int, held: bool) -> bytes:
     """A copy of *page* whose bits `first..end` (within the page) are *held*."""
     if end - first == PAGE_BLOCKS:
         return FULL_PAGE if held else EMPTY_PAGE
-    mask = ((1 << (end - first)) - 1) << first
-    value = int.from_bytes(page, "little")
+    low, high = first >> 3, (end + 7) >> 3  # the bytes they are in
+    mask = ((1 << (end - first)) - 1) << (first & 7)
+    value = int.from_bytes(page[low:high], "little")
     value = value | mask if held else value & ~mask
-    return value.to_bytes(PAGE_BYTES, "little")
+    return page[:low] + value.to_bytes(high - low, "little") + page[high:]
 
 
 def all_set(page: bytes, first: int, end: int) -> bool:

@@ -14,7 +14,7 @@ import errno
 import os
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -24,8 +24,10 @@ from corestore.errors import StorageCorrupt, StorageError
 from corestore.storage import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
+    from types import TracebackType
 
     from corestore.storage.files import FileIO
     from corestore.storage.health import Health
@@ -113,6 +115,24 @@ class Log:
             os.close(self._fd)
 
 
+class _Transaction:
+    """What `Database.transaction` returns, always the same: a generator costs 1 us each time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> apsw.Cursor:
+        return self._database.begin()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._database.end(error)
+
+
 class Database:
     """The main connection, its transactions, and checkpoints through a second one."""
 
@@ -133,6 +153,7 @@ class Database:
         self._checkpointer: apsw.Connection | None = None
         self._log_pages = 0
         self._checkpointed_pages = 0
+        self._transaction = _Transaction(self)
         self._connection = self._connect()
         try:
             self._connection.set_wal_hook(self._committed)
@@ -167,8 +188,7 @@ class Database:
 
     # -- transactions --------------------------------------------------------------------------
 
-    @contextmanager
-    def transaction(self) -> Iterator[apsw.Cursor]:
+    def transaction(self) -> AbstractContextManager[apsw.Cursor]:
         """One write transaction, of all processes at most one at a time.
 
         Raises:
@@ -176,18 +196,30 @@ class Database:
           StorageError: another process kept writing for 30 s.
           StorageError, StorageCorrupt: anything else; the store stops.
         """
+        return self._transaction
+
+    def begin(self) -> apsw.Cursor:
+        """Begin the transaction; see `transaction`, the only caller."""
         self._health.check()
-        with self._commits:
+        self._commits.acquire()
+        try:
             self._statement("BEGIN IMMEDIATE")
-            try:
-                yield self.cursor
-            except apsw.Error as error:
-                self._roll_back()
+        except BaseException:
+            self._commits.release()
+            raise
+        return self.cursor
+
+    def end(self, error: BaseException | None) -> None:
+        """Commit, or roll back because of *error*; see `transaction`, the only caller."""
+        try:
+            if error is None:
+                self._statement("COMMIT")
+                return
+            self._roll_back()
+            if isinstance(error, apsw.Error):
                 self._translate(error)
-            except BaseException:
-                self._roll_back()
-                raise
-            self._statement("COMMIT")
+        finally:
+            self._commits.release()
 
     def _statement(self, sql: str) -> None:
         try:

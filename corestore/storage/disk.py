@@ -66,6 +66,7 @@ class DiskStorage:
         self.locks = self._path / folder.LOCKS
         self._opening = True
         self._durable_version = -1
+        self._no_holes_as_of = -1  # what `look` said when there was no row of `pending_clear`
         self._recovered: Sequence[tuple[CoreStorage, int]] = ()
         try:
             self._make_durable()
@@ -251,7 +252,8 @@ class DiskStorage:
         own = [(self._own(core), commit) for core, commit in commits]
         for core, commit in own:
             rules.check_commit(commit)
-            if core.record.signer is not None and (commit.head or rules.gives_back(commit)):
+            ours = core.record.signer is not None
+            if ours and core.lock is None and (commit.head or rules.gives_back(commit)):
                 self._lock_for(core)
         if len(own) == 1 and own[0][1].truncate is not None:
             self._truncate(*own[0])
@@ -302,7 +304,7 @@ class DiskStorage:
                 self._check_current(core, commit)
                 writing = written[core] = Writing(cursor, core, tx, self._row_ids.__next__)
             if commit.blocks:
-                self._finish_holes(cursor, core.name)
+                self._finish_holes(cursor, core)
             writing.write(commit)
         return list(written.values())
 
@@ -313,8 +315,9 @@ class DiskStorage:
             raise StorageConflict("this core was removed from the store")
         if core.epoch != core.seen_epoch:
             raise StorageConflict("this core was truncated by another process meanwhile")
-        signs = core.record.signer is not None and commit.head is not None
-        if signs and core.head != core.seen_head:
+        # Mostly they are one object; to compare values takes as long as the rest of this.
+        overtaken = core.head is not core.seen_head and core.head != core.seen_head
+        if overtaken and core.record.signer is not None and commit.head is not None:
             raise StorageConflict("this core was written by another process meanwhile")
 
     def _truncate(self, core: DiskCore, commit: Commit) -> None:
@@ -373,6 +376,7 @@ class DiskStorage:
         What is committed is no error of its caller's any more: a disk too full to note that a hole
         is made has it made again, by whoever gives back next or opens the store.
         """
+        self._no_holes_as_of = -1
         self.database.log.flush()
         with contextlib.suppress(OSError):
             self.punch_pending()
@@ -387,12 +391,19 @@ class DiskStorage:
             with self.database.transaction() as cursor:
                 self._punch(cursor)
 
-    def _finish_holes(self, cursor: apsw.Cursor, name: DiscoveryKey) -> None:
+    def _finish_holes(self, cursor: apsw.Cursor, core: DiskCore) -> None:
         """Before bytes are written into a core: no hole of it may still be punched afterwards.
 
-        There are rows only if another process is between a clear and its hole, or died there.
+        There are rows only if another process is between a clear and its hole, or died there; or
+        if a disk was too full to forget them. So nobody looks twice, unless one of them commits.
         """
-        if cursor.execute("SELECT 1 FROM pending_clear WHERE discovery_key = ?", (name,)).get:
+        if core.looked == self._no_holes_as_of:
+            return
+        if not cursor.execute("SELECT 1 FROM pending_clear LIMIT 1").get:
+            self._no_holes_as_of = core.looked
+            return
+        rows = "SELECT 1 FROM pending_clear WHERE discovery_key = ?"
+        if cursor.execute(rows, (core.name,)).get:
             self.database.log.flush()
             self._punch(cursor)
 

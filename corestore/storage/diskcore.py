@@ -121,11 +121,14 @@ class DiskCore:
         # Other processes changed the core and `changed` has not said so yet. Until it has, what
         # the caller builds rests on these two.
         self._news = False
-        self._looked = looked
+        self.looked = looked
         self._published = EMPTY_HEAD
+        # As of the last `changed`, commit or `lock_signing`. Properties would be calls.
+        self.head: Head
+        self.record: CoreRecord
         self.load(row)
         self.seen_epoch = self.epoch
-        self.seen_head = self._head
+        self.seen_head = self.head
 
     def load(self, row: schema.CoreRow) -> None:
         """Take over a row of the table `core`."""
@@ -134,9 +137,9 @@ class DiskCore:
         self.synced_length = row.synced_length
         self.stored_published = schema.unpack_head(row.published)
         self._first = schema.first_row(row.id)
-        self._record = CoreRecord(Key(row.key), row.manifest, row.signer)
+        self.record = CoreRecord(Key(row.key), row.manifest, row.signer)
         roots = schema.unpack_roots(row.roots)
-        self._head = Head(row.fork, row.length, row.byte_length, roots, row.signature)
+        self.head = Head(row.fork, row.length, row.byte_length, roots, row.signature)
         if self.epoch not in (-1, row.epoch):
             self.shelf.nodes.clear()
         self.epoch = row.epoch
@@ -146,19 +149,9 @@ class DiskCore:
     # -- what a reader sees ----------------------------------------------------------------------
 
     @property
-    def record(self) -> CoreRecord:
-        """The key, the manifest once known, and the signer's note."""
-        return self._record
-
-    @property
-    def head(self) -> Head:
-        """The committed head, as of the last `changed`, commit or `lock_signing`."""
-        return self._head
-
-    @property
     def published(self) -> Head:
         """The head that is known to be durable; of somebody else's core, the head."""
-        return self._head if self._record.signer is None else self._published
+        return self.head if self.record.signer is None else self._published
 
     @property
     def signing_locked(self) -> bool:
@@ -279,7 +272,7 @@ class DiskCore:
 
     def _see(self) -> None:
         self.seen_epoch = self.epoch
-        self.seen_head = self._head
+        self.seen_head = self.head
 
     def lock_signing(self) -> None:
         """Take the signing lock, and look at the core again under it.
@@ -305,9 +298,9 @@ class DiskCore:
         Returns whether it did. Costs 1 us when nobody committed anything.
         """
         now = self.shelf.look()
-        if now == self._looked:
+        if now == self.looked:
             return False
-        self._looked = now
+        self.looked = now
         version = self.shelf.database.one("SELECT version FROM core WHERE id = ?", (self.id,))
         if version == self.row_version:
             return False
@@ -325,7 +318,7 @@ class DiskCore:
         self._news = True
         if row is None:
             self.removed = True
-            self._head = self._published = EMPTY_HEAD
+            self.head = self._published = EMPTY_HEAD
             self.pages.clear()
             self.shelf.nodes.clear()
             return
@@ -357,8 +350,8 @@ class DiskCore:
 
     def committed(self, head: Head, record: CoreRecord) -> None:
         """A transaction of ours, which raised the row's version by one, is written."""
-        self._head = self.seen_head = head
-        self._record = record
+        self.head = self.seen_head = head
+        self.record = record
         self.row_version += 1
 
     def set_published(self, head: Head) -> None:

@@ -32,21 +32,19 @@ def check_commit(commit: Commit) -> None:
     """
     if commit.head is not None and commit.head.length > MAX_LENGTH:
         raise ValueError(f"a core of {commit.head.length} blocks is longer than a store can hold")
-    _check_indices("tree node", [node.index for node in commit.nodes], 2 * MAX_LENGTH)
+    for index, _, _ in commit.nodes:
+        if not 0 <= index < 2 * MAX_LENGTH:
+            raise ValueError(f"tree node {index} is beyond what a store can hold")
     for run in commit.runs:
         if not 0 <= run.start <= run.end <= MAX_LENGTH:
             raise ValueError(f"blocks {run.start}..{run.end} are not a range a store can hold")
-    _check_indices("block", [block.index for block in commit.blocks], MAX_LENGTH)
-    if min([block.byte_offset for block in commit.blocks], default=0) < 0:
-        raise ValueError("no block begins before the log")
+    for index, byte_offset, _ in commit.blocks:
+        if not 0 <= index < MAX_LENGTH:
+            raise ValueError(f"block {index} is beyond what a store can hold")
+        if byte_offset < 0:
+            raise ValueError("no block begins before the log")
     if commit.truncate is not None and commit.truncate < 0:
         raise ValueError("a core cannot be truncated below 0")
-
-
-def _check_indices(what: str, indices: Sequence[int], limit: int) -> None:
-    if indices and not (min(indices) >= 0 and max(indices) < limit):
-        wrong = next(index for index in indices if not 0 <= index < limit)
-        raise ValueError(f"{what} {wrong} is beyond what a store can hold")
 
 
 def gives_back(commit: Commit) -> bool:

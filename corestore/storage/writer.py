@@ -7,6 +7,7 @@ are committed; and holes are only ever punched inside a transaction too.
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Final, cast
 
@@ -76,12 +77,14 @@ class Writing:
         if commit.truncate is not None:
             self._drop_tail(commit.truncate)
         appended = ours and self._is_append(commit)
-        self._write_blocks(commit)
-        for run in commit.runs:
-            self._set_bits(run.start, run.end, held=run.held)
-            if run.held and not appended:
-                self._note_unsynced(run.start, run.end)
-        self._save_pages()
+        if commit.blocks or commit.nodes:
+            self._write_blocks(commit)
+        for start, end, held in commit.runs:
+            self._set_bits(start, end, held=held)
+            if held and not appended:
+                self._note_unsynced(start, end)
+        if self._unsaved:
+            self._save_pages()
         if rules.replaces(self._record, self._head, commit):
             assert commit.head is not None
             self._set_head(commit.head)
@@ -95,7 +98,8 @@ class Writing:
                 self._note_hole(run)
         if commit.truncate is not None:
             self._note_tail_hole(old_end)
-        self._write_user_data(commit)
+        if commit.user_data:
+            self._write_user_data(commit)
 
     def _note_tail(self, head: Head) -> None:
         # A head that is only signed now stays the work of the transaction that wrote it.
@@ -117,11 +121,8 @@ class Writing:
 
     def finish(self) -> None:
         """Write the core's row; the last step before COMMIT."""
-        columns = "".join(f"{name} = ?, " for name in self._set)
-        self._cursor.execute(
-            f"UPDATE core SET {columns}version = version + 1 WHERE id = ?",
-            (*self._set.values(), self.core.id),
-        )
+        values = self._set
+        self._cursor.execute(_update_core(tuple(values)), (*values.values(), self.core.id))
 
     def _drop_tail(self, length: int) -> None:
         """Delete the nodes and bits beyond *length* blocks; count the epoch."""
@@ -177,7 +178,8 @@ class Writing:
             return False
         start = self._head.length if commit.truncate is None else commit.truncate
         grown = Run(start, head.length, True)
-        return len(blocks) == grown.end - grown.start and list(commit.runs) == [grown]
+        runs = commit.runs
+        return len(runs) == 1 and runs[0] == grown and len(blocks) == head.length - start
 
     def _write_blocks(self, commit: Commit) -> None:
         """The bytes of the blocks, then the nodes, leaves with the place of their block."""
@@ -390,6 +392,12 @@ class Writing:
         core.unsynced.update(self._rows)
         core.open_row = self._open_row
         core.committed(self._head, self._record)
+
+
+@cache
+def _update_core(columns: tuple[str, ...]) -> str:
+    changes = "".join(f"{name} = ?, " for name in columns)
+    return f"UPDATE core SET {changes}version = version + 1 WHERE id = ?"
 
 
 def _check_size(block: StoredBlock, size: int) -> None:
