@@ -89,6 +89,7 @@ class Hypercore(CoreHandle, Generic[Value]):
           WrongEncryptionKey: it is not encrypted with the encryption key given.
           DecodeError: it does not have this handle's encoding.
           SnapshotNotAvailable: the core was truncated below this snapshot.
+          OSError, StorageError: it cannot be read, or what comes cannot be stored.
         """
         return self._codec.decode(await self._get_bytes(index, priority))
 
@@ -217,6 +218,7 @@ class Hypercore(CoreHandle, Generic[Value]):
         state = self._state
         if index >= state.head.length:
             self._check_goes_on()
+            self._driver.sync_group.check()
             await state.changed.park()
             return
         ticket = state.replicator.want_block(index, priority=priority)

@@ -636,6 +636,31 @@ async def test_a_failed_sync_is_final(step):
         assert await core.get(1) == b"b"
 
 
+async def test_who_waits_for_a_longer_log_hears_that_the_store_has_failed():
+    storage = FaultyStorage()
+    async with open_with(storage) as store:
+        core = await store.get(name="log")
+        failed = []
+
+        async def wait(wait_for, *arguments):
+            with pytest.raises(StorageError):
+                await wait_for(*arguments)
+            failed.append(wait_for)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, core.get, 5)
+            nursery.start_soon(wait, core.wait_length, 6)
+            await trio.testing.wait_all_tasks_blocked()
+            storage.errors["flush"] = OSError(errno.EIO, "broken")
+            with trio.fail_after(5):
+                await core.append(b"a")
+                with pytest.raises(StorageError):
+                    await store.sync()
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert len(failed) == 2
+
+
 async def test_with_always_an_append_returns_published():
     async with corestore.open(None, sync="always") as store:
         core = await store.get(name="log")
