@@ -17,12 +17,18 @@ import logging
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from corestore.errors import CorestoreError, LimitExceeded, RemoteProtocolError
+from corestore.errors import (
+    CorestoreError,
+    LimitExceeded,
+    RemoteProtocolError,
+    StorageCorrupt,
+)
 from corestore.inlet import receive_into
 from corestore.keys import DiscoveryKey
 from corestore.replication import messages
@@ -142,6 +148,8 @@ class Link:
         # for that; in order of time.
         self._awaited: dict[_Channel, float] = {}
         self._unsent = 0
+        # Whether the log has it that a block could not be read; once is enough.
+        self._damage_told = False
         self._wake = trio.Event()
         self._scope = trio.CancelScope()
         # The handshake is done, or the link has ended.
@@ -508,13 +516,24 @@ class Link:
             if entry.peer is None or entry.channel is None:
                 continue
             state = entry.state
-            answer = state.replicator.answer(entry.peer, request, block=state.block)
+            block = partial(self._stored, state)
+            answer = state.replicator.answer(entry.peer, request, block=block)
             turn.touched.add(state)
             if answer is not None:
                 kind, body = messages.encode(answer)
                 entry.channel.send(kind, body)
                 room -= len(body)
         self._end_turn(turn)
+
+    def _stored(self, state: CoreState, index: int) -> bytes | None:
+        """A block for the peer. One that the disk does not give is not here; others may be."""
+        try:
+            return state.block(index)
+        except (OSError, StorageCorrupt) as error:
+            if not self._damage_told:
+                self._damage_told = True
+                logger.error("block %d of core %s cannot be served: %s", index, state.key, error)
+            return None
 
 
 async def replicate(

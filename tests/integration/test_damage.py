@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import stat
 
@@ -52,6 +53,23 @@ async def test_damaged_blocks_are_found_and_forgotten(tmp_path):
         with pytest.raises(BlockNotAvailable):
             core.get_nowait(5)
         assert await core.append(b"goes on") == 101
+
+
+async def test_blocks_that_cannot_be_read_do_not_keep_peers_from_the_others(tmp_path, caplog):
+    async with corestore.open(tmp_path) as store, corestore.open(None) as reading:
+        core = await store.get(name="log")
+        await fill(core, 100, size=1000)
+        await store.sync()
+        (file,) = data_files(tmp_path)
+        os.truncate(file, 90_500)
+        copy = await reading.get(key=core.key)
+        async with linked(store, reading):
+            with trio.fail_after(10):
+                copy.hint(range(100))
+                await copy.download(0, 90)
+            assert len(copy.peers) == len(core.peers) == 1
+            assert not copy.has(90)
+    assert sum("cannot be served" in message for message in caplog.messages) == 1
 
 
 async def test_a_reader_fetches_what_its_disk_has_damaged(tmp_path):
