@@ -263,8 +263,10 @@ class CoreState:
           MustRecover: another copy of this core has more, or may have.
           ForkConflict: the core is stopped.
         """
-        self.lock_signing()
-        self.lease.check(self.key, self.replicator.newer)
+        if not self.storage.signing_locked or self.key_pair is None:
+            self.lock_signing()
+        if not self.may_sign:
+            self.lease.check(self.key, self.replicator.newer)
 
     def lock_signing(self) -> None:
         """Take the kernel lock alone, and look what there is under it. Raises as above."""
@@ -436,7 +438,8 @@ class CoreState:
             if self.key_pair is None:
                 self.published = commit.head
             self._report_head(before)
-        self.changed.unpark_all()
+        if self.changed:
+            self.changed.unpark_all()
 
     def reload(self) -> bool:
         """Look whether another process changed the core; whether it did."""
@@ -489,6 +492,8 @@ class CoreState:
                     self.events.send(Downloaded(each.batch.block[0]))
 
     def _report_head(self, before: Head) -> None:
+        if not self.events:
+            return
         head = self.head
         if head.fork != before.fork or head.length < before.length:
             self.events.send(Truncated(head.length, head.fork))

@@ -199,6 +199,8 @@ class Checks:
 
     def settle(self) -> None:
         """End the waiting of those whose question is answered, and say so if all is confirmed."""
+        if not (self._waiting or self.every):
+            return
         shared = self._shared
         peers = shared.peers.values()
         open_ = any(not peer.synced or self._open_question(peer) for peer in peers)

@@ -549,14 +549,11 @@ class Replicator:
         return self._paused_until is not None or self._forks.busy
 
     def _needs_time(self) -> bool:
-        return (
-            self._paused_until is not None
-            or self._forks.searching
-            or self._checks.waiting
-            or bool(self._shared.wants.upgrades)
-            or self._uploads.waiting
-            or self._downloads.waiting
-        )
+        if self._paused_until is not None or self._shared.wants.upgrades:
+            return True
+        if self._forks.searching or self._checks.waiting:
+            return True
+        return bool(self._shared.peers) and (self._uploads.waiting or self._downloads.waiting)
 
     # -- facts ---------------------------------------------------------------------------------
 

@@ -73,6 +73,8 @@ class Uploads:
 
     def blocks_added(self, start: int, end: int) -> None:
         """Blocks are held now."""
+        if not self._shared.peers:
+            return  # whoever comes is told everything
         runs = self._runs
         if runs and runs[-1][1] == start:
             runs[-1] = (runs[-1][0], end)

@@ -339,6 +339,8 @@ class Wants:
 
     def check_all(self, held: Bitfield) -> None:
         """Settle whatever *held* satisfies, however it came to be held."""
+        if not (self.blocks or self._listed or self.ranges):
+            return
         for index in [index for index in (*self.blocks, *self._listed) if held.get(index)]:
             self.held(index)
         self.check_ranges(held)
