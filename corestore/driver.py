@@ -286,11 +286,12 @@ class Driver:
         if self.storage.checkpoint_due():
             self._checkpoint_wanted.set()
 
-    async def after_commit(self) -> None:
-        """Wait, after a commit, for what the policy says must follow it."""
+    async def after_commit(self, *, turn: bool = True) -> None:
+        """Wait, after a commit, for what the policy says must follow it; if that is nothing, give
+        other tasks a *turn*."""
         if self.sync_group.policy is SyncPolicy.ALWAYS:
             await self.sync_group.sync()
-        else:
+        elif turn:
             # Cancelled before it was committed, or not at all.
             await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -491,25 +492,38 @@ class Driver:
                     await trio.lowlevel.checkpoint()
 
     def _commit_some(self) -> bool:
-        """One transaction of what peers proved; whether storage refused it."""
+        """One transaction of what peers proved; whether storage refused all of it."""
         taken, outdated = self.incoming.take()
         for state, batch in outdated:
             state.replicator.refused(batch, StorageConflict("the log has another history"))
             self.drain(state)
         if not taken:
             return False
+        error = self._store(taken)
+        if error is None:
+            return False
+        if len(taken) == 1:
+            self._refuse(*taken.popitem(), error)
+            return True
+        # It may be about one of them: who signs a core can place its blocks where no file ends.
+        refused = 0
+        for state, batches in taken.items():
+            error = self._store({state: batches})
+            if error is not None:
+                self._refuse(state, batches, error)
+                refused += 1
+        return refused == len(taken)
+
+    def _store(self, taken: dict[CoreState, list[CommitBatch]]) -> OSError | StorageError | None:
+        """Write *taken* in one transaction, or nothing and say why."""
         try:
             self._write([(state, state.verified_commit(own)) for state, own in taken.items()])
         except (OSError, StorageError) as error:
-            logger.warning("what peers sent cannot be stored: %s", error)
-            self._refuse(taken, error)
-            self._notice_end(next(iter(taken)))
-            return True
+            return error
         # A verified block is joined to a root; a missing node is a bug, and not the store's end.
         except LookupError as error:
             logger.exception("what peers sent does not fit")
-            self._refuse(taken, StorageError(str(error)))
-            return True
+            return StorageError(str(error))
         for state, batches in taken.items():
             for batch in batches:
                 state.replicator.committed(batch)
@@ -519,19 +533,18 @@ class Driver:
             self.drain(state)
         # Our own log, recovered from peers: it is not shown before it is durable.
         self.sync_group.committed(publish=any(state.writable for state in taken))
-        return False
+        return None
 
     def _refuse(
-        self, taken: dict[CoreState, list[CommitBatch]], error: OSError | StorageError
+        self, state: CoreState, batches: list[CommitBatch], error: OSError | StorageError
     ) -> None:
-        """Take back *taken*, and what is queued behind it: that may build on it."""
-        for state, batch in self.incoming.take_all():
-            taken.setdefault(state, []).append(batch)
-        for state, batches in taken.items():
-            state.reload()
-            for batch in batches:
-                state.replicator.refused(batch, error)
-            self.drain(state)
+        """Take back *batches*, and what is queued behind them: that may build on them."""
+        logger.warning("what peers sent of core %s cannot be stored: %s", state.key, error)
+        state.reload()
+        for batch in (*batches, *self.incoming.forget(state)):
+            state.replicator.refused(batch, error)
+        self.drain(state)
+        self._notice_end(state)
 
     def _notice_end(self, state: CoreState) -> None:
         """After an error: whether it was the store's last one is found out by asking it."""

@@ -100,17 +100,13 @@ class Incoming:
                 break
         return taken, outdated
 
-    def take_all(self) -> list[tuple[CoreState, CommitBatch]]:
-        """Everything, in order."""
-        everything = list(self._queue)
-        self._queue.clear()
-        self._bytes = 0
-        return everything
-
-    def forget(self, state: CoreState) -> None:
-        """The core is gone."""
+    def forget(self, state: CoreState) -> list[CommitBatch]:
+        """Take out what is left of one core: it is gone, or cannot be written. In order."""
+        forgotten = [batch for other, batch in self._queue if other is state]
         self._queue = deque(entry for entry in self._queue if entry[0] is not state)
-        self._bytes = sum(_size(batch) for _, batch in self._queue)
+        self._bytes -= sum(_size(batch) for batch in forgotten)
+        self.made_room()
+        return forgotten
 
 
 def _size(batch: CommitBatch) -> int:

@@ -1,0 +1,70 @@
+"""What peers proved of one core and storage refuses is no other core's loss."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import trio
+import trio.testing
+
+import corestore
+from corestore.incoming import MAX_PENDING_BYTES, Incoming
+from corestore.replication.machine import CommitBatch
+from corestore.storage import DiskStorage
+from corestore.storage.files import FileIO
+from corestore.tree.verify import VerifiedBatch
+from tests.support.builders import fill, linked, open_with
+
+
+class RefusingIO(FileIO):
+    """Refuses all writes to one data file, as a disk does beyond the greatest offset of a file."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def pwritev(self, fd, pieces, offset):
+        if self.name and os.readlink(f"/proc/self/fd/{fd}").endswith(self.name):
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return super().pwritev(fd, pieces, offset)
+
+
+async def test_a_core_that_cannot_be_written_does_not_keep_others_from_it(tmp_path):
+    io = RefusingIO()
+    async with corestore.open(None) as store, open_with(DiskStorage(tmp_path, io=io)) as reading:
+        bad, good = await store.get(name="bad"), await store.get(name="good")
+        io.name = bad.discovery_key.hex()
+        await fill(bad, 300, size=1000)
+        await fill(good, 300, size=1000)
+        await store.sync()
+
+        async def get(key, *, refused):
+            core = await reading.get(key=key)
+            await core.wait_length(300)
+            if refused:
+                with pytest.raises(OSError, match="large"):
+                    await core.download(0, 300)
+            else:
+                await core.download(0, 300)
+
+        with trio.fail_after(10):
+            async with linked(store, reading), trio.open_nursery() as nursery:
+                for core in (bad, good):
+                    nursery.start_soon(lambda core: get(core.key, refused=core is bad), core)
+
+
+async def test_a_core_that_is_forgotten_makes_room():
+    async with corestore.open(None) as store:
+        state = store._driver.find((await store.get(name="log")).discovery_key)
+        incoming = Incoming()
+        batch = CommitBatch(VerifiedBatch(None, (), (0, bytes(MAX_PENDING_BYTES))), None, 1, fork=0)
+        incoming.put(state, batch)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(incoming.wait_room)
+            await trio.testing.wait_all_tasks_blocked()
+            assert incoming.forget(state) == [batch]
+            with trio.fail_after(5):
+                while nursery.child_tasks:
+                    await trio.lowlevel.checkpoint()
+        assert not incoming
