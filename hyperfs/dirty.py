@@ -56,11 +56,13 @@ class DirtyRanges:
         end = offset + length
         starts = self._starts
         at = bisect_right(starts, offset)
+        covers = at < len(starts) and starts[at] < end
         if at:
             start = starts[at - 1]
             buffer = self._buffers[at - 1]
+            written = start + len(buffer)
+            covers = covers or written > offset
             if type(buffer) is bytearray:
-                written = start + len(buffer)
                 if end <= written:
                     buffer[offset - start : end - start] = data
                     return
@@ -68,13 +70,14 @@ class DirtyRanges:
                     offset == written
                     and length < KEEP_BYTES
                     and len(buffer) + length <= SEGMENT_BYTES
-                    and (at == len(starts) or starts[at] >= end)
+                    and not covers
                 ):
                     buffer += data
                     self._bytes += length
                     return
-        self._clear(offset, end)
-        at = bisect_left(starts, offset)
+        if covers:
+            self._clear(offset, end)
+            at = bisect_left(starts, offset)
         starts.insert(at, offset)
         self._buffers.insert(at, bytes(data) if length >= KEEP_BYTES else bytearray(data))
         self._bytes += length

@@ -29,7 +29,7 @@ from hyperfs.held import held_bytes
 from hyperfs.index.node import BlocksMissing
 from hyperfs.links import DriveLink
 from hyperfs.live import LiveTree
-from hyperfs.records import ROOT_ID
+from hyperfs.records import ROOT_ID, check_name
 from hyperfs.walk import PathEntry
 from hyperfs.watch import Watch
 from hyperfs.whole import Holder
@@ -474,6 +474,7 @@ class Drive:
     def delete(self, directory: int, name: bytes) -> None:
         """Stage the removal of a name. An open file whose record lay there has `location` None
         until a `put` gives it another name, which a rename does with no await between."""
+        check_name(name)
         self._tree.delete(directory, name)
 
     def put_shared(self, entry: Entry) -> None:

@@ -270,9 +270,8 @@ class LiveTree:
         self.staging.put(entry_key(directory, name), Link(id))
 
     def delete(self, directory: int, name: bytes) -> None:
-        """See `Drive.delete`."""
+        """See `Drive.delete`; the name is known to be one."""
         self.check_writable()
-        check_name(name)
         self._displace((directory, name), None)
         self.staging.delete(entry_key(directory, name))
 

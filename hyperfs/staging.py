@@ -120,7 +120,7 @@ class Staging:
 
     def delete(self, key: bytes) -> None:
         """Stage a removal."""
-        self.staged.records.delete(key)
+        self.staged.records.put(key, None)
         self.on_change()
 
     def forget_groups(self, id: int) -> None:

@@ -33,6 +33,7 @@ from hyperfs.records import (
     unpack_group,
     unpack_record,
 )
+from hyperfs.staging import UNSAID
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
@@ -194,10 +195,10 @@ class View:
           BlocksMissing: index blocks on the way are not local.
           DecodeError: a block on the way, or the record, is damaged.
         """
-        try:
-            return self._known[key]
-        except KeyError:
-            value = self.index.get(key)
+        record = self._known.get(key, UNSAID)
+        if record is not UNSAID:
+            return record
+        value = self.index.get(key)
         return self._remember(key, None if value is None else unpack_entry(value))
 
     def _remember(self, key: bytes, record: Entry | Link | None) -> Entry | Link | None:

@@ -83,7 +83,7 @@ class Presentation:
             entry.gid if self.gid is None else self.gid,
             entry.rdev,
             size,
-            _used_sectors(entry, settled=settled) if size and mode & _TYPES == _FILE else 0,
+            _sectors(_used(entry) if settled else size) if size and mode & _TYPES == _FILE else 0,
             entry.mtime_ns if atime_ns is None else atime_ns,
             entry.mtime_ns,
             entry.ctime_ns,
@@ -91,16 +91,19 @@ class Presentation:
         )
 
 
-def _used_sectors(entry: Entry, *, settled: bool) -> int:
+def _used(entry: Entry) -> int:
+    """How many bytes of a settled file are not holes."""
+    if entry.grouped or entry.inline is not None:
+        return entry.size
+    used = 0
+    for extent in entry.extents:
+        used += extent.length
+    return used if used < entry.size else entry.size
+
+
+def _sectors(used: int) -> int:
     """Never 0 for a file with a size: to tar(1) that means one that is all hole."""
-    used, extents = entry.size, entry.extents
-    if settled and len(extents) == 1:
-        # Most files; listings ask for each.
-        used = min(used, extents[0].length)
-    elif settled and not entry.grouped and entry.inline is None:
-        used = min(used, sum([extent.length for extent in extents]))
-    units = -(-used // _USED_UNIT) or 1
-    return units * (_USED_UNIT // _SECTOR)
+    return (-(-used // _USED_UNIT) or 1) * (_USED_UNIT // _SECTOR)
 
 
 @dataclass(slots=True)

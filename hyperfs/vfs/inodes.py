@@ -134,7 +134,7 @@ class InodeTable:
 
     def drop_unused(self, inode: Inode) -> Inode | None:
         """Drop *inode* if nobody can ask for it any more, and then return it."""
-        if not inode.unused:
+        if inode.lookups or inode.opens:
             return None
         self._hot.pop(inode.ino, None)
         self.access_times.pop(inode.ino, None)

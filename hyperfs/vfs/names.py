@@ -195,9 +195,9 @@ class NameOperations(Tree):
 
     def _remove(self, parent: int, name: bytes, entry: Entry, location: Location, now: int) -> None:
         """Take a name off a file whose record was just read. Does not wait."""
-        ino = entry.id
         left = entry.nlink - 1 if location is SHARED else 0
-        entry = entry._replace(nlink=left, ctime_ns=now)
+        ino, mode, uid, gid, mtime_ns = entry[:5]
+        entry = Entry(ino, mode, uid, gid, mtime_ns, now, entry.size, left, *entry[8:])
         inode = self.inodes.find(ino)
         self.live.delete(parent, name)
         if left > 0:
@@ -212,7 +212,8 @@ class NameOperations(Tree):
             self.live.delete_shared(ino)
             if file is not None:
                 file.location = None
-        self.live.forget_content(entry)
+        if file is not None or entry.grouped:
+            self.live.forget_content(entry)
         if inode is not None:
             inode.location = None
             inode.orphan = entry

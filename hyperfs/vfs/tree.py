@@ -171,9 +171,9 @@ class Tree:
         else:
             found = self.live.resolve(*location)
             if found is not None and found[0].id == ino:
-                if found[1] != location:
+                if found[1] is SHARED:
                     # It was told of by a listing, which does not say who has several names.
-                    self.inodes.known(ino, found[1])
+                    self.inodes.known(ino, SHARED)
                 return found[0]
         raise OSError(errno.ESTALE, "the file went away")
 
