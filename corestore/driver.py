@@ -499,8 +499,7 @@ class Driver:
             self.drain(state)
         if not taken:
             return False
-        error = self._store(taken)
-        if error is None:
+        if (error := self._store(taken)) is None:
             return False
         if len(taken) == 1:
             self._refuse(*taken.popitem(), error)
@@ -508,8 +507,7 @@ class Driver:
         # It may be about one of them: who signs a core can place its blocks where no file ends.
         refused = 0
         for state, batches in taken.items():
-            error = self._store({state: batches})
-            if error is not None:
+            if (error := self._store({state: batches})) is not None:
                 self._refuse(state, batches, error)
                 refused += 1
         return refused == len(taken)
