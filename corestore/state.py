@@ -396,6 +396,8 @@ class CoreState:
                     runs[-1] = Run(runs[-1].start, index + 1, True)
                 else:
                     runs.append(Run(index, index + 1, True))
+        if truncate is not None:
+            self._offsets.clear()  # it may be refused, and the log stay what it is
         return Commit(
             truncate=truncate,
             blocks=blocks,

@@ -6,6 +6,7 @@ import trio
 import trio.testing
 
 import corestore
+from corestore import tree
 from corestore.replication.machine import CommitBatch
 from corestore.tree.verify import VerifiedBatch
 
@@ -23,3 +24,17 @@ async def test_a_block_of_an_older_fork_is_not_written():
         await trio.testing.wait_all_tasks_blocked()
         assert not store._driver.incoming
         assert await core.get(1) == b"new"
+
+
+async def test_a_history_that_was_not_stored_says_nothing_of_where_blocks_lie():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(bytes(10), bytes(10), bytes(10))
+        state = store._driver.find(core.discovery_key)
+        shorter = tree.truncate(state.head, 1, 1, nodes=state).head(b"")
+        other = tree.append(shorter, [bytes(50), bytes(1)])
+        block = (1, bytes(50))
+        batch = VerifiedBatch(other.head(bytes(64)), other.nodes, block, truncate=1)
+        state.verified_commit([CommitBatch(batch, None, 1, fork=1)])
+        old = CommitBatch(VerifiedBatch(None, (), (2, bytes(10))), None, 1, fork=0)
+        assert [stored.byte_offset for stored in state.verified_commit([old]).blocks] == [20]
