@@ -248,7 +248,8 @@ class DiskStorage:
     def commit(self, commits: Sequence[tuple[CoreStorage, Commit]]) -> None:
         """Write all commits in one transaction, or none. See `Storage.commit`."""
         self._health.check()
-        rules.check_together([commit for _, commit in commits])
+        if len(commits) > 1:
+            rules.check_together([commit for _, commit in commits])
         own = [(self._own(core), commit) for core, commit in commits]
         for core, commit in own:
             rules.check_commit(commit)

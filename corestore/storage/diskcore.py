@@ -57,10 +57,12 @@ class NodeCache:
     def put_all(self, rows: Sequence[NodeRow]) -> None:
         """Keep rows that were written. A leaf without its block is forgotten instead: the block
         may have been stored before it."""
-        self._young.update([(row[0], row) for row in rows])
-        for row_id, _, _, byte_offset in rows:
-            if byte_offset is None and not row_id & 1:
-                self.drop(row_id)
+        young = self._young
+        for row in rows:
+            if row[3] is None and not row[0] & 1:
+                self.drop(row[0])
+            else:
+                young[row[0]] = row
         if len(self._young) > self._half:
             self._age()
 

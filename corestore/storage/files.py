@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from corestore.commit import StoredBlock
     from corestore.keys import DiscoveryKey
     from corestore.storage.health import Health
 
@@ -162,13 +163,8 @@ class DataFiles:
             data += more
         return data
 
-    def write(
-        self,
-        core: int,
-        name: DiscoveryKey,
-        runs: Iterable[tuple[int, Sequence[bytes | memoryview]]],
-    ) -> None:
-        """Write contiguous *runs* of (byte offset, pieces). Nothing is durable until `flush`.
+    def write(self, core: int, name: DiscoveryKey, blocks: Iterable[StoredBlock]) -> None:
+        """Write *blocks*, adjacent ones together. Nothing is durable until `flush`.
 
         Raises:
           OSError: as pwritev; some of the bytes may have been written.
@@ -177,16 +173,16 @@ class DataFiles:
         if file is None:
             file = self._open_file(core, name, create=True)
         file.dirty = True
-        for offset, pieces in runs:
-            at = 0
-            while at < len(pieces):
-                end, size = at, 0
-                while end < len(pieces) and end - at < _MAX_PIECES and size < _MAX_WRITE:
-                    size += len(pieces[end])
-                    end += 1
-                self._write_all(file.fd, pieces[at:end], offset, size)
-                offset += size
-                at = end
+        start = end = 0
+        pieces: list[bytes | memoryview] = []
+        for _, offset, data in blocks:
+            if offset != end or len(pieces) == _MAX_PIECES or end - start >= _MAX_WRITE:
+                self._write_all(file.fd, pieces, start, end - start)
+                start = end = offset
+                pieces = []
+            pieces.append(data)
+            end += len(data)
+        self._write_all(file.fd, pieces, start, end - start)
 
     def _write_all(
         self, fd: int, pieces: Sequence[bytes | memoryview], offset: int, size: int

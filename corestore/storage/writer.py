@@ -185,7 +185,7 @@ class Writing:
         """The bytes of the blocks, then the nodes, leaves with the place of their block."""
         blocks = {2 * block.index: block for block in commit.blocks}
         if blocks:
-            self.core.shelf.files.write(self.core.id, self.core.name, _contiguous(commit.blocks))
+            self.core.shelf.files.write(self.core.id, self.core.name, commit.blocks)
         first = self._first
         rows: list[NodeRow] = []
         for index, size, digest in commit.nodes:
@@ -229,15 +229,12 @@ class Writing:
         return self.core.page(number) if page is None else page
 
     def _set_bits(self, start: int, end: int, *, held: bool) -> None:
-        if held:
-            ranges: Iterator[tuple[int, int, int]] = bits.parts(start, end)
-        else:
-            ranges = self._existing_parts(start, end)
-        for number, first, stop in ranges:
-            old = self._page(number)
+        pages, page_of = self._pages, self.core.page
+        for number, first, stop in (bits.parts if held else self._existing_parts)(start, end):
+            old = pages.get(number) or page_of(number)
             new = bits.with_bits(old, first, stop, held)
             if new != old:
-                self._pages[number] = new
+                pages[number] = new
                 self._unsaved.add(number)
 
     def _existing_parts(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -403,21 +400,3 @@ def _update_core(columns: tuple[str, ...]) -> str:
 def _check_size(block: StoredBlock, size: int) -> None:
     if len(block.data) != size:
         raise ValueError(f"block {block.index} has {len(block.data)} bytes, its leaf says {size}")
-
-
-def _contiguous(
-    blocks: Sequence[StoredBlock],
-) -> Iterator[tuple[int, list[bytes | memoryview]]]:
-    """Blocks grouped into runs of adjacent bytes: (byte offset, pieces)."""
-    start = end = -1
-    pieces: list[bytes | memoryview] = []
-    for _, offset, data in blocks:
-        if offset != end:
-            if pieces:
-                yield start, pieces
-            start = end = offset
-            pieces = []
-        pieces.append(data)
-        end += len(data)
-    if pieces:
-        yield start, pieces

@@ -641,7 +641,7 @@ def test_few_descriptors_serve_many_files(tmp_path: Path) -> None:
     files = DataFiles(tmp_path, Health(), io, limit=4)
     names = [record(number).key.discovery_key for number in range(10)]
     for number, name in enumerate(names):
-        files.write(number, name, [(0, [b"%d" % number])])
+        files.write(number, name, [StoredBlock(0, 0, b"%d" % number)])
     assert io.calls["fdatasync"] == 6, "each was synced before it was closed"
     assert [files.read(number, name, 0, 1) for number, name in enumerate(names)] == [
         b"%d" % number for number in range(10)
@@ -661,12 +661,12 @@ def test_descriptor_is_not_closed_under_its_sync(tmp_path: Path) -> None:
 
     files = DataFiles(tmp_path, Health(), Slow(), limit=1)
     names = [record(number).key.discovery_key for number in range(3)]
-    files.write(0, names[0], [(0, [b"x"])])
+    files.write(0, names[0], [StoredBlock(0, 0, b"x")])
     begun = files.begin_flush([0])
     thread = threading.Thread(target=files.flush, args=[begun])
     thread.start()
     assert entered.wait(10)
-    files.write(1, names[1], [(0, [b"y"])])
+    files.write(1, names[1], [StoredBlock(0, 0, b"y")])
     files.forget(0)
     os.fstat(begun[0].fd)
     release.set()
