@@ -22,7 +22,8 @@ class Reserve:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._there = path.exists()
+        # Nothing, or less, is what a process leaves that dies while it makes the file.
+        self._there = path.exists() and path.stat().st_size >= RESERVE_BYTES
 
     def keep(self) -> None:
         """Make it if it is missing and there is room."""

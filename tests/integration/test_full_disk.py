@@ -60,6 +60,13 @@ def test_blocks_are_cleared_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.M
         storage.close()
 
 
+def test_a_reserve_that_was_left_empty_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "reserve").touch()
+    storage = DiskStorage(tmp_path)
+    assert (tmp_path / "reserve").stat().st_blocks * 512 >= RESERVE_BYTES
+    storage.close()
+
+
 def test_a_clearing_without_a_reserve_fails_and_changes_nothing(tmp_path: Path) -> None:
     with FailingDisk(tmp_path) as disk:
         storage = DiskStorage(tmp_path, io=disk.io)
