@@ -94,9 +94,10 @@ class Staged:
         self._user_data[key] = value
 
     def commit(self) -> Commit | None:
-        """All that is staged, signed; None if nothing is.
+        """All that is staged, its head to be signed later; None if nothing is.
 
         Raises:
+          NotWritable, MustRecover, ForkConflict: signing it is forbidden by now.
           StorageConflict: the core changed although its lock was held.
         """
         if not self._batches and not self._user_data:
