@@ -141,6 +141,8 @@ class Link:
         self._handshake_hash = b""
         # Since when the reader has waited for the peer; infinite while it does not.
         self._waiting_since = math.inf
+        # When `tick` was called last.
+        self._ticked = -math.inf
         self._by_core: dict[DiscoveryKey, _Channel] = {}
         self._by_channel: dict[Channel, _Channel] = {}
         self._requests: deque[tuple[_Channel, RequestMessage]] = deque()
@@ -349,7 +351,10 @@ class Link:
     def tick(self, now: float) -> None:
         """Some time has passed: a peer that does not answer is not waited for, one that has not
         given a sign of life for long is let go."""
-        if self.established and now - self._waiting_since >= SILENCE_SECONDS:
+        # After a time in which nothing ran, the reader has its turn first: what came may lie there.
+        ran = now - self._ticked < SILENCE_SECONDS / 2
+        self._ticked = now
+        if self.established and ran and now - self._waiting_since >= SILENCE_SECONDS:
             self.stop(trio.BrokenResourceError(f"nothing heard for {SILENCE_SECONDS} seconds"))
         while self._awaited:
             entry, end = next(iter(self._awaited.items()))

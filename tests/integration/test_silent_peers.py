@@ -82,3 +82,16 @@ async def test_a_disk_that_takes_long_is_not_the_peers_silence(autojump_clock, c
             blocked.set()
         assert copy.contiguous_length == 200
     assert "nothing heard" not in caplog.text
+
+
+async def test_a_time_in_which_nothing_ran_is_nobody_s_silence(autojump_clock, caplog):
+    """As while the loop waits for a disk, or for another process to let go of the database."""
+    caplog.set_level(logging.INFO)
+    async with two_stores(count=3) as (writing, reading, core), linked(writing, reading):
+        copy = await reading.get(key=core.key)
+        await copy.update()
+        await trio.sleep(SLACK)
+        autojump_clock.jump(2 * SILENCE_SECONDS)
+        await trio.sleep(SLACK)
+        assert len(copy.peers) == len(core.peers) == 1
+    assert "nothing heard" not in caplog.text
