@@ -510,18 +510,25 @@ def test_hole_left_by_a_dead_process_is_punched_at_open(tmp_path: Path) -> None:
     storage.close()
 
 
-def test_hole_left_pending_is_punched_before_new_bytes_come_there(tmp_path: Path) -> None:
-    """Another process died, or is slow, between a clear and its hole."""
+@pytest.mark.parametrize("looked", [False, True])
+def test_hole_left_pending_is_punched_before_new_bytes_come_there(
+    tmp_path: Path, looked: bool
+) -> None:
+    """Another process died, or is slow, between a clear and its hole. *looked*: there had been
+    none when we stored something before."""
     log = RemoteLog(some_blocks(1, 8, size=10_000))
     io = FaultyIO()
     dying, storage = DiskStorage(tmp_path, io=io), DiskStorage(tmp_path)
     core = dying.create_core(record(ours=False))
     dying.commit([(core, log.upgrade()), (core, log.fetched(range(8)))])
+    other = storage.open_core(NAME)
+    assert other is not None
+    if looked:
+        storage.commit([(other, log.fetched([0]))])
+        storage.commit([(other, log.fetched([0]))])
     io.fail("punch")
     with pytest.raises(StorageError):
         dying.commit([(core, Commit(runs=[Run(0, 8, False)]))])
-    other = storage.open_core(NAME)
-    assert other is not None
     storage.commit([(other, log.fetched([1, 2]))])
     assert storage.database.one("SELECT count(*) FROM pending_clear") == 0
     storage.punch_pending()

@@ -469,6 +469,33 @@ async def test_a_transaction_keeps_others_out_until_its_end():
         assert await core.get(0) == b"first"
 
 
+@pytest.mark.parametrize("size", [200, 100_000])
+async def test_appending_gives_others_a_turn_after_four_appends_at_most(nursery, size):
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        turns = 0
+
+        async def other():
+            nonlocal turns
+            while True:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(other)
+        await trio.lowlevel.checkpoint()
+        for _ in range(10):
+            before = turns
+            for _ in range(8):  # two turns, for who comes first in one is left to chance
+                await core.append(bytes(size))
+            assert turns > before
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await core.append(b"never")
+        assert scope.cancelled_caught
+        assert core.length == 80
+        nursery.cancel_scope.cancel()
+
+
 async def test_reading_what_is_here_gives_others_a_turn_now_and_then(nursery):
     async with corestore.open(None) as store:
         core = await store.get(name="log")
