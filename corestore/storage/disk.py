@@ -185,6 +185,18 @@ class DiskStorage:
             return
         if core.record.signer is not None:
             core.lock_signing()
+        try:
+            self._delete(core)
+        except OSError as error:
+            if not self._makes_room(error):
+                raise
+            self._delete(core)
+        self.syncer.touch_log()
+        core.reload()
+        self._forget(core)
+        self._give_back()
+
+    def _delete(self, core: DiskCore) -> None:
         with self.database.transaction() as cursor:
             first, end = schema.first_row(core.id), schema.end_row(core.id)
             for table in ("node", "bits"):
@@ -194,12 +206,8 @@ class DiskStorage:
             cursor.execute("DELETE FROM core WHERE id = ?", (core.id,))
             cursor.execute(
                 "INSERT INTO pending_clear VALUES (?, ?, 0, NULL)",
-                (next(self._row_ids), discovery_key),
+                (next(self._row_ids), core.name),
             )
-        self.syncer.touch_log()
-        core.reload()
-        self._forget(core)
-        self._give_back()
 
     def _forget(self, core: DiskCore) -> None:
         del self._cores[core.name]
@@ -256,16 +264,24 @@ class DiskStorage:
             ours = core.record.signer is not None
             if ours and core.lock is None and (commit.head or rules.gives_back(commit)):
                 self._lock_for(core)
+        try:
+            self._carry_out(own)
+        except OSError as error:
+            if not any(rules.gives_back(commit) for _, commit in own) or not self._makes_room(
+                error
+            ):
+                raise
+            self._carry_out(own)
+
+    def _makes_room(self, error: OSError) -> bool:
+        """Whether the disk was full and has room now: what gives back must not fail for want of
+        it."""
+        return error.errno in FULL and self._reserve.release()
+
+    def _carry_out(self, own: Sequence[tuple[DiskCore, Commit]]) -> None:
         if len(own) == 1 and own[0][1].truncate is not None:
             self._truncate(*own[0])
-            return
-        try:
-            self._commit(own)
-        except OSError as error:
-            # What makes room must not fail for want of it.
-            clears = any(rules.gives_back(commit) for _, commit in own)
-            if error.errno not in FULL or not clears or not self._reserve.release():
-                raise
+        else:
             self._commit(own)
 
     def _commit(self, own: Sequence[tuple[DiskCore, Commit]]) -> None:

@@ -11,6 +11,7 @@ from corestore.commit import Commit, Run
 from corestore.errors import StorageError
 from corestore.storage import DiskStorage
 from corestore.storage.reserve import RESERVE_BYTES, Reserve
+from corestore.tree import truncate
 from tests.support.failingdisk import FailingDisk
 from tests.support.storage import RemoteLog, append_to, held, record, some_blocks, sync
 
@@ -57,6 +58,36 @@ def test_blocks_are_cleared_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.M
         storage.commit([(core, CLEAR)])
         assert held(core) == [0, 1, 8, 9]
         assert reserve.exists()  # made again, of what was given back
+        storage.close()
+
+
+@pytest.mark.parametrize("how", ["removed", "truncated"])
+def test_a_core_is_given_back_on_a_full_disk(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FailingDisk(tmp_path) as disk:
+        storage = DiskStorage(tmp_path, io=disk.io)
+        core = storage.create_core(record())
+        append_to(storage, core, some_blocks(1, 10, size=10_000))
+        sync(storage)
+        shorter = truncate(core.head, 2, 1, nodes=core)
+        fill_up(disk)
+
+        released = Reserve.release
+
+        def release(self: Reserve) -> bool:
+            disk.mend()
+            return released(self)
+
+        monkeypatch.setattr(Reserve, "release", release)
+        if how == "removed":
+            storage.remove_core(NAME)
+            assert storage.open_core(NAME) is None
+        else:
+            head = shorter.head(bytes(64))
+            storage.commit([(core, Commit(truncate=2, nodes=shorter.nodes, head=head))])
+            assert held(core) == [0, 1]
+        assert (tmp_path / "reserve").exists()
         storage.close()
 
 
