@@ -267,9 +267,8 @@ class DiskStorage:
         try:
             self._carry_out(own)
         except OSError as error:
-            if not any(rules.gives_back(commit) for _, commit in own) or not self._makes_room(
-                error
-            ):
+            clears = any(rules.gives_back(commit) for _, commit in own)
+            if not (clears and self._makes_room(error)):
                 raise
             self._carry_out(own)
 
