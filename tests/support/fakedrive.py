@@ -64,6 +64,10 @@ class FakeOpenFile:
         self._drive.check_writable()
         self._attributes = self._attributes._replace(**changes)
 
+    def change(self, entry):
+        self._drive.check_writable()
+        self._attributes = entry
+
 
 class FakeTree:
     """What of the drive waits for nothing. All of it is local; the rest is the drive's own."""
@@ -152,6 +156,9 @@ class FakeDrive:
         self.check_writable()
         self._adopt(entry, (directory, name))
         self.directories.setdefault(directory, {})[name] = entry
+
+    def add(self, directory, name, entry):
+        self.put(directory, name, entry)
 
     def put_times(self, location, entry):
         if location is SHARED:
