@@ -518,9 +518,11 @@ class Committer:
 
     def _thaw(self, frozen: Iterable[FrozenFile]) -> None:
         """Nothing was appended: the frozen deltas lie under what was written since."""
+        tree = self._tree
         for each in frozen:
-            self._tree.dirty_bytes += each.file.thaw(each.delta)
-            self._tree.dirty_files[each.file.id] = each.file
+            tree.dirty_bytes += each.file.thaw(each.delta)
+            tree.dirty_files[each.file.id] = each.file
+            tree.drop_if_idle(each.file)
 
     def _failed(self, error: BaseException, number: int) -> None:
         logger.warning("what is written cannot be stored: %s", error)

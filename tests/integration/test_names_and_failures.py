@@ -1,0 +1,88 @@
+"""Files with several names as readers see them lose one; files removed while a commit fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import trio
+import trio.testing
+
+import corestore
+import hyperfs
+from hyperfs.drive import SHARED
+from hyperfs.records import ROOT_ID
+from hyperfs.vfs.filesystem import FileSystem
+from hyperfs.vfs.rules import ROOT
+from tests.integration.test_drive_replication import a_pair, caught_up
+from tests.integration.test_vfs import names, read, write
+
+
+async def test_a_reader_whose_listing_told_of_a_name_that_goes_sees_the_other_one_change():
+    async with a_pair() as (writer, reader, _, _):
+        there, here = FileSystem(writer), FileSystem(reader)
+        made = await write(there, ROOT_ID, b"a", b"x")
+        await there.link(made.ino, ROOT_ID, b"b", ROOT)
+        await caught_up(writer, reader)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.follow_changes)
+            assert await names(here, ROOT_ID) == [b".", b"..", b"a", b"b"]
+            await there.unlink(ROOT_ID, b"b", ROOT)
+            await caught_up(writer, reader)
+            await trio.testing.wait_all_tasks_blocked()
+            assert (await here.getattr(made.ino)).nlink == 1
+            handle = await there.open(made.ino, os.O_WRONLY, ROOT)
+            await there.write(handle, 0, b"longer")
+            await there.release(handle)
+            await caught_up(writer, reader)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await read(here, made.ino) == b"longer"
+            nursery.cancel_scope.cancel()
+
+
+async def test_an_open_file_of_a_reader_keeps_its_place_when_a_name_of_it_goes_or_moves():
+    async with a_pair() as (writer, reader, _, _):
+        there = FileSystem(writer)
+        made = await write(there, ROOT_ID, b"a", b"x")
+        await there.link(made.ino, ROOT_ID, b"b", ROOT)
+        await caught_up(writer, reader)
+        found = await reader.resolve(ROOT_ID, b"a")
+        assert found is not None
+        file = reader.open_file(*found)
+        await there.unlink(ROOT_ID, b"b", ROOT)
+        await caught_up(writer, reader)
+        assert file.location is SHARED
+        await there.rename(ROOT_ID, b"a", ROOT_ID, b"c", 0, ROOT)
+        await caught_up(writer, reader)
+        assert file.location is SHARED
+        file.release()
+
+
+async def test_a_file_removed_while_a_commit_fails_leaves_nothing_behind(monkeypatch):
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+        fs = FileSystem(drive)
+        handle, made = await fs.create(ROOT_ID, b"f", 0o644, os.O_WRONLY, ROOT)
+        await fs.write(handle, 0, b"x" * 1000)
+        started, removed = trio.Event(), trio.Event()
+
+        async def fails(layer, frozen):
+            started.set()
+            await removed.wait()
+            raise OSError(errno.ENOSPC, "full")
+
+        async def commit():
+            with pytest.raises(OSError, match="full"):
+                await drive.commit()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(drive._committer, "_write", fails)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(commit)
+                await started.wait()
+                await fs.unlink(ROOT_ID, b"f", ROOT)
+                await fs.release(handle)
+                fs.forget([(made.ino, 1)])
+                removed.set()
+        assert not drive.tree.files
+        assert drive.statistics().dirty_bytes == 0
