@@ -416,13 +416,16 @@ def _move_files(tree: LiveTree, changed: Changed, view: TreeView) -> None:
         old, new = change.old, change.new
         if old is not None and old.id in tree.files and (new is None or new.id != old.id):
             tree.files[old.id].location = None
-    for change in changed.changes:
-        new = change.new
-        if new is None or new.id not in tree.files:
-            continue
+    moved = [change for change in changed.changes if change.new and change.new.id in tree.files]
+    # Those of shared records last: a file that has one lies there, however few names it has left.
+    for change in sorted(moved, key=lambda change: change.directory is None):
+        new, directory, name = change.new, change.directory, change.name
+        assert new is not None
         file = tree.files[new.id]
-        if change.directory is not None and change.name is not None:
-            file.location = SHARED if new.nlink > 1 else (change.directory, change.name)
+        if directory is None or name is None or new.nlink > 1:
+            file.location = SHARED
+        else:
+            file.location = directory, name
         file.refresh(new, ContentMap.of_entry(new, view))
 
 
