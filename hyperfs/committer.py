@@ -348,7 +348,7 @@ class Committer:
                 assert each.delta is not None
                 each.result = await appender.append(each.base, each.delta)
             await appender.flush()
-        except (OSError, CorestoreError, trio.TooSlowError) as error:
+        except (OSError, CorestoreError, trio.TooSlowError, BlocksMissing) as error:
             self._thaw(frozen)
             self._failed(error, 0)
             return
@@ -379,7 +379,7 @@ class Committer:
                 file.record_dirty = False
         try:
             view = await self._write(layer, frozen)
-        except (OSError, CorestoreError, trio.TooSlowError) as error:
+        except (OSError, CorestoreError, trio.TooSlowError, BlocksMissing) as error:
             tree.staging.failed()
             for each in frozen.values():
                 each.file.record_dirty = True
@@ -524,7 +524,10 @@ class Committer:
             tree.dirty_files[each.file.id] = each.file
             tree.drop_if_idle(each.file)
 
-    def _failed(self, error: BaseException, number: int) -> None:
+    def _failed(self, error: Exception, number: int) -> None:
+        if isinstance(error, BlocksMissing):
+            # The disk had damaged them, and they were forgotten. They come back when they are read.
+            error = BlockNotAvailable(error.indices[0])
         logger.warning("what is written cannot be stored: %s", error)
         self._first_change = min(self._first_change, trio.current_time())
         # A store that has failed has to be opened again; a full disk may have room later.

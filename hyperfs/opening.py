@@ -193,6 +193,10 @@ async def open(
                 failure = error
             try:
                 await opening.finish(failed=failure is not None)
+            except Exception as error:  # told like one of the caller's
+                if failure is not None:
+                    raise
+                failure = error
             finally:
                 opening.stop()
             nursery.cancel_scope.cancel()

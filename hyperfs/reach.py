@@ -5,14 +5,14 @@ and the content blocks that its records name. A record in the tree that an overl
 removes is not the version's, though the node it lies in is.
 
 Nodes never change and versions share most of them, so each is read once: what is added of a further
-version costs about what changed. Memory is three bits a block, whatever the number of versions.
-Pure: blocks come through a `BlockReader`; work is done in steps, between which the caller may let
-others run.
+version costs about what changed. Memory is some three bits a block, whatever the number of
+versions. Pure: blocks come through a `BlockReader`; work is done in steps, between which the caller
+may let others run.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from corestore import DecodeError
 from hyperfs.index.node import Leaf, decode_node, decode_overlay
@@ -27,35 +27,39 @@ if TYPE_CHECKING:
     from hyperfs.index.root import RootInfo
 
 
-class BlockSet:
-    """A set of block indices as a bitmap that grows."""
+# Bits of a page of a `BlockSet`.
+_PAGE: Final = 1024
 
-    __slots__ = ("_bits",)
+
+class BlockSet:
+    """A set of block indices as bitmaps of pages: a record may name any block, however far off, and
+    costs 250 bytes at most."""
+
+    __slots__ = ("_pages",)
 
     def __init__(self) -> None:
-        self._bits = bytearray()
+        self._pages: dict[int, bytearray] = {}
 
     def __contains__(self, index: int) -> bool:
-        at = index >> 3
-        return at < len(self._bits) and bool(self._bits[at] >> (index & 7) & 1)
+        page = self._pages.get(index // _PAGE)
+        return page is not None and bool(page[index % _PAGE >> 3] >> (index & 7) & 1)
 
     def add(self, index: int) -> None:
         """Put *index* in."""
-        at = index >> 3
-        if at >= len(self._bits):
-            self._bits.extend(bytes(at + 1 + (at >> 3) - len(self._bits)))
-        self._bits[at] |= 1 << (index & 7)
+        page = self._pages.get(index // _PAGE)
+        if page is None:
+            page = self._pages[index // _PAGE] = bytearray(_PAGE // 8)
+        page[index % _PAGE >> 3] |= 1 << (index & 7)
 
     def gaps(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The ranges of *start* to *end* that are not in the set, half open, in order."""
-        bits, known = self._bits, len(self._bits) << 3
         at, since = start, -1
         while at < end:
-            if at >= known:
-                since = at if since < 0 else since
-                break
-            byte = bits[at >> 3]
-            if not at & 7 and at + 8 <= end and byte in (0, 255):
+            page = self._pages.get(at // _PAGE)
+            byte = 0 if page is None else page[at % _PAGE >> 3]
+            if page is None:
+                step, held = _PAGE - at % _PAGE, False
+            elif not at & 7 and at + 8 <= end and byte in (0, 255):
                 step, held = 8, byte == 255
             else:
                 step, held = 1, bool(byte >> (at & 7) & 1)

@@ -275,9 +275,11 @@ class Holder:
             try:
                 await self._fetch()
                 return
-            except (OSError, CorestoreError) as error:
+            except* (OSError, CorestoreError) as errors:
+                # Those of several portions come together.
+                error = errors.exceptions[0]
                 logger.warning("drive %s is not held whole: %s", self._metadata.key, error)
-                await trio.sleep(_RETRY_SECONDS)
+            await trio.sleep(_RETRY_SECONDS)
 
     async def _fetch(self) -> None:
         assert self._reach is not None
@@ -286,12 +288,13 @@ class Holder:
         end = self._counted
         held = [*metadata.held(0, end), (end, end)]
         ends = [0, *(stop for _, stop in held)]
-        lacking = [
-            index
-            for start, (stop, _) in zip(ends, held, strict=False)
-            for index in range(start, stop)
-            if index in self._reach.metadata
-        ]
+        lacking: list[int] = []
+        pace = Pace()
+        for start, (stop, _) in zip(ends, held, strict=False):
+            for index in range(start, stop):
+                if index in self._reach.metadata:
+                    lacking.append(index)
+                await pace.keep()
         metadata.hint(lacking)
         if self._limit is not None:
             await self._fetch_bounded(self._limit)

@@ -119,3 +119,27 @@ async def test_a_damaged_index_is_not_written_on(tmp_path):
         with pytest.raises(InvalidChecksum):
             async with hyperfs.open(store, name="d") as drive:
                 await drive.write("/folder/file 999", b"new")
+
+
+async def test_a_drive_that_has_lost_part_of_its_index_says_so_and_goes_on(tmp_path):
+    async with corestore.open(tmp_path / "s") as store:
+        async with hyperfs.open(store, name="d", create=True) as drive:
+            for folder in range(3):
+                async with drive.batch() as batch:
+                    await batch.mkdir(f"/{folder}")
+                    for number in range(1000):
+                        await batch.write(f"/{folder}/{number}", b"short")
+            await drive.sync()
+            entry = await drive.entry("/")
+            core = drive.metadata
+            await core.clear(1, core.length - 1)
+
+        async def change():
+            async with hyperfs.open(store, name="d") as drive:
+                drive.put(entry.id, b"new", entry._replace(id=drive.new_id()))
+                with pytest.raises(BlockNotAvailable):
+                    await drive.commit()
+
+        # Once more as it is closed.
+        with pytest.raises(BlockNotAvailable):
+            await change()

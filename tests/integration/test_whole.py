@@ -10,6 +10,7 @@ import trio
 import corestore
 import hyperfs
 from hyperfs.cache import RANGE_BLOCKS
+from hyperfs.reach import BlockSet
 from tests.support.builders import eventually, linked
 from tests.support.drives import snapshot
 
@@ -158,3 +159,12 @@ async def test_one_s_own_drive_is_whole():
             await eventually(lambda: writer.wholeness() is not None)
             assert writer.wholeness().complete
             nursery.cancel_scope.cancel()
+
+
+def test_a_block_that_is_named_far_off_costs_a_page():
+    found = BlockSet()
+    for index in (0, 5, 2**40, 2**53 - 1):
+        found.add(index)
+    assert [index in found for index in (0, 1, 5, 2**40, 2**53 - 1)] == [True, False, *[True] * 3]
+    assert list(found.gaps(0, 2**20)) == [(1, 5), (6, 2**20)]
+    assert list(found.gaps(2**40 - 3, 2**40 + 3)) == [(2**40 - 3, 2**40), (2**40 + 1, 2**40 + 3)]
