@@ -14,8 +14,8 @@ Hypercore InvalidCapability InvalidChecksum InvalidProof InvalidRequest InvalidS
 KeyPair LimitExceeded LocalProtocolError Manifest MAX_BLOCK_BYTES MemoryStorage Missed MustRecover
 Namespace Node NotWritable Overtaken PartialSignature PeerAdded PeerInfo PeerRemoved Position
 Prologue Proof Proposal ProtocolError Published Reader Reason RemoteProtocolError Request
-SeekRequest Signer SnapshotNotAvailable Storage StorageConflict StorageCorrupt StorageError StorageLocked
-StoreStatistics Subscription Swarm SyncPolicy Transaction Truncated UpgradeRequest
+SeekRequest Signer SnapshotNotAvailable Storage StorageConflict StorageCorrupt StorageError
+StorageLocked StoreStatistics Subscription Swarm SyncPolicy Transaction Truncated UpgradeRequest
 VerificationError Writer WrongEncryptionKey derive_manifest hash_leaves manifest_key open
 open_swarm
 """
