@@ -269,7 +269,7 @@ class CoreHandle:
 
         Raises:
           ValueError: this is a snapshot, and shorter.
-          StorageError: nothing can be stored any more.
+          ForkConflict, StorageError: as `wait_until`.
         """
         if self._snapshot is not None and self._snapshot.length < length:
             raise ValueError(f"a snapshot of {self._snapshot.length} blocks does not grow")
@@ -278,14 +278,17 @@ class CoreHandle:
             while self._head.length < length:
                 self._check_open()
                 self._check_goes_on()
-                self._driver.sync_group.check()
                 await self._state.changed.park()
         return self._head.length
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until *condition* holds. It is asked again whenever the core has changed: its log,
-        its manifest, which blocks are held, who its peers are. Raises ForkConflict if the core is
-        stopped."""
+        its manifest, which blocks are held, who its peers are.
+
+        Raises:
+          ForkConflict: the core is stopped.
+          StorageError: nothing can be stored any more.
+        """
         await trio.lowlevel.checkpoint()
         with self._driver.wanting(self._state):
             while not condition():
@@ -552,10 +555,11 @@ class CoreHandle:
         )
 
     def _check_goes_on(self) -> None:
-        """Raises ForkConflict if nothing will ever come any more."""
+        """Raises ForkConflict or StorageError if nothing will ever come any more."""
         conflict = self._state.lease.conflict(self.key)
         if conflict is not None:
             raise conflict
+        self._driver.sync_group.check()
 
     def _check_open(self) -> None:
         if self._closed or self._driver.closed:

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from corestore import CorestoreError, DecodeError, ForkConflict, WrongEncryptionKey
+from corestore import (
+    CorestoreError,
+    DecodeError,
+    ForkConflict,
+    StorageError,
+    WrongEncryptionKey,
+)
 from hyperfs.blocks import Patience, TruncatedBlocks
 from hyperfs.changes import Changed
 from hyperfs.content import ContentMap
@@ -264,7 +270,7 @@ class Follower:
             while not self._ended:
                 try:
                     await self._metadata.wait_until(self._has_news)
-                except ForkConflict as error:
+                except (ForkConflict, StorageError) as error:
                     # What is shown stays, and nothing will come.
                     logger.warning("drive %s is not followed: %s", self._metadata.key, error)
                     self._error = error
