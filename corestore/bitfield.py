@@ -18,7 +18,7 @@ from corestore.encoding import MAX_SAFE_INTEGER
 from corestore.errors import DecodeError, LimitExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 PAGE_BLOCKS: Final = 4096
 PAGE_BYTES: Final = PAGE_BLOCKS // 8
@@ -150,6 +150,8 @@ class Bitfield:
             raise ValueError(f"not a range of blocks: {start}..{end}")
         if start == end or (held and end <= self.contiguous_length):
             return False
+        if not held and start < self.contiguous_length:
+            self.contiguous_length = start
         first, last = start >> _SHIFT, (end - 1) >> _SHIFT
         if first == last:
             mask = ((1 << (end - start)) - 1) << (start & _MASK)
@@ -164,17 +166,9 @@ class Bitfield:
                 last -= 1
             if first <= last:
                 changed |= self._set_pages(first, last + 1, held)
-        if changed:
-            self._changed(start, end, held)
-        return changed
-
-    def _changed(self, start: int, end: int, held: bool) -> None:
-        contiguous = self.contiguous_length
-        if not held:
-            if start < contiguous:
-                self.contiguous_length = start
-        elif start <= contiguous < end:
+        if changed and held and start <= self.contiguous_length < end:
             self.contiguous_length = self._first_missing(end)
+        return changed
 
     # -- pages -----------------------------------------------------------------------------------
 
@@ -251,6 +245,11 @@ class Bitfield:
         at = bisect_right(self._starts, number)
         return at > 0 and number < self._ends[at - 1]
 
+    def _run_end(self, number: int) -> int:
+        """The end of the run that a page is in; the page itself if it is in none."""
+        at = bisect_right(self._starts, number)
+        return max(number, self._ends[at - 1]) if at else number
+
     def _bits(self, number: int) -> int:
         bits = self._pages.get(number)
         if bits is None:
@@ -284,6 +283,7 @@ class Bitfield:
             self._remove_run(number, number + 1)
         if bits:
             if self._max_pages is not None and len(pages) >= self._max_pages:
+                self.contiguous_length = min(self.contiguous_length, number << _SHIFT)
                 raise LimitExceeded(f"more than {self._max_pages} irregular pages of a bitfield")
             pages[number] = bits
             order = self._order
@@ -312,9 +312,10 @@ class Bitfield:
                 return False
             start = min(start, starts[low])
             end = max(end, ends[high - 1])
+        elif self._max_pages is not None and len(starts) >= self._max_pages:
+            raise LimitExceeded(f"more than {self._max_pages} runs of a bitfield")
         starts[low:high] = [start]
         ends[low:high] = [end]
-        self._check_runs()
         return True
 
     def _remove_run(self, start: int, end: int) -> bool:
@@ -330,14 +331,12 @@ class Bitfield:
         if ends[high - 1] > end:
             new_starts.append(end)
             new_ends.append(ends[high - 1])
+        if len(new_starts) > 1 and len(starts) == self._max_pages:
+            # There is no room to split it: what lies behind is forgotten.
+            del new_starts[1], new_ends[1]
         starts[low:high] = new_starts
         ends[low:high] = new_ends
-        self._check_runs()
         return True
-
-    def _check_runs(self) -> None:
-        if self._max_pages is not None and len(self._starts) > self._max_pages:
-            raise LimitExceeded(f"more than {self._max_pages} runs of a bitfield")
 
     def _first_missing(self, start: int) -> int:
         if start < self.contiguous_length:
@@ -410,3 +409,30 @@ class Bitfield:
             if high & _MASK:
                 bits &= (1 << (high - low)) - 1
             yield low, bits, high - low
+
+
+def first_gap(
+    fields: Collection[Bitfield], start: int, end: int, *, within: Bitfield | None = None
+) -> int | None:
+    """The first block of `start..end` that none of *fields* holds, and *within*, if given, does.
+
+    A page takes as long as any other, however the blocks of many bitfields lie between each other.
+    """
+    number, shift = start >> _SHIFT, start & _MASK
+    while (number << _SHIFT) + shift < end:
+        if within is not None:
+            found = within.first(True, (number << _SHIFT) + shift, end)
+            if found is None:
+                return None
+            number, shift = found >> _SHIFT, found & _MASK
+        bits = 0 if within is None else _FULL & ~within._bits(number)
+        for field in fields:
+            bits |= field._bits(number)
+        bits >>= shift
+        if bits != _FULL >> shift:
+            index = (number << _SHIFT) + shift + (~bits & bits + 1).bit_length() - 1
+            return index if index < end else None
+        number, shift = number + 1, 0
+        for field in fields:
+            number = field._run_end(number)
+    return None

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from corestore.bitfield import first_gap
+
 if TYPE_CHECKING:
     from collections.abc import Container
     from random import Random
@@ -105,17 +107,9 @@ def _next(
 ) -> int | None:
     """The first block from *start* on that is in none of *elsewhere* and not claimed."""
     asked, pending = claimed
-    index = start
-    while index < end:
-        before = index
-        for blocks in elsewhere:
-            if blocks.get(index):
-                found = blocks.first(False, index, end)
-                if found is None:
-                    return None
-                index = found
-        while index < end and (index in asked or index in pending):
+    index = first_gap(elsewhere, start, end)
+    while index is not None and (index in asked or index in pending):
+        while index in asked or index in pending:
             index += 1
-        if index == before:
-            return index
-    return None
+        index = first_gap(elsewhere, index, end)
+    return index

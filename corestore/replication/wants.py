@@ -16,6 +16,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from corestore.bitfield import first_gap
 from corestore.replication.actions import Outcome, Settle, Ticket
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class RangeWant:
                 if solid:
                     self.low = at
                     solid = False
-                following = theirs.first(True, at, end)
+                without = () if self.blocks is not None else (held,)
+                following = first_gap(without, at, end, within=theirs)
                 at = end if following is None else following
                 continue
             stop = theirs.first(False, at, stop) or stop

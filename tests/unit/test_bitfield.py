@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corestore.bitfield import MAX_WIRE_BLOCKS, PAGE_BLOCKS, PAGE_BYTES, Bitfield
+from corestore.bitfield import MAX_WIRE_BLOCKS, PAGE_BLOCKS, PAGE_BYTES, Bitfield, first_gap
 from corestore.errors import DecodeError, LimitExceeded
 
 SPAN = 5 * PAGE_BLOCKS
@@ -184,3 +184,74 @@ def test_what_messages_can_make_us_keep_is_bounded():
     bitfield = Bitfield(max_pages=8)
     with pytest.raises(LimitExceeded):
         bitfield.write_wire(0, b"\x01\x00" * (MAX_WIRE_BLOCKS // 16))
+
+
+def test_what_is_refused_beyond_the_bound_is_not_kept_either():
+    bitfield = Bitfield(max_pages=8)
+    refused = 0
+    for page in range(0, 200, 2):
+        try:
+            bitfield.set(page * PAGE_BLOCKS, (page + 1) * PAGE_BLOCKS)
+        except LimitExceeded:
+            refused += 1
+    assert refused == 92
+    assert len(list(bitfield.runs(0, 2**53))) == 8
+
+
+def test_a_run_that_cannot_be_split_any_more_loses_its_end():
+    bitfield = Bitfield(max_pages=1)
+    assert bitfield.set(0, 9 * PAGE_BLOCKS)
+    assert bitfield.set(4 * PAGE_BLOCKS, 5 * PAGE_BLOCKS, False)
+    assert list(bitfield.runs(0, 2**53)) == [(0, 4 * PAGE_BLOCKS)]
+    assert bitfield.contiguous_length == 4 * PAGE_BLOCKS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda bitfield: bitfield.set(PAGE_BLOCKS + 5, PAGE_BLOCKS + 6, False),
+        lambda bitfield: bitfield.write_wire(PAGE_BLOCKS + 32, bytes(4)),
+    ],
+    ids=["range", "bitfield"],
+)
+def test_a_page_that_cannot_be_kept_any_more_counts_as_missing(change):
+    bitfield = Bitfield(max_pages=2)
+    bitfield.set(0, 9 * PAGE_BLOCKS)
+    bitfield.set(20 * PAGE_BLOCKS, 20 * PAGE_BLOCKS + 1)
+    bitfield.set(30 * PAGE_BLOCKS, 30 * PAGE_BLOCKS + 1)
+    with pytest.raises(LimitExceeded):
+        change(bitfield)
+    assert bitfield.contiguous_length == PAGE_BLOCKS
+    assert not bitfield.get(PAGE_BLOCKS + 5)
+    assert bitfield.get(2 * PAGE_BLOCKS)
+
+
+EDGES = st.integers(0, SPAN) | st.integers(0, 2**53 - 1)
+SPANS = st.tuples(EDGES, EDGES)
+
+
+@given(
+    st.lists(st.lists(SPANS, max_size=6), max_size=3),
+    st.none() | st.lists(SPANS, max_size=6),
+    EDGES,
+    EDGES,
+)
+def test_the_first_gap_is_the_first_block_that_none_holds(spans, inner, a, b):
+    start, end = min(a, b), max(a, b)
+    fields = [made_of(each) for each in spans]
+    within = None if inner is None else made_of(inner)
+    found = first_gap(fields, start, end, within=within)
+
+    def is_gap(index):
+        return not any(f.get(index) for f in fields) and (within is None or within.get(index))
+
+    edges = {start, *(x for each in (*spans, inner or ()) for pair in each for x in pair)}
+    gaps = [index for index in edges if start <= index < end and is_gap(index)]
+    assert found == min(gaps, default=None)
+
+
+def made_of(spans):
+    bitfield = Bitfield()
+    for a, b in spans:
+        bitfield.set(min(a, b), max(a, b))
+    return bitfield

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corestore.bitfield import Bitfield
 from corestore.replication.actions import Outcome
 from corestore.replication.peer import Peer
+from corestore.replication.sharing import take_rare
 from corestore.replication.wants import SeekWant, Ticket, UpgradeWant, Wants
 
 NOTHING = (frozenset(), frozenset())
@@ -320,3 +323,37 @@ def test_ranges_hand_out_what_a_peer_has_and_lose_nothing(start, end, listed, le
     for index in wanted:
         if index < length and any(peer.blocks.get(index) for peer in theirs):
             assert index in asked or held.get(index)
+
+
+class CountedBitfield(Bitfield):
+    """Counts how often it is looked at."""
+
+    looks = 0
+
+    def get(self, index):
+        self.looks += 1
+        return super().get(index)
+
+
+def test_looking_for_a_block_is_by_pages_however_blocks_lie_between_each_other():
+    made, _ = wants()
+    held = bits(*range(0, 100_000, 2))
+    made.add_range(0, 100_000, held)
+    peer = peer_with()
+    peer.blocks = CountedBitfield()
+    for index in range(0, 100_000, 2):
+        peer.announce(index, index + 1, True)
+    assert made.ranges[0].take(peer, 16, 100_000, held, NOTHING) == []
+    assert peer.blocks.looks < 10
+
+
+def test_looking_for_what_is_rare_is_by_pages_however_others_blocks_lie():
+    fields = [CountedBitfield(), CountedBitfield()]
+    for index in range(99_999):
+        fields[index & 1].set(index, index + 1)
+    taken = [(None, 16), (7, 16)]
+    for place, count in taken:
+        span = 0, 100_000
+        rare, _ = take_rare(place, count, span, fields, NOTHING, random.Random(1))
+        assert rare == [99_999]
+    assert sum(field.looks for field in fields) < 10
