@@ -1,7 +1,7 @@
 """Finding what a disk has damaged: the stored blocks of a core against the leaves of its tree.
 
 What comes from a peer is proved before it is stored, and read from the disk without a further look:
-hashing again would cost more than the read. So this is for when somebody asks.
+hashing again costs more than the read. So this is for when somebody asks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from corestore.driver import Driver
     from corestore.state import CoreState
+    from corestore.tree import Node
 
 # So many bytes are read, and then hashed in a thread.
 _PORTION_BYTES: Final = 1 << 20
@@ -81,4 +82,16 @@ def is_intact(state: CoreState, index: int) -> bool:
         block, leaf = state.block(index), state.node(2 * index)
     except StorageCorrupt:
         return False
-    return block is None or (leaf is not None and crypto.leaf_hash(block) == leaf.hash)
+    return block is None or _is_leaf(leaf, block)
+
+
+def is_stored_block(state: CoreState, index: int, block: bytes) -> bool:
+    """Whether *block*, as it was read, is what the tree says of block *index*."""
+    return _is_leaf(state.node(2 * index), block) or (
+        # Another process may have changed both between the two reads.
+        is_intact(state, index) and state.block(index) == block
+    )
+
+
+def _is_leaf(leaf: Node | None, block: bytes) -> bool:
+    return leaf is not None and crypto.leaf_hash(block) == leaf.hash

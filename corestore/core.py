@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, overload
 import trio
 
 from corestore import tree
-from corestore.checking import is_intact
+from corestore.checking import is_stored_block
 from corestore.codec import Value
 from corestore.cosigning import Proposal
 from corestore.errors import BlockNotAvailable, InvalidChecksum, SnapshotNotAvailable
@@ -72,11 +72,9 @@ class Hypercore(CoreHandle, Generic[Value]):
           WrongEncryptionKey: it is not encrypted with the encryption key given.
         """
         self._check_open()
-        block = self._local(index)
+        block = self._local(index, check=check)
         if block is None:
             raise BlockNotAvailable(index)
-        if check and not is_intact(self._state, index):
-            raise InvalidChecksum(f"the disk has damaged block {index} of core {self.key}")
         return self._codec.decode(block)
 
     async def get(self, index: int, *, priority: int = 0) -> Value:
@@ -203,16 +201,19 @@ class Hypercore(CoreHandle, Generic[Value]):
             replicator.cancel(self._hints.popleft())
         self._driver.drain(self._state)
 
-    def _local(self, index: int) -> bytes | None:
+    def _local(self, index: int, *, check: bool = False) -> bytes | None:
         state = self._state
         if self._snapshot is not None:
             cuts = state.cuts[self._cuts_before :]
             if cuts and min(cuts) < self._snapshot.length:
                 raise SnapshotNotAvailable("the core was truncated below this snapshot")
         block = state.block(index)
-        if block is not None and state.encryption_key is not None:
-            block = state.decrypt(index, block)
-            self._driver.keep_encryption_key(state)
+        if block is not None:
+            if check and not is_stored_block(state, index, block):
+                raise InvalidChecksum(f"the disk has damaged block {index} of core {self.key}")
+            if state.encryption_key is not None:
+                block = state.decrypt(index, block)
+                self._driver.keep_encryption_key(state)
         return block
 
     async def _fetch(self, index: int, priority: int) -> None:

@@ -17,6 +17,7 @@ import trio
 from corestore import tree
 from corestore.checking import check
 from corestore.commit import Commit, Run
+from corestore.encoding import MAX_SAFE_INTEGER
 from corestore.errors import NotWritable
 from corestore.keys import KeyPair
 from corestore.lease import Hold
@@ -151,6 +152,15 @@ class CoreHandle:
     def contiguous_length(self) -> int:
         """Blocks held from the first on, without a gap."""
         return min(self._state.contiguous_length, self._head.length)
+
+    @property
+    def cuts(self) -> int:
+        """How often the log was cut, by truncations and otherwise, while it was open here."""
+        return len(self._state.cuts)
+
+    def uncut_length(self, since: int) -> int:
+        """Blocks below it are those they were when `cuts` was *since*, or were not there."""
+        return min(self._state.cuts[since:], default=MAX_SAFE_INTEGER)
 
     @property
     def published_length(self) -> int:
