@@ -21,7 +21,7 @@ from corestore.keys import DiscoveryKey, Key
 from corestore.storage import folder, recovery, rules, schema
 from corestore.storage.base import CoreRecord
 from corestore.storage.database import Database
-from corestore.storage.diskcore import DiskCore, NodeCache
+from corestore.storage.diskcore import DiskCore, RowCache
 from corestore.storage.files import FULL, DataFiles, FileIO
 from corestore.storage.health import Health
 from corestore.storage.locks import SigningLock, wait_for_recovery
@@ -57,7 +57,7 @@ class DiskStorage:
         self._primary_key = folder.primary_key(self._path, self._io)
         self.database = Database(self._path / folder.DATABASE, self._health, self._io)
         self.files = DataFiles(self._path / folder.DATA, self._health, self._io)
-        self.nodes = NodeCache()
+        self.nodes = RowCache()
         self._reserve = Reserve(self._path / folder.RESERVE)
         self._cores: dict[DiscoveryKey, DiskCore] = {}
         self.syncer = Syncer(self.database, self.files, self._health)

@@ -15,7 +15,7 @@ from corestore.storage.base import CoreRecord
 from corestore.tree.types import EMPTY_HEAD, Head, Node
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from corestore.storage.database import Database
     from corestore.storage.files import DataFiles
@@ -28,12 +28,13 @@ NodeRow = tuple[int, int, bytes, int | None]
 MAX_CACHED_NODES: Final = 32768
 
 
-class NodeCache:
-    """Rows of the table `node` that were used lately, of all cores of a store, by their ids.
+class RowCache:
+    """Rows of the table `node` that were read lately, of all cores of a store, by their ids.
 
-    Two generations: what is read or written is young; when half of the cache is young, it is the
-    old half, and what had not been used since the last time is forgotten. Compared with a list in
-    order of use nothing is moved at a hit, and many rows at once go in by one call.
+    Two generations: what is read is young; when half of the cache is young, it is the old half,
+    and what had not been read since the last time is forgotten. Compared with a list in order of
+    use nothing is moved at a hit. Rows that are written do not go in: to keep them costs a fifth
+    of an append, and a machine that is about to need them again has a cache of its own.
     """
 
     def __init__(self, limit: int = MAX_CACHED_NODES) -> None:
@@ -52,19 +53,7 @@ class NodeCache:
         """Keep a row."""
         self._young[row[0]] = row
         if len(self._young) > self._half:
-            self._age()
-
-    def put_all(self, rows: Sequence[NodeRow]) -> None:
-        """Keep rows that were written. A leaf without its block is forgotten instead: the block
-        may have been stored before it."""
-        young = self._young
-        for row in rows:
-            if row[3] is None and not row[0] & 1:
-                self.drop(row[0])
-            else:
-                young[row[0]] = row
-        if len(self._young) > self._half:
-            self._age()
+            self._old, self._young = self._young, {}
 
     def drop(self, row: int) -> None:
         """Forget one row, if it is here."""
@@ -76,15 +65,12 @@ class NodeCache:
         self._young.clear()
         self._old.clear()
 
-    def _age(self) -> None:
-        self._old, self._young = self._young, {}
-
 
 class Shelf(Protocol):
     """What a core needs of the store it lies in."""
 
     database: Database
-    nodes: NodeCache
+    nodes: RowCache
     files: DataFiles
 
     def look(self) -> int:
