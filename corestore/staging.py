@@ -102,8 +102,22 @@ class Staged:
         """
         if not self._batches and not self._user_data:
             return None
-        batch = _joined(self._batches) if self._batches else None
+        batch = None
+        if self._batches:
+            self.state.prepare_signing()
+            batch = _joined(self._batches)
         return self.state.append_commit(self._base, batch, self._user_data)
+
+
+def append_commit(state: CoreState, blocks: Sequence[bytes | memoryview]) -> Commit:
+    """What appends *blocks* alone and at once, to a core that is `free_to_append`.
+
+    Raises:
+      NotWritable: our key pair alone is no quorum of the manifest's signers.
+    """
+    head = state.head
+    blocks, leaves = _prepare(head.length, blocks, state.cipher, head.fork)
+    return state.append_commit(head, tree.append_leaves(head, leaves, blocks), {})
 
 
 def _prepare(

@@ -286,6 +286,11 @@ class CoreState:
         except trio.WouldBlock:
             await self.commit_lock.acquire()
 
+    @property
+    def free_to_append(self) -> bool:
+        """Whether an append has to wait for nothing: no other one, no question to the peers."""
+        return self.lease.asked and self.may_sign and not self.commit_lock.locked()
+
     def follow_if_moved(self) -> None:
         """A core whose key was moved to another store is followed as if it were somebody else's."""
         hold = self.lease.hold
@@ -311,7 +316,8 @@ class CoreState:
     def append_commit(
         self, base: Head, batch: TreeBatch | None, user_data: Mapping[str, bytes | None]
     ) -> Commit:
-        """The commit of an append that was built on *base*; its head is not yet signed.
+        """The commit of an append that was built on *base*, by who may sign it; its head is not
+        yet signed.
 
         Raises:
           NotWritable: our key pair alone is no quorum of the manifest's signers.
@@ -321,7 +327,6 @@ class CoreState:
             return Commit(user_data=user_data)
         if self.encryption_key is not None and not self._key_kept:
             user_data = {**user_data, ENCRYPTION_KEY: self.encryption_key}
-        self.prepare_signing()
         self._check_signer()
         if (self.head.fork, self.head.length) != (base.fork, base.length):
             raise StorageConflict(f"core {self.key} was changed by somebody else meanwhile")

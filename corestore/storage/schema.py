@@ -7,6 +7,8 @@ each column means is also told, with the reasons, in corestore/STORAGE.md.
 from __future__ import annotations
 
 import struct
+from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from corestore.errors import StorageCorrupt, StorageError
@@ -114,6 +116,7 @@ class CoreRow(NamedTuple):
 CORE_COLUMNS: Final = ", ".join(CoreRow._fields)
 
 _NODE: Final = struct.Struct("<QQ32s")
+_several: Final = cache(lambda count: struct.Struct("<" + "QQ32s" * count))
 _HEAD: Final = struct.Struct("<QQQH")
 
 
@@ -151,7 +154,7 @@ def end_row(core: int) -> int:
 
 def pack_roots(roots: tuple[Node, ...]) -> bytes:
     """48 bytes per root: index and size (u64, little endian), hash."""
-    return b"".join([_NODE.pack(*root) for root in roots])
+    return _several(len(roots)).pack(*chain.from_iterable(roots))
 
 
 def unpack_roots(data: bytes) -> tuple[Node, ...]:
