@@ -6,78 +6,36 @@ Pure code that walks an index or a file's extents runs on local blocks and says 
 
 from __future__ import annotations
 
+import logging
 import math
-import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from corestore import BlockNotAvailable, SnapshotNotAvailable
+from corestore import (
+    BlockNotAvailable,
+    InvalidChecksum,
+    SnapshotNotAvailable,
+    StorageCorrupt,
+)
+from hyperfs.blockset import BlockSet
+from hyperfs.clearing import Clearing
 from hyperfs.index.node import BlocksMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from corestore import Hypercore, Position
 
 T = TypeVar("T")
 
-# How much is cleared in one commit, at most and at first. A commit flushes the store's log, a block
-# costs some 5 us, a run a hole in the file: 50 us on a quick disk, milliseconds on others.
-CLEARED_BLOCKS: Final = 256
-CLEARED_RUNS: Final = 128
-_FIRST_BLOCKS: Final = 64
-_FIRST_RUNS: Final = 16
-# Fewer would cost more than they spare: the flush is the same.
-_LEAST_BLOCKS: Final = 16
-_LEAST_RUNS: Final = 4
-# A portion holds up the loop for so long: it gets larger or smaller until it does.
-CLEARING_SECONDS: Final = 0.003
+logger: Final = logging.getLogger("hyperfs")
 
 _A_MOMENT: Final = 0.1
 # Less than this in the time a read waits is what links say when there is nothing to say.
 _LEAST_BYTES: Final = 2048
 # A block of 256 KiB at 2 KiB/s takes that many times the usual 10 s.
 _MOST_SILENCES: Final = 12
-
-
-class Clearing:
-    """Clears blocks of one core a portion at a time, each as large as the last ones were quick."""
-
-    def __init__(self, core: Hypercore) -> None:
-        self._core = core
-        self.blocks = _FIRST_BLOCKS
-        self.runs = _FIRST_RUNS
-
-    def portions(self, runs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-        """Ranges of blocks as portions that can be cleared in one go."""
-        portion: list[tuple[int, int]] = []
-        room = self.blocks
-        for start, end in runs:
-            at = start
-            while at < end:
-                stop = min(end, at + room)
-                portion.append((at, stop))
-                room -= stop - at
-                at = stop
-                if not room or len(portion) >= self.runs:
-                    yield portion
-                    portion, room = [], self.blocks
-        if portion:
-            yield portion
-
-    async def clear(self, portion: Sequence[tuple[int, int]]) -> int:
-        """Forget a portion; how many bytes that gives back. Raises as `Hypercore.clear`."""
-        began = time.perf_counter()
-        freed = await self._core.clear_runs(portion)
-        self.took(time.perf_counter() - began)
-        return freed
-
-    def took(self, seconds: float) -> None:
-        """A portion held up the loop for so long."""
-        factor = min(2.0, max(0.25, CLEARING_SECONDS / max(seconds, 1e-6)))
-        self.blocks = min(CLEARED_BLOCKS, max(_LEAST_BLOCKS, round(self.blocks * factor)))
-        self.runs = min(CLEARED_RUNS, max(_LEAST_RUNS, round(self.runs * factor)))
 
 
 class Patience:
@@ -98,7 +56,8 @@ class Patience:
 
     def watch(self, core: Hypercore) -> None:
         """Count what arrives for *core* as a sign of life."""
-        self._cores.append(core)
+        if core not in self._cores:
+            self._cores.append(core)
 
     def exhausted(self, *, offered: bool) -> bool:
         """Whether nothing has changed since a wait ended in vain that tells of this one: for what
@@ -123,34 +82,103 @@ class Patience:
 class CoreBlocks:
     """Reads blocks of one core. The `BlockReader` of an index.
 
-    *check*: local blocks are compared with their hashes at each read. An index wants that: what a
-    disk has damaged in it would be written on in the next version.
+    What the disk has damaged is not read. Blocks that were here before are compared with their
+    hashes at their first read (those that came since were, as they came); with *check_always* at
+    each. An index wants that: a damaged node would be written on in the next version. Of somebody
+    else's core a damaged block is forgotten, and fetched anew.
+
+    It reads one history of somebody else's core: blocks that were cut off since, others having
+    taken their places, raise SnapshotNotAvailable. `renewed` reads what there is now. (Of a core of
+    *ours* only what nobody has seen is ever cut off, and all know.)
     """
 
-    def __init__(self, core: Hypercore, patience: Patience, *, check: bool = False) -> None:
+    def __init__(
+        self,
+        core: Hypercore,
+        patience: Patience,
+        *,
+        ours: bool = False,
+        check_always: bool = False,
+    ) -> None:
         self.core = core
         self._patience = patience
-        self._check = check
+        self._ours = ours
+        self._check_always = check_always
+        # Blocks beyond were appended by us or came from peers, and were hashed then.
+        self._unchecked_end = core.length
+        self._checked = BlockSet()
+        self._damaged: set[int] = set()
+        self._cuts = core.cuts
         patience.watch(core)
 
+    def renewed(self) -> CoreBlocks:
+        """The same for what the core is now."""
+        return self._another(self._patience)
+
+    def patient(self) -> CoreBlocks:
+        """The same as `renewed`, but waiting for missing blocks as long as it takes."""
+        other = self._another(Patience(None))
+        # Whichever of the two meets a damaged block, the other may be who fetches it.
+        other._damaged = self._damaged
+        return other
+
+    def _another(self, patience: Patience) -> CoreBlocks:
+        return CoreBlocks(self.core, patience, ours=self._ours, check_always=self._check_always)
+
+    @property
+    def cut(self) -> bool:
+        """Whether anything was cut off since."""
+        return not self._ours and self.core.cuts != self._cuts
+
     def block(self, index: int) -> bytes:
-        """A block that is local. Raises BlocksMissing, InvalidChecksum."""
+        """A block that is local. Raises BlocksMissing, InvalidChecksum, SnapshotNotAvailable."""
+        core = self.core
+        if self.cut:
+            self._check_uncut(index)
+        always = self._check_always
         try:
-            return self.core.get_nowait(index, check=self._check)
+            if not always and (index >= self._unchecked_end or index in self._checked):
+                return core.get_nowait(index)
+            block = core.get_nowait(index, check=True)
         except BlockNotAvailable:
             raise BlocksMissing((index,)) from None
+        except (InvalidChecksum, StorageCorrupt) as error:
+            if self._ours:
+                # Whether to look for it elsewhere is for the owner to say.
+                raise
+            logger.error("%s: it is fetched again", error)
+            self._damaged.add(index)
+            raise BlocksMissing((index,)) from None
+        if not always:
+            self._checked.add(index)
+        return block
+
+    def hint(self, indices: Iterable[int]) -> None:
+        """Have what is missing of these blocks fetched in the background."""
+        missing = [index for index in indices if not self.core.has(index)]
+        if missing:
+            self._came(missing)
+            self.core.hint(missing)
 
     async def fetch(self, indices: Iterable[int]) -> None:
         """Return when all these blocks are local; they are asked for together.
 
         Raises:
           trio.TooSlowError: the drive's patience ended first. They stay asked for.
+          SnapshotNotAvailable: see the class.
         """
         core = self.core
-        missing = [index for index in dict.fromkeys(indices) if not core.has(index)]
+        wanted = dict.fromkeys(indices)
+        if self.cut:
+            for index in wanted:
+                self._check_uncut(index)
+        if self._damaged:
+            await self._forget_damaged(wanted)
+        missing = [index for index in wanted if not core.has(index)]
         if not missing:
             await trio.lowlevel.checkpoint()
             return
+        self._came(missing)
         patience = self._patience
         if patience.seconds is None:
             await self._get_all(missing)
@@ -198,6 +226,22 @@ class CoreBlocks:
             freed += await clearing.clear(portion)
             await trio.lowlevel.checkpoint()
         return freed
+
+    def _came(self, missing: Iterable[int]) -> None:
+        """Blocks that will be compared with their hashes before they are stored."""
+        for index in missing:
+            if index < self._unchecked_end:
+                self._checked.add(index)
+
+    async def _forget_damaged(self, wanted: Iterable[int]) -> None:
+        for index in wanted:
+            if index in self._damaged:
+                await self.core.check(index, index + 1)
+                self._damaged.discard(index)
+
+    def _check_uncut(self, index: int) -> None:
+        if index >= self.core.uncut_length(self._cuts):
+            raise SnapshotNotAvailable("the log of this version was truncated")
 
     def _offered(self, missing: Iterable[int]) -> bool:
         """Whether peers have all of it that is not here."""
@@ -247,20 +291,3 @@ class CoreBlocks:
             self.core.hint(missing)
         for index in missing:
             await self.core.get(index)
-
-
-class TruncatedBlocks(CoreBlocks):
-    """What is left of a core for versions that were truncated: other blocks have their places."""
-
-    def block(self, index: int) -> bytes:
-        """Raises SnapshotNotAvailable."""
-        raise SnapshotNotAvailable("the log of this version was truncated")
-
-    async def fetch(self, indices: Iterable[int]) -> None:
-        """Raises SnapshotNotAvailable."""
-        for index in indices:
-            self.block(index)
-
-    async def seek(self, offset: int) -> Position:
-        """Raises SnapshotNotAvailable."""
-        raise SnapshotNotAvailable("the log of this version was truncated")

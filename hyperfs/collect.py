@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from corestore import BlockNotAvailable, CorestoreError, DecodeError
-from hyperfs.blocks import Clearing
+from hyperfs.clearing import Clearing
 from hyperfs.index.node import BlocksMissing
 from hyperfs.index.root import decode_root
 from hyperfs.pace import Pace
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from corestore import Hypercore
+    from hyperfs.blockset import BlockSet
     from hyperfs.committer import Committer
     from hyperfs.index.root import RootInfo
     from hyperfs.live import LiveTree
-    from hyperfs.reach import BlockSet
 
 logger: Final = logging.getLogger("hyperfs")
 

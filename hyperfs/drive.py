@@ -209,7 +209,7 @@ class Drive:
         past = LiveTree(tree.metadata_blocks, writable=False)
         past.view, past.format = view, tree.format
         if tree.content_blocks is not None:
-            past.set_content(tree.content_blocks)
+            past.set_content(tree.reader.blocks)
             past.reader.on_read = tree.reader.on_read
         tree.checkouts.add(past)
         return Drive(self.metadata, past, name=self.name, store_path=self.store_path)

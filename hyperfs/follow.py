@@ -26,7 +26,6 @@ from corestore import (
     StorageError,
     WrongEncryptionKey,
 )
-from hyperfs.blocks import Patience, TruncatedBlocks
 from hyperfs.changes import Changed
 from hyperfs.content import ContentMap
 from hyperfs.errors import DriveEncrypted
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from corestore import Hypercore
-    from hyperfs.blocks import CoreBlocks
     from hyperfs.changes import EntryChange
     from hyperfs.live import LiveTree
     from hyperfs.view import Format, TreeView
@@ -54,10 +52,13 @@ _SEARCH_BLOCKS: Final = 65536
 _PREFETCH_BLOCKS: Final = 64
 # A program that looks up one path and ends is not to fetch what many look-ups need.
 _PREFETCH_AFTER_SECONDS: Final = 1.0
-# User data of the metadata core: the version shown last, in decimal digits.
+# User data of the metadata core: the version shown last, and its fork if that is not 0, in decimal
+# digits with a space between.
 _SHOWN: Final = "drive/shown"
 # A root that does not come in this time may be one whose only holder went away: try the newest.
 _RETARGET_SECONDS: Final = 2.0
+# The two logs of a drive are truncated one after the other, and travel as they like.
+_CONTENT_SECONDS: Final = 0.5
 
 
 class Changes:
@@ -112,24 +113,23 @@ def subscribed(follower: Follower | None) -> Iterator[Changes]:
 class Follower:
     """Follows one metadata core and moves a tree along. `run` must be running.
 
-    *blocks* must wait without a limit: nothing waits for the follower but `wait_ready`.
     *open_format* is called when the metadata core's manifest is known, before the first version is
-    shown: with block 0, or None for one that cannot be read without an encryption key; and with
-    b"" for a log without blocks, which only a drive of the Node stack has that was not written yet
-    (then again when it has one). It opens the content core and, unless it raises NotADrive,
-    UnsupportedFormat or DriveEncrypted, gives the tree its format.
+    shown, and again when a log was truncated: with block 0, or None for one that cannot be read
+    without an encryption key; and with b"" for a log without blocks, which only a drive of the Node
+    stack has that was not written yet (then again when it has one). It opens the content core and,
+    unless it raises NotADrive, UnsupportedFormat or DriveEncrypted, gives the tree its format.
     """
 
     def __init__(
         self,
         metadata: Hypercore,
-        blocks: CoreBlocks,
         tree: LiveTree,
         open_format: Callable[[bytes | None], Awaitable[None]],
     ) -> None:
         self._metadata = metadata
-        self._blocks = blocks
         self._tree = tree
+        # Nothing waits for the follower but `wait_ready`.
+        self._blocks = tree.metadata_blocks.patient()
         self._open_format = open_format
         self._moved = trio.lowlevel.ParkingLot()
         self._error: BaseException | None = None
@@ -138,7 +138,6 @@ class Follower:
         # The fork that the format reads, and what the version shown can be compared with.
         self._fork = metadata.fork
         self._comparable: tuple[Format | None, int] = (None, 0)
-        self._content_fork: int | None = None
         self._ended = False
         self.subscribers: set[Changes] = set()
 
@@ -199,8 +198,10 @@ class Follower:
         none newer than the one that was shown last.
         """
         metadata = self._metadata
+        if self._content_is_behind():
+            return
         tops = [metadata.length]
-        if not metadata.writable and (shown := self._shown_before()):
+        if not metadata.writable and (shown := self._shown_before()[1]):
             tops.insert(0, min(shown, metadata.length))
         for top in tops:
             if self._show_at_most(top):
@@ -228,15 +229,26 @@ class Follower:
         self._moved.unpark_all()
         return True
 
-    def _shown_before(self) -> int:
-        """The version that was shown last out of this store; 0 if that is not known."""
-        kept = self._metadata.user_data(_SHOWN)
-        return int(kept) if kept is not None and kept.isdigit() else 0
+    def _content_is_behind(self) -> bool:
+        """Whether the metadata was truncated, and the content, as it is here, was perhaps not yet:
+        then what is named by the one lies not yet in the other."""
+        metadata, content = self._metadata, self._tree.content_blocks
+        if metadata.writable or content is None:
+            return False
+        return self._shown_before()[0] < metadata.fork > content.core.fork
 
-    async def _keep_shown(self, version: int) -> None:
+    def _shown_before(self) -> tuple[int, int]:
+        """The fork and the version that were shown last out of this store; 0 and 0 if not known."""
+        version, _, fork = (self._metadata.user_data(_SHOWN) or b"").partition(b" ")
+        if not version.isdigit():
+            return 0, 0
+        return int(fork) if fork.isdigit() else 0, int(version)
+
+    async def _keep_shown(self, fork: int, version: int) -> None:
         # Several processes may follow the drive: the record only grows.
-        if not self._metadata.writable and version > self._shown_before():
-            await self._metadata.set_user_data(_SHOWN, b"%d" % version)
+        if not self._metadata.writable and (fork, version) > self._shown_before():
+            kept = b"%d %d" % (version, fork) if fork else b"%d" % version
+            await self._metadata.set_user_data(_SHOWN, kept)
 
     async def prefetch(self) -> None:
         """Fetch what many look-ups need of the version shown, and of later ones, until cancelled;
@@ -269,7 +281,7 @@ class Follower:
         try:
             while not self._ended:
                 try:
-                    await self._metadata.wait_until(self._has_news)
+                    await self._wait_for_news()
                 except (ForkConflict, StorageError) as error:
                     # What is shown stays, and nothing will come.
                     logger.warning("drive %s is not followed: %s", self._metadata.key, error)
@@ -307,13 +319,45 @@ class Follower:
         self._ended = True
         self._moved.unpark_all()
 
+    async def _wait_for_news(self) -> None:
+        """Return when there is something to follow. Raises ForkConflict, StorageError."""
+        failure: CorestoreError | None = None
+
+        async def wait(core: Hypercore) -> None:
+            nonlocal failure
+            try:
+                await core.wait_until(self._has_news)
+            except (ForkConflict, StorageError) as error:
+                if core is not self._metadata:
+                    return
+                failure = error
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, self._metadata)
+            if self._tree.content_blocks is not None:
+                nursery.start_soon(wait, self._tree.content_blocks.core)
+        if failure is not None:
+            raise failure
+
     def _has_news(self) -> bool:
-        return self._ended or (self._seen != self._known and (self._known[1] > 0 or self._empty()))
+        if self._ended or self._content_came_late():
+            return True
+        return self._seen != self._known and (self._known[1] > 0 or self._empty())
+
+    def _content_came_late(self) -> bool:
+        """Whether the content was truncated after the metadata that says so was shown.
+
+        What is truncated before is no news: the metadata will tell, and until then what was cut off
+        cannot be read.
+        """
+        content = self._tree.content_blocks
+        return content is not None and content.cut and content.core.fork <= self._fork
 
     def _empty(self) -> bool:
         """Whether the log seems to have no block yet: somebody knows its manifest, and no more."""
         metadata = self._metadata
-        unknown = self._tree.view is None and not self._shown_before()
+        unknown = self._tree.view is None and not self._shown_before()[1]
         return unknown and metadata.manifest is not None and bool(metadata.peers)
 
     async def _follow(self, fork: int, length: int) -> None:
@@ -321,17 +365,19 @@ class Follower:
         if not length:
             await self._show_empty()
             return
-        if self._fork != fork and tree.format is not None:
-            self._end_versions(tree.format)
-        self._fork = fork
-        if old is None or not old.version:
+        content = tree.content_blocks
+        if tree.format is not None and (
+            self._fork != fork or (content is not None and content.cut)
+        ):
+            await self._begin_again(fork)
+        elif old is None or not old.version:
             # On its way while the header is: a round trip less.
             self._metadata.hint((length - 1,))
             await self._begin()
+        self._fork = fork
         form = tree.format
         assert form is not None
         view = await self._blocks.complete(lambda: form.view(length))
-        await self._follow_content(forked=self._comparable[1] != fork)
         changed: Changed | None = None
         # Without peers, one that is here in part must not take the place of one that is whole.
         alone = not self._metadata.peers
@@ -342,39 +388,36 @@ class Follower:
                 await self._look_ahead(view)
             else:
                 changed = await self._compare(form, old, view)
-        await self._keep_shown(length)
         if self._is_ended() or self._metadata.fork != fork:
             return
         self._comparable = form, fork
-        # No await from here on: look-ups, open files and subscribers change together.
+        # No await since it was decided whether to compare, or since the comparing: look-ups, open
+        # files and subscribers change together.
         tree.show(view)
         self._moved.unpark_all()
-        if changed is None:
-            return
-        _move_files(tree, changed, view)
-        for subscriber in self.subscribers:
-            subscriber.put(changed)
+        if changed is not None:
+            _move_files(tree, changed, view)
+            for subscriber in self.subscribers:
+                subscriber.put(changed)
+        await self._keep_shown(fork, length)
 
-    def _end_versions(self, form: Format) -> None:
-        """The log was truncated: no version from before can be read any more."""
-        logger.warning("the log of drive %s was truncated by its writer", self._metadata.key)
-        form.forked()
-        for past in self._tree.checkouts:
-            if past.content_blocks is not None:
-                past.set_content(TruncatedBlocks(past.content_blocks.core, Patience(None)))
-
-    async def _follow_content(self, *, forked: bool) -> None:
-        """What was truncated together with the metadata is other content from now on."""
-        blocks = self._tree.content_blocks
-        assert blocks is not None
-        if forked and self._comparable[0] is not None:
-            await blocks.core.update()
-        if self._content_fork != blocks.core.fork:
-            if self._content_fork is not None:
-                on_read = self._tree.reader.on_read
-                self._tree.set_content(blocks)
-                self._tree.reader.on_read = on_read
-            self._content_fork = blocks.core.fork
+    async def _begin_again(self, fork: int) -> None:
+        """A log was truncated. What was shown before cannot be read any more where it was cut."""
+        tree, content = self._tree, self._tree.content_blocks
+        if self._fork != fork:
+            logger.warning("the log of drive %s was truncated by its writer", self._metadata.key)
+            if content is not None and self._metadata.peers:
+                # What the metadata names is in the content that was truncated with it.
+                core = content.core
+                with trio.move_on_after(_CONTENT_SECONDS), suppress(ForkConflict):
+                    await core.update()
+                    await core.wait_until(lambda: core.fork >= fork)
+        tree.metadata_blocks = tree.metadata_blocks.renewed()
+        self._blocks = tree.metadata_blocks.patient()
+        if content is not None:
+            # Read when the new version is shown.
+            tree.content_blocks = content.renewed()
+        await self._begin()
 
     async def _show_empty(self) -> None:
         """Show that there is nothing, if that is what all peers say."""

@@ -73,7 +73,11 @@ class LiveTree:
         self._next_id = ROOT_ID + 1
 
     def show(self, view: TreeView) -> None:
-        """Look-ups show this version from now on."""
+        """Look-ups show this version from now on, and reads its content."""
+        reader, blocks = self._reader, self.content_blocks
+        if reader is not None and blocks is not None and reader.blocks is not blocks:
+            self.set_content(blocks)
+            self.reader.on_read = reader.on_read
         self.view = view
         self.shown.unpark_all()
 

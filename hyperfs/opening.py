@@ -32,7 +32,13 @@ from hyperfs.dedup import StoredChunkTable
 from hyperfs.drive import Drive
 from hyperfs.errors import DriveEncrypted, NotADrive
 from hyperfs.follow import Follower
-from hyperfs.hyperdrive import HyperdriveFormat, Owner, content_key, is_hyperdrive
+from hyperfs.hyperdrive import (
+    Directories,
+    HyperdriveFormat,
+    Owner,
+    content_key,
+    is_hyperdrive,
+)
 from hyperfs.index.build import build_commit
 from hyperfs.index.node import NodeCache
 from hyperfs.index.root import check_header, header_block
@@ -221,18 +227,14 @@ class _Opening:
         self._name = name
         self._patience = Patience(read_timeout)
         self._cache = NodeCache()
+        self._directories = Directories()
         # Those of the Node stack are read, whoever has their secret key; those whose key was moved
         # are followed like anybody else's.
         moved = metadata.held_for is Reason.MOVED
         writable = metadata.writable and not moved and not _is_hyperdrive(metadata)
-        self._tree = LiveTree(CoreBlocks(metadata, self._patience, check=True), writable=writable)
-        # The follower waits for as long as it takes: nobody waits for it.
-        self._follower = Follower(
-            metadata,
-            CoreBlocks(metadata, Patience(None), check=True),
-            self._tree,
-            self._open_format,
-        )
+        blocks = CoreBlocks(metadata, self._patience, ours=writable, check_always=True)
+        self._tree = LiveTree(blocks, writable=writable)
+        self._follower = Follower(metadata, self._tree, self._open_format)
         self._committer: Committer | None = None
         self._table: StoredChunkTable | None = None
         self._writes = False
@@ -314,12 +316,17 @@ class _Opening:
             if header is not None:
                 check_header(header)
             await self._ensure_content(None)
+            if tree.format is not None:
+                # The log was truncated: other nodes have the places of those that were kept.
+                self._cache = NodeCache()
             tree.format = IndexFormat(tree.metadata_blocks, self._cache)
             return
         await self._ensure_content(content_key(header) if header else None)
         assert tree.content_blocks is not None
         owner = Owner(os.getuid(), os.getgid())
-        tree.format = HyperdriveFormat(tree.metadata_blocks, tree.content_blocks, owner)
+        tree.format = HyperdriveFormat(
+            tree.metadata_blocks, tree.content_blocks, owner, self._directories
+        )
 
     async def _ensure_content(self, key: bytes | None) -> None:
         """Open the content core, which the header names or the manifest leads to."""
@@ -336,7 +343,8 @@ class _Opening:
                 self._content = await self._store.get(
                     key=key, encryption_key=metadata.encryption_key
                 )
-            self._tree.set_content(CoreBlocks(self._content, self._patience))
+            ours = self._tree.writable
+            self._tree.set_content(CoreBlocks(self._content, self._patience, ours=ours))
 
     async def _repair(self) -> None:
         """Cut what a power cut left of a commit, before peers are shown half a version.

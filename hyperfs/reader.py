@@ -71,7 +71,7 @@ class ContentReader:
     """Reads extents, or spans of blobs, of one content core."""
 
     def __init__(self, blocks: CoreBlocks) -> None:
-        self._blocks = blocks
+        self.blocks = blocks
         self._blobs = BlobReader(blocks)
         self._cache: OrderedDict[int, bytes] = OrderedDict()
         self._cached = 0
@@ -92,9 +92,9 @@ class ContentReader:
             if type(piece) is Span:
                 # Nothing else can lie beside a span, which is of all that its file has.
                 extents = await self._blobs.extents(piece)
-                return b"".join(await self._blocks.complete(lambda: self._all(extents)))
-            return await self._blocks.complete(lambda: self._piece(piece))
-        return b"".join(await self._blocks.complete(lambda: self._all(pieces)))
+                return b"".join(await self.blocks.complete(lambda: self._all(extents)))
+            return await self.blocks.complete(lambda: self._piece(piece))
+        return b"".join(await self.blocks.complete(lambda: self._all(pieces)))
 
     def read_nowait(self, pieces: Sequence[Piece]) -> bytes:
         """The same from local blocks alone. Raises BlocksMissing, DecodeError."""
@@ -107,13 +107,11 @@ class ContentReader:
 
     def hint(self, pieces: Iterable[Piece]) -> None:
         """Have the blocks of *pieces* fetched in the background."""
-        core = self._blocks.core
         blocks = [piece.block for piece in pieces if type(piece) is Extent]
         for piece in pieces:
             if type(piece) is Span:
                 blocks += self._blobs.likely_blocks(piece)
-        if blocks and not all(map(core.has, blocks)):
-            core.hint(blocks)
+        self.blocks.hint(blocks)
 
     def _all(self, pieces: Sequence[Piece]) -> list[bytes]:
         out: list[bytes] = []
@@ -143,7 +141,7 @@ class ContentReader:
         if cached is not None:
             self._cache.move_to_end(index)
             return cached
-        block = self._blocks.block(index)
+        block = self.blocks.block(index)
         if self.on_read is not None:
             self.on_read(index)
         self._cache[index] = block

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from corestore import DecodeError
 from hyperfs.changes import EntryChange
-from hyperfs.forks import OneFork
 from hyperfs.index.diff import Diff
 from hyperfs.index.node import BlocksMissing, NodeCache
 from hyperfs.index.root import decode_root, find_root, find_root_at
@@ -118,10 +117,6 @@ class Format(Protocol):
     def changes(self, old: TreeView, new: TreeView) -> Iterator[EntryChange]:
         """What changed from one version to another. `next` may be called again after
         BlocksMissing."""
-        ...
-
-    def forked(self) -> None:
-        """The log was truncated: views made before raise SnapshotNotAvailable from now on."""
         ...
 
 
@@ -278,13 +273,8 @@ class IndexFormat:
     """The format of hyperfs/FORMAT.md; a `Format`. *cache* is shared by all its views."""
 
     def __init__(self, reader: BlockReader, cache: NodeCache) -> None:
-        self._reader = OneFork(reader)
+        self._reader = reader
         self._cache = cache
-
-    def forked(self) -> None:
-        """See `Format`."""
-        self._reader = self._reader.end()
-        self._cache = NodeCache()
 
     def view(self, length: int) -> View:
         """See `Format`."""

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from corestore import CorestoreError, DecodeError
-from hyperfs.blocks import Clearing, CoreBlocks, Patience
+from hyperfs.blockset import BlockSet
 from hyperfs.cache import CacheLimit
+from hyperfs.clearing import Clearing
 from hyperfs.index.node import BlocksMissing
 from hyperfs.index.root import decode_root
 from hyperfs.pace import Pace
-from hyperfs.reach import BlockSet, Reach
+from hyperfs.reach import Reach
 from hyperfs.view import View
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Holder:
         self._caught_up = caught_up
         self._max = max_bytes
         # What is fetched here is waited for as long as it takes.
-        self._blocks = CoreBlocks(self._metadata, Patience(None))
+        self._blocks = tree.metadata_blocks.patient()
         self._needed: _Noted | None = None
         self._reach: Reach | None = None
         self._missing = array("q")

@@ -50,12 +50,13 @@ LINES = [
         "hyperfs.staging",
         "hyperfs.blobreader",
         "hyperfs.blocks",
+        "hyperfs.clearing",
         "hyperfs.changes",
         "hyperfs.pace",
     ],
     [
         "hyperfs.hyperbee",
-        "hyperfs.forks",
+        "hyperfs.blockset",
         "hyperfs.index",
         "hyperfs.records",
         "hyperfs.dirty",
@@ -123,7 +124,7 @@ OWNERS = {
     "pyfastcdc": "hyperfs.chunks",
 }
 PURE = {
-    "hyperfs.forks",
+    "hyperfs.blockset",
     "hyperfs.hyperdrive",
     "hyperfs.blobs",
     "hyperfs.hyperbee",

@@ -8,9 +8,17 @@ Format: holepunchto/hyperdrive 11 to 13; hyperfs/FORMAT.md, "Hyperdrives of the 
 
 from __future__ import annotations
 
+from hyperfs.hyperdrive.directories import Directories
 from hyperfs.hyperdrive.format import HyperdriveFormat
 from hyperfs.hyperdrive.header import content_key, is_hyperdrive
 from hyperfs.hyperdrive.records import Owner
 from hyperfs.hyperdrive.view import HyperdriveView
 
-__all__ = ["HyperdriveFormat", "HyperdriveView", "Owner", "content_key", "is_hyperdrive"]
+__all__ = [
+    "Directories",
+    "HyperdriveFormat",
+    "HyperdriveView",
+    "Owner",
+    "content_key",
+    "is_hyperdrive",
+]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from corestore import DecodeError
 from hyperfs.changes import EntryChange
-from hyperfs.forks import OneFork
 from hyperfs.hyperbee.diff import BeeDiff
 from hyperfs.hyperbee.tree import Bee
 from hyperfs.hyperdrive.directories import KEY_PREFIX, Directories
@@ -27,24 +26,25 @@ if TYPE_CHECKING:
 
 
 class HyperdriveFormat:
-    """A `Format`, and what all versions of one drive share.
+    """A `Format`, and what all versions of one drive share, until its log is truncated: then
+    another one takes over the *directories*, whose ids stay.
 
     Only lengths that end an append are versions: a longer log that is not whole is not looked into.
     """
 
-    def __init__(self, metadata: BlockReader, content: ContentBlocks, owner: Owner) -> None:
-        self.directories = Directories()
+    def __init__(
+        self,
+        metadata: BlockReader,
+        content: ContentBlocks,
+        owner: Owner,
+        directories: Directories | None = None,
+    ) -> None:
+        self.directories = directories or Directories()
         self.owner = owner
         self.content = content
         self.sizes: dict[Blob, int] = {}
-        self._metadata = OneFork(metadata)
+        self._metadata = metadata
         self._cache = NodeCache()
-
-    def forked(self) -> None:
-        """See `Format`. Directories keep their ids."""
-        self._metadata = self._metadata.end()
-        self._cache = NodeCache()
-        self.sizes.clear()
 
     def view(self, length: int) -> HyperdriveView:
         """The version of that length. Raises BlocksMissing, DecodeError of its root."""

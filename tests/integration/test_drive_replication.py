@@ -18,7 +18,7 @@ from hyperfs.drive import ROOT_ID, SHARED
 from hyperfs.extents import Extent
 from hyperfs.index import build_commit, header_block
 from hyperfs.records import entry_key, pack, pack_entry, shared_key
-from tests.support.builders import linked
+from tests.support.builders import eventually, linked
 from tests.support.drives import contents, snapshot
 
 LARGE = random.Random(7).randbytes(20_000_000)
@@ -81,7 +81,7 @@ async def test_trees_are_equal():
                 assert await reader.read(path) == await writer.read(path)
 
 
-async def test_a_log_that_was_truncated_is_followed_and_its_old_versions_are_gone():
+async def test_a_log_that_was_truncated_is_followed():
     """No program does that to a drive of ours; a peer may show it all the same."""
     async with a_pair(read_timeout=1) as (writer, reader, near, _):
         await writer.write("/a", b"1" * 70_000)
@@ -104,9 +104,57 @@ async def test_a_log_that_was_truncated_is_followed_and_its_old_versions_are_gon
             with pytest.raises(FileNotFoundError):
                 await reader.read("/b")
             assert (await anext(watch)).new.version == version
-        with pytest.raises(corestore.SnapshotNotAvailable):
-            await past.read("/a")
+        # What of it was not cut off can be read; see the next test.
+        assert await past.read("/a") == b"2" * 70_000
         file.release()
+
+
+async def test_what_took_the_place_of_a_truncated_version_is_not_shown_as_that():
+    async with a_pair(read_timeout=1) as (writer, reader, near, _):
+        await writer.write("/a", b"1" * 70_000)
+        version, content = writer.version, writer.content.length
+        await writer.write("/a", b"2" * 70_000)
+        await writer.write("/b", b"2" * 70_000)
+        await caught_up(writer, reader)
+        past = await reader.checkout(reader.version)
+        file = await open_path(reader, "/a")
+        assert await contents(file) == b"2" * 70_000
+        # 1. Nothing is followed yet, and the logs have other blocks already.
+        reader._follower.stop()
+        for core, blocks in (
+            (writer.content, [b"3" * 70_000] * 2),
+            (writer.metadata, [writer.metadata.get_nowait(version - 1)] * 2),
+        ):
+            await core.truncate(content if core is writer.content else version)
+            await core.append(*blocks)
+        await near.sync()
+        await eventually(lambda: reader.metadata.fork == reader.content.fork == 1)
+        await eventually(lambda: reader.content.length == content + 2)
+        # What is in memory is still right.
+        reader.tree.reader._cache.clear()
+        past.tree.reader._cache.clear()
+        for each in (file.read(0, 70_000), past.read("/a"), reader.read("/b")):
+            with pytest.raises(corestore.SnapshotNotAvailable):
+                await each
+        file.release()
+
+
+async def test_content_that_is_truncated_after_its_metadata_is_followed():
+    async with a_pair(read_timeout=1) as (writer, reader, near, _):
+        await writer.write("/a", b"1" * 70_000)
+        version, content = writer.version, writer.content.length
+        await writer.write("/b", b"2" * 70_000)
+        await caught_up(writer, reader)
+        assert await reader.read("/b") == b"2" * 70_000
+        before = reader.tree.reader
+        await writer.metadata.truncate(version)
+        await near.sync()
+        await eventually(lambda: (reader.generation, reader.version) == (1, version))
+        await writer.content.truncate(content)
+        await near.sync()
+        await eventually(lambda: reader.content.fork == 1 and not reader.tree.reader.blocks.cut)
+        assert reader.tree.reader is not before
+        assert await reader.read("/a") == b"1" * 70_000
 
 
 async def test_changes_are_told_after_they_can_be_seen():

@@ -10,8 +10,8 @@ import trio
 
 import corestore
 import hyperfs
-from hyperfs.blocks import CLEARED_BLOCKS, CLEARED_RUNS, CLEARING_SECONDS, Clearing
 from hyperfs.cache import RANGE_BLOCKS, RangeTable
+from hyperfs.clearing import CLEARED_BLOCKS, CLEARED_RUNS, CLEARING_SECONDS, Clearing
 from tests.support.builders import linked
 
 DATA = random.Random(12).randbytes(6_000_000)

@@ -9,8 +9,8 @@ import trio
 
 import corestore
 import hyperfs
+from hyperfs.blockset import BlockSet
 from hyperfs.cache import RANGE_BLOCKS
-from hyperfs.reach import BlockSet
 from tests.support.builders import eventually, linked
 from tests.support.drives import snapshot
 
