@@ -115,8 +115,8 @@ class Lease:
             raise conflict
         if newer is not None:
             raise MustRecover(
-                f"a peer has {newer.length} blocks of core {key}, more than there are here: it"
-                " was written elsewhere; recover it before writing",
+                f"a peer has {newer.length} blocks of core {key}, and some are not here: it was"
+                " written elsewhere; recover it before writing",
                 reason="behind",
             )
         if self.hold is not None:

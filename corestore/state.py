@@ -468,6 +468,8 @@ class CoreState:
         elif self.head.length < before.length:
             self.cuts.append(self.head.length)
         self._report_head(before)
+        if self.writable:
+            self.replicator.forget_nodes()
         for start, end in self.bitfield.runs(0, self.head.length):
             self.replicator.stored(start, end)
         self.changed.unpark_all()

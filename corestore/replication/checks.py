@@ -8,6 +8,9 @@ The question is the same: an upgrade from nothing through the length both have. 
 peer's whole length and a signature. A check of the first kind has request id 0, as the reference
 has it, so that the other side may doubt too.
 
+An unsigned tail of ours, which nobody was shown, is no history: if a peer's signed one contradicts
+it, the tail is what counts no more, and what is before it is compared.
+
 Format: holepunchto/hypercore 11, its replicator's conflict check.
 """
 
@@ -16,7 +19,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from corestore.errors import InvalidProof
+from corestore.errors import ForkConflict, InvalidProof
 from corestore.replication.actions import Confirmed, Outcome, Overtaken, Settle, Ticket
 from corestore.tree.types import Head
 from corestore.tree.verify import OutdatedProof, verify
@@ -51,6 +54,7 @@ class Checks:
       every: all peers are asked, whatever they claim, until they have confirmed our length.
       shown: a peer has shown a signed head of this core of ours since `doubt`.
       longer: the newest head that a peer has shown of a core of ours, if ever one was newer.
+      refuted: what we have beyond the published head is contradicted by what a peer has shown.
     """
 
     def __init__(self, shared: Shared, downloads: Downloads) -> None:
@@ -59,6 +63,7 @@ class Checks:
         self.watching = False
         self.every = False
         self.longer: Head | None = None
+        self.refuted = False
         self._waiting: list[tuple[Ticket, float | None]] = []
         self.shown = False
 
@@ -66,7 +71,7 @@ class Checks:
         """Look at what peers claim from now on; *every*: all of them must show what they have."""
         self.watching = True
         self.every = every
-        self.shown = False
+        self.shown = self.refuted = False
         for peer in self._shared.peers.values():
             peer.checked = None
             self.peer_changed(peer)
@@ -93,7 +98,7 @@ class Checks:
     def peer_changed(self, peer: Peer) -> None:
         """A peer told its state."""
         if peer.check is None and self._open_question(peer):
-            head = self._shared.head
+            head = self._own
             if peer.fork == head.fork and head.length:
                 self._compare(peer)
             else:
@@ -101,19 +106,25 @@ class Checks:
 
     def _open_question(self, peer: Peer) -> bool:
         """Whether the peer should show its history, and has not yet."""
-        head = self._shared.head
         if not self.watching or not peer.length or peer.checked == _claim(peer.sync):
             return False
-        if peer.fork < head.fork or not peer.serves(peer.fork):
+        if peer.fork < self._own.fork or not peer.serves(peer.fork):
             return False
-        return self.every or (peer.fork, peer.length) > (head.fork, head.length)
+        # What we have not shown it cannot have from us.
+        shown = self._shared.view.published
+        return self.every or (peer.fork, peer.length) > (shown.fork, shown.length)
+
+    @property
+    def _own(self) -> Head:
+        """Our history, as far as it counts."""
+        return self._shared.view.published if self.refuted else self._shared.head
 
     def _comparable(self, peer: Peer) -> bool:
-        head = self._shared.head
+        head = self._own
         return peer.serves(head.fork) and min(peer.length, head.length) > 0
 
     def _compare(self, peer: Peer, *, request_id: int | None = None) -> None:
-        head = self._shared.head
+        head = self._own
         upgrade = 0, min(peer.length, head.length)
         peer.check = self._downloads.ask(peer, head.fork, request_id=request_id, upgrade=upgrade)
 
@@ -130,24 +141,41 @@ class Checks:
         suspected = peer.suspected
         peer.check = None
         peer.checked = _claim(flight.believed)
-        head = self._shared.head
+        head = self._own
         if proof.fork < head.fork:
             return
         theirs = verify(proof, Head(proof.fork), nodes=_Nothing(), verifier=verifier).head
         if theirs is None:
             raise InvalidProof("a history of no length")
         if proof.fork == head.fork and head.length:
-            # A sparse copy does not know its own past everywhere. It is signed, at least.
-            with contextlib.suppress(OutdatedProof):
-                verify(proof, head, nodes=self._shared.nodes, verifier=verifier)
+            try:
+                # A sparse copy does not know its own past everywhere. It is signed, at least.
+                with contextlib.suppress(OutdatedProof):
+                    verify(proof, head, nodes=self._shared.nodes, verifier=verifier)
+            except ForkConflict:
+                if not self._has_tail:
+                    raise
+                self._refute(peer)
         if suspected is not None:
             raise InvalidProof(str(suspected)) from suspected
         if not self.watching:
             return
         self.shown = True
-        if (theirs.fork, theirs.length) > (head.fork, head.length):
+        if self._is_newer(theirs):
             self.longer = theirs
             self._shared.out.append(Overtaken(peer.id, theirs))
+
+    @property
+    def _has_tail(self) -> bool:
+        """Whether our history ends in blocks that are not signed, and nobody was shown."""
+        head, view = self._own, self._shared.view
+        return view.writable and not head.signature and view.published.length < head.length
+
+    def _refute(self, peer: Peer) -> None:
+        if self.watching:
+            self.refuted = True
+            if self._own.length:
+                peer.checked = None  # what we have shown is still to be compared
 
     def refused(self, flight: Flight) -> None:
         """The peer cannot show it. Raises what it was suspected of."""
@@ -181,10 +209,11 @@ class Checks:
     @property
     def newer(self) -> Head | None:
         """What a peer has shown to be signed beyond what we have."""
-        head, longer = self._shared.head, self.longer
-        if longer is not None and (longer.fork, longer.length) > (head.fork, head.length):
-            return longer
-        return None
+        return self.longer if self.longer is not None and self._is_newer(self.longer) else None
+
+    def _is_newer(self, theirs: Head) -> bool:
+        own = self._own
+        return (theirs.fork, theirs.length) > (own.fork, own.length)
 
     @property
     def waiting(self) -> bool:

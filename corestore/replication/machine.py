@@ -121,8 +121,6 @@ class Replicator:
         self._paused_until: float | None = None
         self._wake_at: float | None = None
         self._ranges_due = False
-        # One past the last block that `stored` told of.
-        self._stored_end = 0
 
     # -- peers ---------------------------------------------------------------------------------
 
@@ -489,13 +487,13 @@ class Replicator:
         """Blocks became held other than through `committed`: a local append, another process.
         The view shows them already. Settles who wanted them."""
         shared = self._shared
-        if start < self._stored_end and shared.view.writable:
-            # Cut without a fork, as only a tail that was never published may be: nodes above
-            # *start* may have changed.
-            shared.nodes.clear()
-        self._stored_end = max(end, self._stored_end)
         self._uploads.blocks_added(start, end)
         shared.wants.check_all(shared.view.bitfield)
+
+    def forget_nodes(self) -> None:
+        """Nodes that were read may have changed: a tail of our own log was cut without a fork, as
+        only one that was never published may be."""
+        self._shared.nodes.clear()
 
     def cleared(self, start: int, end: int) -> None:
         """Blocks are no longer held (`core.clear`); peers are told."""

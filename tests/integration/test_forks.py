@@ -10,7 +10,15 @@ import pytest
 import trio
 
 import corestore
-from corestore import ForkConflict, ForkDetected, KeyPair, MustRecover, Overtaken, Reason
+from corestore import (
+    ForkConflict,
+    ForkDetected,
+    KeyPair,
+    MustRecover,
+    Overtaken,
+    Reason,
+    durability,
+)
 from tests.support.builders import linked
 
 PAIR = KeyPair.from_seed(bytes(range(32)))
@@ -176,6 +184,49 @@ async def test_an_old_copy_is_told_so_and_recovers(tmp_path, caplog):
         core = await store.get(name="log")
         assert core.contiguous_length == 26
         await core.append(b"and on")
+
+
+@pytest.mark.parametrize(
+    ("shown", "tail", "theirs"), [(0, 3, 2), (0, 2, 3), (5, 4, 2), (5, 2, 4), (5, 3, 3)]
+)
+async def test_a_restored_tail_that_nobody_saw_gives_way(
+    shown, tail, theirs, tmp_path, monkeypatch
+):
+    """The backup was made while the store was in use, and what was signed then was lost."""
+    monkeypatch.setattr(durability, "SYNC_INTERVAL", 3600)
+    async with corestore.open(tmp_path / "store") as store:
+        core = await store.get(key_pair=PAIR)
+        await append(core, shown)
+    copy_store(tmp_path / "store", tmp_path / "again")
+    async with corestore.open(tmp_path / "store") as store:
+        await (await store.get()).append(b"the first one is synced at once")
+        await store.sync()
+        core = await store.get(key_pair=PAIR)
+        await append(core, tail, b"lost")
+        copy_store(tmp_path / "store", tmp_path / "backup")
+        assert core.published_length == shown
+    async with (
+        corestore.open(tmp_path / "again") as again,
+        corestore.open(tmp_path / "backup") as store,
+    ):
+        there, core = await again.get(key_pair=PAIR), await store.get(key_pair=PAIR)
+        await there.lift_hold()
+        await append(there, theirs, b"kept")
+        await again.sync()
+        assert (core.length, core.held_for) == (shown + tail, Reason.COPIED)
+        with core.events() as events, trio.fail_after(10):
+            async with linked(again, store):
+                while not isinstance(event := await events.receive(), Overtaken):
+                    pass
+                assert event == Overtaken(shown + theirs, 0)
+                with pytest.raises(MustRecover, match="some are not here"):
+                    await core.append(b"another history")
+                assert await core.recover() == there.length
+                assert [b async for b in core.blocks()] == [b async for b in there.blocks()]
+                await core.append(b"goes on")
+                await store.sync()
+                await soon(lambda: held_back(there))
+                assert (core.conflict, there.conflict) == (None, None)
 
 
 async def test_two_machines_with_one_key_do_not_fork_while_they_see_each_other():

@@ -330,6 +330,43 @@ def test_who_never_had_anything_confirms_nothing():
     assert not same.confirmed
 
 
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize(
+    ("shown", "tail", "theirs"), [(0, 3, 2), (0, 2, 3), (5, 4, 2), (5, 2, 4), (8, 8, 8)]
+)
+def test_a_tail_that_nobody_saw_contradicts_nobody(shown, tail, theirs, every):
+    network = Network()
+    ours = writer(network, shown)
+    with_tail(ours, tail)
+    other = writer(network, shown)
+    other.append(*blocks(theirs, 3))
+    ours.machine.doubt(every=every)
+    network.connect(other, ours)
+    network.run(seconds=10)
+    assert not ours.conflicts
+    assert not ours.confirmed
+    assert ours.machine.newer == other.core.head
+    assert other.core.head == ours.overtaken[-1].head
+
+
+def test_what_was_shown_before_an_unseen_tail_still_contradicts():
+    network = Network()
+    ours = twin(network, blocks(5, 1), blocks(3, 2))
+    with_tail(ours, 4)
+    other = twin(network, blocks(5, 1), blocks(6, 4))
+    ours.machine.doubt(every=True)
+    network.connect(other, ours)
+    network.run(seconds=10)
+    (conflict,) = ours.conflicts
+    ForkEvidence(0, ours.core.manifest, conflict.ours, conflict.theirs).check(ours.core.key)
+
+
+def with_tail(site, count):
+    """Blocks that are not signed yet."""
+    site.core.append(*blocks(count, 9), publish=False)
+    site.core.head = replace(site.core.head, signature=b"")
+
+
 def test_a_peer_that_only_claims_more_does_not_stop_the_writer():
     network = Network()
     source = writer(network, 10)
