@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import corestore  # noqa: E402
 from tools import sample_tree  # noqa: E402
+from tools.crash_rounds import Violation  # noqa: E402
 
 if TYPE_CHECKING:
     from tools.program import Mount, Person
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 30.0
 EQUAL_SECONDS = 10.0
-
-
-class Violation(Exception):
-    """Something that must never happen; the message has all of it."""
 
 
 # -- heads, read beside the processes that have the stores open ------------------------------------

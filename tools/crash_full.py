@@ -17,16 +17,12 @@ A violation ends the run with exit code 1 and leaves the folder.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,13 +30,16 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tools.crash_checks import Violation, read_everything, status, wait_equal  # noqa: E402
-from tools.crash_disk import Disk  # noqa: E402
+from tools import crash_rounds, crash_world  # noqa: E402
+from tools.crash_checks import read_everything, status, wait_equal  # noqa: E402
 from tools.crash_load import Journal, content  # noqa: E402
-from tools.program import Person, ProgramError, people, wait_until  # noqa: E402
+from tools.crash_rounds import Violation  # noqa: E402
+from tools.program import ProgramError, wait_until  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from tools.program import Person
 
 DISK_BYTES = 160 << 20
 LARGEST = 400_000
@@ -75,48 +74,26 @@ def write(folder: str, path: str, seed: str, first: str) -> None:
             time.sleep(0.02)
 
 
-class World:
-    """A writer and a reader, each on a small disk, below *top*."""
+class World(crash_world.World):
+    """Both stores are on a small disk; the writer gives back what no version needs."""
 
     def __init__(self, top: Path, people: list[Person], seed: int) -> None:
-        self.top = top
-        self.writer, self.reader = people
-        self.random = random.Random(seed)
-        self.number = 0
+        super().__init__(top, people, seed)
         self.child: subprocess.Popen[bytes] | None = None
-        self.disks: dict[str, Disk] = {}
 
     def begin(self) -> None:
-        """Make the drive and mount it twice."""
-        for person in (self.writer, self.reader):
-            disk = Disk(person.store, self.random, size=DISK_BYTES)
-            self.disks[person.store.name] = disk
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{found.getsockname()[1]}"
-        (self.top / "journals").mkdir()
-        self.key = self.writer.ask("create", "photos").strip()
-        self.mount_writer()
-        self.mount_reader()
-
-    def mount_writer(self) -> None:
-        """Mount read-write, giving back what no version needs."""
-        more = ("--listen", self.address, "--keep-last", "1")
-        self.here = self.writer.mount("photos", self.top / "here", *more)
-
-    def mount_reader(self) -> None:
-        """Mount by key."""
-        self.there = self.reader.mount(self.key, self.top / "there", "--peer", self.address)
+        """Make the disks too."""
+        self.add_disks(DISK_BYTES)
+        super().begin()
 
     def end(self) -> None:
-        """Leave no process and no mount."""
+        """End the program that writes, too."""
         self._stop()
-        for person in (self.writer, self.reader):
-            for mount in person.mounts:
-                mount.clean_up()
-        for disk in self.disks.values():
-            with contextlib.suppress(ProgramError):
-                disk.unmount()
+        super().end()
+
+    def mount_writer(self, *options: str) -> None:
+        """Of the versions only the newest is kept."""
+        super().mount_writer("--keep-last", "1", *options)
 
     # -- a round -----------------------------------------------------------------------------------
 
@@ -254,64 +231,22 @@ class World:
 # -- runs ------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def world(top: Path, seed: int, *, seconds: float = 600.0) -> Iterator[World]:
-    """A new world below *top*; everything is taken down at the end."""
-    with people(top, "alice", "bob", seconds=seconds) as persons:
-        made = World(top, persons, seed)
-        try:
-            made.begin()
-            yield made
-        finally:
-            made.end()
-
-
-def run(top: Path, seed: int, rounds: int, seconds: float) -> int:
-    """Rounds in as many worlds as it takes, for at most *seconds*; how many rounds it were.
-
-    Raises:
-      Violation: and the world's folder stays.
-    """
-    source = random.Random(seed)
-    end = time.monotonic() + seconds
-    done = 0
-    while done < rounds and time.monotonic() < end:
-        folder = top / f"world-{done}"
-        folder.mkdir()
-        with world(folder, source.randrange(1 << 30)) as made:
-            for _ in range(ROUNDS_OF_A_WORLD):
-                if done == rounds or time.monotonic() > end:
-                    break
-                try:
-                    told = made.round()
-                except Exception as error:
-                    raise Violation(f"round {done} in {folder}: {error!r}") from error
-                done += 1
-                print(f"{done:4} {told}", flush=True)
-        shutil.rmtree(folder)
-    return done
+def world(top: Path, seed: int, *, seconds: float = 600.0) -> AbstractContextManager[World]:
+    """A new world below *top*, ready for rounds; everything is taken down at the end."""
+    return crash_world.world(top, lambda people: World(top, people, seed), seconds=seconds)
 
 
 def main() -> None:
     """Parse the options and run."""
     if sys.argv[1:2] == ["write"]:
         write(*sys.argv[2:])
-    parser = argparse.ArgumentParser(description="Fill the disks under mounts at work.")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-    parser.add_argument("--seconds", type=float, default=3600.0, help="for all rounds together")
-    parser.add_argument("--keep", type=Path, help="where the worlds are; default: a new folder")
-    options = parser.parse_args()
-    top = options.keep or Path(tempfile.mkdtemp(prefix="hyperfs-full-"))
-    top.mkdir(exist_ok=True)
-    print(f"seed {options.seed}, in {top}", flush=True)
-    try:
-        done = run(top, options.seed, options.rounds, options.seconds)
-    except Violation as violation:
-        print(f"VIOLATION, seed {options.seed}: {violation}")
-        sys.exit(1)
-    top.rmdir()
-    print(f"{done} rounds, nothing lost, and writing went on")
+    options = crash_rounds.arguments("Fill the disks under mounts at work.", rounds=20).parse_args()
+    crash_rounds.run(
+        options,
+        lambda folder, source: world(folder, source.randrange(1 << 30)),
+        lambda made, source: made.round(),
+        rounds_of_a_world=ROUNDS_OF_A_WORLD,
+    )
 
 
 if __name__ == "__main__":

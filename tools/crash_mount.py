@@ -23,27 +23,24 @@ installed.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import random
 import shutil
-import socket
 import sqlite3
 import stat
 import subprocess
 import sys
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tools import sample_tree  # noqa: E402
+from tools import crash_rounds, crash_world, sample_tree  # noqa: E402
 from tools.crash_checks import (  # noqa: E402
-    Violation,
     heads,
     length_of,
     read_everything,
@@ -51,7 +48,6 @@ from tools.crash_checks import (  # noqa: E402
     status,
     wait_equal,
 )
-from tools.crash_disk import Disk  # noqa: E402
 from tools.crash_exerciser import Exerciser  # noqa: E402
 from tools.crash_load import (  # noqa: E402
     Append,
@@ -66,10 +62,15 @@ from tools.crash_load import (  # noqa: E402
     Stream,
     sync,
 )
-from tools.program import Mount, Person, people, wait_until  # noqa: E402
+from tools.crash_rounds import Violation  # noqa: E402
+from tools.program import Mount, wait_until  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from tools.crash_disk import Disk
+    from tools.program import Person
 
 LOADS: dict[str, type[Load]] = {
     "small": SmallFiles,
@@ -104,68 +105,38 @@ KEPT_FOLDERS = 4
 # -- the world -------------------------------------------------------------------------------------
 
 
-class World:
-    """A writer and a reader below *top*, and one round after the other."""
+class World(crash_world.World):
+    """With *power*, both stores are on disks whose power can be cut."""
 
     def __init__(self, top: Path, people: list[Person], seed: int, *, power: bool) -> None:
-        self.top = top
-        self.writer, self.reader = people
-        self.random = random.Random(seed)
+        super().__init__(top, people, seed)
         self.power = power
-        self.disks: dict[str, Disk] = {}
-        self.number = 0
         # Folders of earlier rounds, nobody writes there: everything in them, as it must stay.
         self.settled: dict[str, dict[str, tuple[int, int, int, str]]] = {}
         self.children: list[subprocess.Popen[bytes]] = []
-        self.durable = 0
 
     def begin(self) -> None:
-        """Make the drive and mount it twice."""
+        """Make the disks and what is copied from, too."""
         if self.power:
-            for person in (self.writer, self.reader):
-                self.disks[person.store.name] = Disk(person.store, self.random)
+            self.add_disks()
         self.source = self.top / "source"
         sample_tree.make(self.source, large_bytes=4 << 20, real_names=300)
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{found.getsockname()[1]}"
-        self.key = self.writer.ask("create", "photos").strip()
-        (self.top / "journals").mkdir()
-        self.mount_writer()
-        self.mount_reader()
+        super().begin()
 
     def end(self) -> None:
-        """Leave no process and no mount."""
+        """End the programs at work, too."""
         self._stop_children()
-        for person in (self.writer, self.reader):
-            for mount in person.mounts:
-                mount.clean_up()
-        for disk in self.disks.values():
-            with contextlib.suppress(Exception):
-                disk.unmount()
-
-    def mount_writer(self) -> None:
-        """Mount read-write, at the address the reader dials."""
-        self.here = self.writer.mount("photos", self.top / "here", "--listen", self.address)
+        super().end()
 
     def _start_writer(self) -> None:
-        """The same, without waiting until it is mounted."""
+        """As `mount_writer`, without waiting until it is mounted."""
         more = ("--listen", self.address)
         self.here = Mount(self.writer, "photos", self.top / "here", more)
         self.writer.mounts.append(self.here)
 
-    def mount_reader(self, *options: str) -> None:
-        """Mount by key, connected unless *options* say something else."""
-        options = options or ("--peer", self.address)
-        self.there = self.reader.mount(self.key, self.top / "there", *options)
-
-    def status(self, person: Person, mount: Mount) -> dict[str, object]:
-        """What `status` tells of a mount."""
-        return status(person, mount)
-
     def version(self, person: Person, mount: Mount) -> int:
         """The version a mount shows."""
-        version = self.status(person, mount)["version"]
+        version = status(person, mount)["version"]
         assert isinstance(version, int)
         return version
 
@@ -385,7 +356,7 @@ class World:
             if now != names:
                 changed = [name for name in {*now, *names} if now.get(name) != names.get(name)]
                 raise Violation(f"nobody writes in {folder}, and these changed: {changed[:10]}")
-        report = self.status(self.writer, self.here)
+        report = status(self.writer, self.here)
         if (report["files"], report["byte_length"]) != (found.files, found.bytes):
             raise Violation(
                 f"it counts {report['files']} files with {report['byte_length']} bytes and has"
@@ -452,49 +423,21 @@ def watch(folder: str, path: str, *kinds: str) -> None:
 # -- runs ---------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def world(top: Path, seed: int, *, power: bool = False, seconds: float = 600.0) -> Iterator[World]:
+def world(
+    top: Path, seed: int, *, power: bool = False, seconds: float = 600.0
+) -> AbstractContextManager[World]:
     """A new world below *top*, ready for rounds; everything is taken down at the end."""
-    with people(top, "alice", "bob", seconds=seconds) as persons:
-        made = World(top, persons, seed, power=power)
-        try:
-            made.begin()
-            yield made
-        finally:
-            made.end()
+    make = partial(World, top, seed=seed, power=power)
+    return crash_world.world(top, make, seconds=seconds)
 
 
-def run(
-    top: Path, seed: int, rounds: int, seconds: float, *, power: bool, kinds: Sequence[str] = ()
-) -> int:
-    """Rounds in as many worlds as it takes, for at most *seconds*; how many rounds it were. Of
-    *kinds*, if given.
-
-    Raises:
-      Violation: and the world's folder stays.
-    """
-    source = random.Random(seed)
-    end = time.monotonic() + seconds
-    done = 0
-    while done < rounds and time.monotonic() < end:
-        folder = top / f"world-{done}"
-        folder.mkdir()
-        with world(folder, source.randrange(1 << 30), power=power) as made:
-            for _ in range(ROUNDS_OF_A_WORLD):
-                if done == rounds or time.monotonic() > end:
-                    break
-                kind = source.choice(kinds or (CUTS if power and source.random() < 0.7 else KILLS))
-                began = time.monotonic()
-                working = min(6.0, source.expovariate(0.8))
-                try:
-                    told = made.round(kind, working)
-                except Exception as error:
-                    raise Violation(f"round {done}, {kind}, in {folder}: {error}") from error
-                done += 1
-                took = time.monotonic() - began
-                print(f"{done:4} {kind:12} {working:3.1f} of {took:4.1f} s: {told}", flush=True)
-        shutil.rmtree(folder)
-    return done
+def play(made: World, source: random.Random, kinds: Sequence[str]) -> str:
+    """A round of one of *kinds*, or of any; a line about it."""
+    kind = source.choice(kinds or (CUTS if made.power and source.random() < 0.7 else KILLS))
+    working = min(6.0, source.expovariate(0.8))
+    began = time.monotonic()
+    told = made.round(kind, working)
+    return f"{kind:12} {working:3.1f} of {time.monotonic() - began:4.1f} s: {told}"
 
 
 def main() -> None:
@@ -505,33 +448,18 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in LOADS:
         work(*sys.argv[1:])
         return
-    parser = argparse.ArgumentParser(description="Kill mounts at work and check what is left.")
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-    parser.add_argument("--seconds", type=float, default=3600.0, help="for all rounds together")
+    parser = crash_rounds.arguments("Kill mounts at work and check what is left.", rounds=100)
     parser.add_argument(
         "--kind", action="append", choices=sorted({*KILLS, *CUTS}), help="only these"
     )
     parser.add_argument("--power", action="store_true", help="cut the power too (needs root)")
-    parser.add_argument("--keep", type=Path, help="where the worlds are; default: a new folder")
     options = parser.parse_args()
-    top = options.keep or Path(tempfile.mkdtemp(prefix="hyperfs-crash-"))
-    top.mkdir(exist_ok=True)
-    print(f"seed {options.seed}, in {top}")
-    try:
-        done = run(
-            top,
-            options.seed,
-            options.rounds,
-            options.seconds,
-            power=options.power,
-            kinds=options.kind or (),
-        )
-    except Violation as violation:
-        print(f"VIOLATION, seed {options.seed}: {violation}")
-        sys.exit(1)
-    top.rmdir()
-    print(f"{done} rounds, nothing lost, nothing forked")
+    crash_rounds.run(
+        options,
+        lambda folder, source: world(folder, source.randrange(1 << 30), power=options.power),
+        lambda made, source: play(made, source, options.kind or ()),
+        rounds_of_a_world=ROUNDS_OF_A_WORLD,
+    )
 
 
 if __name__ == "__main__":

@@ -19,16 +19,12 @@ with exit code 1 and leaves the folder.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import random
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -37,12 +33,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import corestore  # noqa: E402
+from tools import crash_rounds  # noqa: E402
+from tools.crash_rounds import Violation, free_ports  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,10 +52,6 @@ ROUNDS_OF_A_WORLD = 20
 START_SECONDS = 30.0
 QUIET_SECONDS = 60.0
 Lengths = tuple[int, int]
-
-
-class Violation(Exception):
-    """Something that must never happen."""
 
 
 def block(core: int, index: int) -> bytes:
@@ -219,7 +212,7 @@ class World:
 
     def __init__(self, top: Path, source: random.Random) -> None:
         self.random = source
-        ports = _free_ports(len(ROLES))
+        ports = free_ports(len(ROLES))
         self.people = {
             role: Person(role, top / role, port) for role, port in zip(ROLES, ports, strict=True)
         }
@@ -361,14 +354,6 @@ class World:
                 person.kill()
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in found:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in found]
-
-
 @contextlib.contextmanager
 def world(top: Path, source: random.Random) -> Iterator[World]:
     """A new world below *top*; its processes are gone at the end."""
@@ -379,34 +364,11 @@ def world(top: Path, source: random.Random) -> Iterator[World]:
         made.end()
 
 
-def run(top: Path, seed: int, rounds: int, seconds: float, progress: Progress) -> Lengths:
-    """Rounds in as many worlds as it takes, for at most *seconds*; (rounds, worlds).
-
-    Raises:
-      Violation: and the world's folder stays.
-    """
-    source = random.Random(seed)
-    end = time.monotonic() + seconds
-    done = worlds = 0
-    task = progress.add_task("kills", total=rounds, told="")
-    while done < rounds and time.monotonic() < end:
-        folder = top / f"world-{worlds}"
-        folder.mkdir()
-        worlds += 1
-        with world(folder, source) as made:
-            for _ in range(ROUNDS_OF_A_WORLD):
-                if done == rounds or time.monotonic() > end:
-                    break
-                try:
-                    told = made.round(min(3.0, source.expovariate(3)))
-                except Exception as error:
-                    raise Violation(f"round {done} in {folder}: {error!r}") from error
-                done += 1
-                lengths = [max(heads, default=0) for heads in made.heads]
-                progress.update(task, advance=1, told=f"{told}; {lengths[0]}+{lengths[1]} blocks")
-            made.settle()
-        shutil.rmtree(folder)
-    return done, worlds
+def play(made: World, source: random.Random) -> str:
+    """A round; a line about it."""
+    told = made.round(min(3.0, source.expovariate(3)))
+    lengths = [max(heads, default=0) for heads in made.heads]
+    return f"{told:18} {lengths[0]}+{lengths[1]} blocks"
 
 
 def main() -> None:
@@ -418,24 +380,14 @@ def main() -> None:
         case [("reader" | "far"), path, port, peer, *keys]:
             trio.run(lambda: read(path, int(port), int(peer), *keys))
             return
-    parser = argparse.ArgumentParser(description="Kill replicating processes, check what is left.")
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-    parser.add_argument("--seconds", type=float, default=3600.0, help="for all rounds together")
-    parser.add_argument("--keep", type=Path, help="where the worlds are; default: a new folder")
-    options = parser.parse_args()
-    top = options.keep or Path(tempfile.mkdtemp(prefix="corestore-crash-"))
-    top.mkdir(exist_ok=True)
-    print(f"seed {options.seed}, in {top}", flush=True)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    try:
-        with Progress(*columns, TextColumn("{task.fields[told]}")) as progress:
-            done, worlds = run(top, options.seed, options.rounds, options.seconds, progress)
-    except Violation as violation:
-        print(f"VIOLATION, seed {options.seed}: {violation}")
-        sys.exit(1)
-    top.rmdir()
-    print(f"{done} rounds in {worlds} worlds: nothing lost, nothing forked")
+    about = "Kill replicating processes and check what is left."
+    crash_rounds.run(
+        crash_rounds.arguments(about, rounds=200).parse_args(),
+        world,
+        play,
+        rounds_of_a_world=ROUNDS_OF_A_WORLD,
+        settle=World.settle,
+    )
 
 
 if __name__ == "__main__":
