@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import corestore
 import hyperfs
@@ -651,7 +652,10 @@ async def test_who_waits_for_a_committer_that_failed_is_told(tmp_path, monkeypat
 
 async def test_attributes_changed_before_a_commit_and_closed_during_it_are_not_lost(nursery):
     """What rsync does: open for reading, fchmod, close, rename."""
-    async with a_drive() as drive:
+    async with (
+        open_with(FaultyStorage()) as store,
+        hyperfs.open(store, name="d", create=True) as drive,
+    ):
         make_file(drive, b"draft").release()
         await drive.commit()
         entry = await drive.lookup(ROOT_ID, b"draft")
@@ -663,13 +667,15 @@ async def test_attributes_changed_before_a_commit_and_closed_during_it_are_not_l
             await drive.commit()
             done.set()
 
-        nursery.start_soon(commit)
-        while drive._tree.staging.committing is None:
-            await trio.lowlevel.checkpoint()
-        file.release()
+        # The commit has begun and cannot end.
+        async with store.transaction(drive.metadata):
+            nursery.start_soon(commit)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert drive._tree.staging.committing is not None
+            file.release()
+            entry = await drive.lookup(ROOT_ID, b"draft")
+            assert not done.is_set()
         # Nothing shows the old mode, and nothing that is made of what is shown has it.
-        entry = await drive.lookup(ROOT_ID, b"draft")
-        assert not done.is_set()
         assert entry.mode == stat.S_IFREG | 0o600
         drive.delete(ROOT_ID, b"draft")
         drive.put(ROOT_ID, b"final", entry)
