@@ -104,9 +104,10 @@ class CoreBlocks:
         self._patience = patience
         self._ours = ours
         self._check_always = check_always
-        # Blocks beyond were appended by us or came from peers, and were hashed then.
-        self._unchecked_end = core.length
-        self._checked = BlockSet()
+        self._unchecked = BlockSet()
+        if not check_always:
+            for start, end in core.held(0, core.length):
+                self._unchecked.add_range(start, end)
         self._damaged: set[int] = set()
         self._cuts = core.cuts
         patience.watch(core)
@@ -117,13 +118,13 @@ class CoreBlocks:
 
     def patient(self) -> CoreBlocks:
         """The same as `renewed`, but waiting for missing blocks as long as it takes."""
-        other = self._another(Patience(None))
+        return self._another(Patience(None))
+
+    def _another(self, patience: Patience) -> CoreBlocks:
+        other = CoreBlocks(self.core, patience, ours=self._ours, check_always=self._check_always)
         # Whichever of the two meets a damaged block, the other may be who fetches it.
         other._damaged = self._damaged
         return other
-
-    def _another(self, patience: Patience) -> CoreBlocks:
-        return CoreBlocks(self.core, patience, ours=self._ours, check_always=self._check_always)
 
     @property
     def cut(self) -> bool:
@@ -135,11 +136,8 @@ class CoreBlocks:
         core = self.core
         if self.cut:
             self._check_uncut(index)
-        always = self._check_always
         try:
-            if not always and (index >= self._unchecked_end or index in self._checked):
-                return core.get_nowait(index)
-            block = core.get_nowait(index, check=True)
+            block = core.get_nowait(index, check=self._check_always or index in self._unchecked)
         except BlockNotAvailable:
             raise BlocksMissing((index,)) from None
         except (InvalidChecksum, StorageCorrupt) as error:
@@ -149,16 +147,8 @@ class CoreBlocks:
             logger.error("%s: it is fetched again", error)
             self._damaged.add(index)
             raise BlocksMissing((index,)) from None
-        if not always:
-            self._checked.add(index)
+        self._unchecked.discard(index)
         return block
-
-    def hint(self, indices: Iterable[int]) -> None:
-        """Have what is missing of these blocks fetched in the background."""
-        missing = [index for index in indices if not self.core.has(index)]
-        if missing:
-            self._came(missing)
-            self.core.hint(missing)
 
     async def fetch(self, indices: Iterable[int]) -> None:
         """Return when all these blocks are local; they are asked for together.
@@ -178,7 +168,6 @@ class CoreBlocks:
         if not missing:
             await trio.lowlevel.checkpoint()
             return
-        self._came(missing)
         patience = self._patience
         if patience.seconds is None:
             await self._get_all(missing)
@@ -226,12 +215,6 @@ class CoreBlocks:
             freed += await clearing.clear(portion)
             await trio.lowlevel.checkpoint()
         return freed
-
-    def _came(self, missing: Iterable[int]) -> None:
-        """Blocks that will be compared with their hashes before they are stored."""
-        for index in missing:
-            if index < self._unchecked_end:
-                self._checked.add(index)
 
     async def _forget_damaged(self, wanted: Iterable[int]) -> None:
         for index in wanted:

@@ -107,11 +107,13 @@ class ContentReader:
 
     def hint(self, pieces: Iterable[Piece]) -> None:
         """Have the blocks of *pieces* fetched in the background."""
+        core = self.blocks.core
         blocks = [piece.block for piece in pieces if type(piece) is Extent]
         for piece in pieces:
             if type(piece) is Span:
                 blocks += self._blobs.likely_blocks(piece)
-        self.blocks.hint(blocks)
+        if blocks and not all(map(core.has, blocks)):
+            core.hint(blocks)
 
     def _all(self, pieces: Sequence[Piece]) -> list[bytes]:
         out: list[bytes] = []

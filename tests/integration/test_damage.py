@@ -143,3 +143,85 @@ async def test_a_drive_that_has_lost_part_of_its_index_says_so_and_goes_on(tmp_p
         # Once more as it is closed.
         with pytest.raises(BlockNotAvailable):
             await change()
+
+
+async def test_a_reader_notices_damage_as_it_reads_and_fetches_it_anew(tmp_path, caplog):
+    async with corestore.open(None) as near, hyperfs.open(near, name="d", create=True) as writer:
+        async with writer.batch() as batch:
+            for number in range(400):
+                await batch.write(f"/folder/{number}", b"content of %d" % number)
+        await writer.write("/f", DATA)
+        await writer.sync()
+        async with (
+            corestore.open(tmp_path / "s") as far,
+            linked(near, far),
+            hyperfs.open(far, key=writer.key) as reader,
+        ):
+            with trio.fail_after(10):
+                await reader.ready()
+                await reader.download("/")
+        index, content = data_files(tmp_path / "s")
+        flip(content, range(1000, 3_000_000, 500_000))
+        text = index.read_bytes()
+        flip(index, [text.index(b"content of 123")])
+        async with (
+            corestore.open(tmp_path / "s") as far,
+            hyperfs.open(far, key=writer.key, read_timeout=0.01) as reader,
+        ):
+            # 1. Nobody is there to ask: wrong bytes are not given all the same.
+            with pytest.raises(trio.TooSlowError):
+                await reader.read("/f")
+            with pytest.raises(trio.TooSlowError):
+                [each async for each in reader.walk()]
+        async with (
+            corestore.open(tmp_path / "s") as far,
+            hyperfs.open(far, key=writer.key) as reader,
+            linked(near, far),
+        ):
+            # 2. A peer has what is damaged.
+            with trio.fail_after(10):
+                assert await reader.read("/f") == DATA
+                assert len([each async for each in reader.walk()]) == 402
+            assert (await hyperfs.check_drive(reader)).damaged == 0
+        assert "the disk has damaged block" in caplog.text
+
+
+async def test_damage_in_a_drive_of_ours_is_an_error_of_the_read(tmp_path):
+    async with (
+        corestore.open(tmp_path / "s") as store,
+        hyperfs.open(store, name="d", create=True) as drive,
+    ):
+        await drive.write("/f", DATA)
+        await drive.sync()
+    flip(data_files(tmp_path / "s")[-1], [1_500_000])
+    async with corestore.open(tmp_path / "s") as store, hyperfs.open(store, name="d") as drive:
+        assert await drive.read("/f", 0, 1_000_000) == DATA[:1_000_000]
+        for _ in range(2):
+            with pytest.raises(InvalidChecksum, match="damaged block"):
+                await drive.read("/f")
+        assert await drive.read("/f", 2_000_000) == DATA[2_000_000:]
+
+
+async def test_what_was_here_is_compared_with_its_hash_once_and_what_came_since_is_not(
+    tmp_path, monkeypatch
+):
+    checked = []
+    get = corestore.Hypercore.get_nowait
+
+    def counted(core, index, *, check=False):
+        if check and core.byte_length > 100_000:
+            checked.append(index)
+        return get(core, index, check=check)
+
+    monkeypatch.setattr(corestore.Hypercore, "get_nowait", counted)
+    async with (
+        corestore.open(tmp_path / "s") as store,
+        hyperfs.open(store, name="d", create=True) as drive,
+    ):
+        await drive.write("/f", DATA)
+        assert await drive.read("/f") == DATA
+        assert checked == []
+    async with corestore.open(tmp_path / "s") as store, hyperfs.open(store, name="d") as drive:
+        for _ in range(2):
+            assert await drive.read("/f") == DATA
+        assert checked == [*range(drive.content.length)]
