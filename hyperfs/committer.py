@@ -312,6 +312,7 @@ class Committer:
 
     async def _step(self) -> None:
         tree = self._tree
+        tree.drop_removed()
         waiting = self._urgent and self._waiters
         aged = trio.current_time() >= self._first_change + AGE_SECONDS
         if not waiting and not aged and tree.dirty_bytes >= FLUSH_DIRTY_BYTES:

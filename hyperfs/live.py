@@ -143,6 +143,12 @@ class LiveTree:
             if isinstance(file.location, tuple) and self._at.get(file.location) is file:
                 del self._at[file.location]
 
+    def drop_removed(self) -> None:
+        """Forget what was closed, and then removed before it was committed. The removal does not
+        do so: it may be half of a rename."""
+        for file in [each for each in self.dirty_files.values() if each.location is None]:
+            self.drop_if_idle(file)
+
     def wait_for_room(self) -> Awaitable[None]:
         """See `FileOwner`."""
         return self.room()

@@ -508,7 +508,7 @@ class OpenFile:
                 # Inline content has no extents to lay something over: it is written again.
                 delta.write(0, inline)
                 self.content = ContentMap(self.id, self.content.size)
-                self._owner.file_changed(self, len(inline))
+                self._owner.file_changed(self, delta.ranges.size_bytes)
         return delta
 
     def _changed(self, dirty_bytes: int) -> None:

@@ -44,7 +44,9 @@ class FileOperations(NameOperations):
             inode.lookups += 1
             return handle, self.attributes(self.entry_of(entry.id))
         # Whoever makes a file may open it in any way, whatever the mode says.
-        return self._open(inode, entry, flags, who), self.attributes(entry)
+        handle = self._open(inode, entry, flags, who)
+        self.handles.files[handle].written = True
+        return handle, self.attributes(entry)
 
     @atomic
     def open(self, ino: int, flags: int, who: Credentials) -> int:
@@ -130,19 +132,22 @@ class FileOperations(NameOperations):
             await self.drive.sync()
 
     async def release(self, number: int) -> None:
-        """Close a handle. What was written is committed soon."""
+        """Close a handle. What was made, written or changed through it is committed soon."""
         self._release(number)
 
     def _release(self, number: int) -> None:
         handle = self.handles.files.pop(number)
         inode = handle.inode
         inode.opens -= 1
+        changed = handle.written
         if not inode.opens:
+            # Attributes that were set while it was open have waited for this.
+            changed = changed or handle.file.dirty
             if inode.location is None:
                 inode.orphan = handle.file.entry
             self.inodes.drop_unused(inode)
         handle.file.release()
-        if handle.written:
+        if changed:
             self.drive.schedule_commit()
 
 

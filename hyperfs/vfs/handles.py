@@ -18,7 +18,7 @@ class FileHandle:
     """One open(2) of a regular file.
 
     `inode` stays valid while the handle is open. `privileged` is set for those who keep set-ID bits
-    when they write (root). `written` is set by the first write.
+    when they write (root). `written` is set by the first write, and where the open made the file.
     """
 
     __slots__ = ("file", "inode", "privileged", "writable", "written")

@@ -1,4 +1,4 @@
-"""Files with several names as readers see them lose one; files removed while a commit fails."""
+"""Files with several names of which readers see one go; files removed before a commit has them."""
 
 from __future__ import annotations
 
@@ -85,4 +85,58 @@ async def test_a_file_removed_while_a_commit_fails_leaves_nothing_behind(monkeyp
                 fs.forget([(made.ino, 1)])
                 removed.set()
         assert not drive.tree.files
+        assert drive.statistics().dirty_bytes == 0
+
+
+async def remove(fs, drive):
+    await fs.unlink(ROOT_ID, b"f", ROOT)
+
+
+async def replace(fs, drive):
+    await fs.rename(ROOT_ID, b"g", ROOT_ID, b"f", 0, ROOT)
+
+
+async def remove_both_names(fs, drive):
+    found = await fs.lookup(ROOT_ID, b"f", ROOT)
+    await fs.link(found.ino, ROOT_ID, b"g", ROOT)
+    await fs.unlink(ROOT_ID, b"f", ROOT)
+    await fs.unlink(ROOT_ID, b"g", ROOT)
+
+
+async def remove_by_path(fs, drive):
+    await drive.remove("/f")
+
+
+@pytest.mark.parametrize("how", [remove, replace, remove_both_names, remove_by_path])
+async def test_a_file_removed_before_it_was_committed_leaves_nothing_behind(how):
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+        fs = FileSystem(drive)
+        if how is replace:
+            await write(fs, ROOT_ID, b"g", b"g")
+            await drive.commit()
+        before = drive.content.byte_length
+        made = await write(fs, ROOT_ID, b"f", b"x" * 10_000)
+        await how(fs, drive)
+        fs.forget([(made.ino, 1)])
+        await drive.commit()
+        assert not drive.tree.files
+        assert not drive.tree.dirty_files
+        assert drive.statistics().dirty_bytes == 0
+        assert drive.content.byte_length == before
+
+
+async def test_content_that_lay_in_the_record_is_counted_while_it_waits_to_be_written_again():
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+        fs = FileSystem(drive)
+        for n in range(3):
+            await write(fs, ROOT_ID, b"f%d" % n, b"x" * 100)
+        await drive.commit()
+        for n in range(3):
+            ino = (await fs.lookup(ROOT_ID, b"f%d" % n, ROOT)).ino
+            handle = await fs.open(ino, os.O_WRONLY, ROOT)
+            await fs.write(handle, 50, b"y")
+            await fs.release(handle)
+        waiting = sum(file.dirty_bytes for file in drive.tree.files.values())
+        assert drive.statistics().dirty_bytes == waiting > 300
+        await drive.commit()
         assert drive.statistics().dirty_bytes == 0

@@ -93,6 +93,38 @@ async def test_a_file_is_found_again_after_its_inode_was_forgotten():
         assert await read(fs, found.ino) == b"content"
 
 
+async def made(fs):
+    await fs.release((await fs.create(ROOT_ID, b"f", 0o644, os.O_WRONLY, ROOT))[0])
+
+
+async def touched(fs):
+    found = await fs.lookup(ROOT_ID, b"old", ROOT)
+    handle = await fs.open(found.ino, os.O_WRONLY, ROOT)
+    await fs.setattr(found.ino, SetAttributes(mtime_ns=1), ROOT)
+    await fs.release(handle)
+
+
+async def cut(fs):
+    found = await fs.lookup(ROOT_ID, b"old", ROOT)
+    handle = await fs.open(found.ino, os.O_WRONLY, ROOT)
+    await fs.setattr(found.ino, SetAttributes(size=1), ROOT, handle)
+    await fs.release(handle)
+
+
+@pytest.mark.parametrize("change", [made, touched, cut])
+async def test_what_is_done_to_an_open_file_is_committed_soon_after_its_close(
+    change, autojump_clock
+):
+    async with file_system() as fs:
+        await write(fs, ROOT_ID, b"old", b"content")
+        await fs.drive.commit()
+        await trio.sleep(2)
+        version = fs.drive.version
+        await change(fs)
+        await trio.sleep(0.1)
+        assert fs.drive.version > version
+
+
 async def test_attributes_set_after_a_commit_keep_the_committed_content():
     async with file_system() as fs:
         made = await write(fs, ROOT_ID, b"f", b"x" * 200_000)
