@@ -381,11 +381,12 @@ class Committer:
         try:
             view = await self._write(layer, frozen)
         except (OSError, CorestoreError, trio.TooSlowError, BlocksMissing) as error:
+            number = layer.number
             tree.staging.failed()
             for each in frozen.values():
                 each.file.record_dirty = True
             self._thaw(frozen.values())
-            self._failed(error, layer.number)
+            self._failed(error, number)
             return
         # No await from here on: the version, the layers and the files change together.
         tree.staging.committed()

@@ -1,4 +1,4 @@
-"""Open files and commits: when they happen, what they hold, what happens when they fail."""
+"""Open files and commits: when they happen, and what they hold."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import stat
 import subprocess
 import sys
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,31 +18,7 @@ from hyperfs import committer
 from hyperfs.drive import ROOT_ID, SHARED
 from hyperfs.index.node import BlocksMissing
 from tests.support.builders import FaultyStorage, open_with
-from tests.support.drives import contents, snapshot
-
-
-@asynccontextmanager
-async def a_drive(storage=None):
-    """A drive, alone in a store in memory."""
-    async with (
-        open_with(storage or FaultyStorage()) as store,
-        hyperfs.open(store, name="d", create=True) as drive,
-    ):
-        yield drive
-
-
-def make_file(drive, name, directory=ROOT_ID):
-    """A new empty file, open."""
-    now = 1_000_000_000
-    entry = hyperfs.Entry(drive.new_id(), stat.S_IFREG | 0o644, 0, 0, now, now, 0)
-    drive.put(directory, name, entry)
-    return drive.open_file(entry, (directory, name))
-
-
-async def committed(drive, path):
-    """What the newest version says of a path, staged changes aside."""
-    return await (await drive.checkout(drive.version)).read(path)
-
+from tests.support.drives import a_drive, committed, contents, make_file, snapshot
 
 # -- when ----------------------------------------------------------------------------------------
 
@@ -487,75 +462,6 @@ async def test_an_unlinked_file_is_bounded_too(monkeypatch):
         assert drive.statistics().dirty_bytes == 0
 
 
-# -- failures --------------------------------------------------------------------------------------
-
-
-async def test_a_full_disk_keeps_everything_staged(autojump_clock):
-    storage = FaultyStorage()
-    async with a_drive(storage) as drive:
-        file = make_file(drive, b"f")
-        await file.write(0, b"x" * 500)
-        version = drive.version
-        storage.errors["commit"] = OSError(errno.ENOSPC, "No space left on device")
-        with pytest.raises(OSError, match="No space") as caught:
-            await drive.commit()
-        assert caught.value.errno == errno.ENOSPC
-        with pytest.raises(OSError, match="No space"):
-            drive.check_flushed()
-        assert drive.version == version
-        assert await drive.read("/f") == b"x" * 500
-        await file.write(500, b"y" * 500)
-        # Tried again by itself, a second later.
-        await trio.sleep(committer.RETRY_SECONDS * 1.1)
-        assert drive.version > version
-        drive.check_flushed()
-        assert await committed(drive, "/f") == b"x" * 500 + b"y" * 500
-        file.release()
-
-
-async def test_writers_hear_that_a_flush_failed(monkeypatch, autojump_clock):
-    monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 2_000_000)
-    monkeypatch.setattr(committer, "MAX_DIRTY_BYTES", 4_000_000)
-    storage = FaultyStorage()
-    async with a_drive(storage) as drive:
-        file = make_file(drive, b"f")
-        # No sync is under way that would meet the error first.
-        await drive.sync()
-        storage.errors["commit"] = OSError(errno.ENOSPC, "No space left on device")
-        failures = 0
-        for n in range(10):
-            try:
-                await file.write(n * 1_000_000, bytes([n]) * 1_000_000)
-            except OSError as error:
-                failures += error.errno == errno.ENOSPC
-        assert failures == 1
-        expected = file.size
-        await drive.commit()
-        assert len(await committed(drive, "/f")) == expected
-        file.release()
-
-
-async def test_a_batch_that_fails_leaves_nothing():
-    async with a_drive() as drive:
-        await drive.write("/kept", b"1" * 200)
-        version = drive.version
-
-        async def fail():
-            async with drive.batch() as batch:
-                await batch.write("/kept", b"2" * 200)
-                await batch.write("/new", b"3" * 200_000)
-                await batch.mkdir("/directory")
-                assert (await batch.entry("/new")).size == 200_000
-                assert (await drive.entry("/kept")).size == 200
-                raise RuntimeError
-
-        with pytest.raises(RuntimeError):
-            await fail()
-        assert await snapshot(drive) == {b"/": None, b"/kept": b"1" * 200}
-        assert drive.version == version
-        assert drive.statistics().dirty_bytes == 0
-
-
 async def test_a_checkout_cannot_be_changed():
     async with a_drive() as drive:
         await drive.write("/f", b"x")
@@ -628,26 +534,6 @@ async def test_equal_content_is_found_after_reopening(tmp_path):
             grown = drive.content.byte_length - stored
             assert grown == (len(data) if n == 0 else 0)
             assert await drive.read(f"/{n}") == data
-
-
-async def test_who_waits_for_a_committer_that_failed_is_told(tmp_path, monkeypatch):
-    async def fail(self):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(committer.Committer, "_step", fail)
-
-    # It waited for ever: closing a drive commits, and nobody did.
-    async def write():
-        async with (
-            corestore.open(tmp_path) as store,
-            hyperfs.open(store, name="d", create=True) as drive,
-        ):
-            await drive.write("/file", b"x")
-            await drive.commit()
-
-    with trio.fail_after(10), pytest.raises(ExceptionGroup) as caught:
-        await write()
-    assert caught.group_contains(ZeroDivisionError)
 
 
 async def test_attributes_changed_before_a_commit_and_closed_during_it_are_not_lost(nursery):

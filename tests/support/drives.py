@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import stat
+from contextlib import asynccontextmanager
 
-if TYPE_CHECKING:
-    import hyperfs
+import hyperfs
+from hyperfs.drive import ROOT_ID
+from tests.support.builders import FaultyStorage, open_with
 
 
 async def snapshot(drive: hyperfs.Drive) -> dict[bytes, bytes | str | None]:
@@ -30,3 +32,26 @@ async def contents(file: hyperfs.OpenFile) -> bytes:
     while piece := await file.read(len(out), 70_001):
         out += piece
     return out
+
+
+@asynccontextmanager
+async def a_drive(storage=None):
+    """A drive, alone in a store in memory."""
+    async with (
+        open_with(storage or FaultyStorage()) as store,
+        hyperfs.open(store, name="d", create=True) as drive,
+    ):
+        yield drive
+
+
+def make_file(drive, name, directory=ROOT_ID):
+    """A new empty file, open."""
+    now = 1_000_000_000
+    entry = hyperfs.Entry(drive.new_id(), stat.S_IFREG | 0o644, 0, 0, now, now, 0)
+    drive.put(directory, name, entry)
+    return drive.open_file(entry, (directory, name))
+
+
+async def committed(drive, path):
+    """What the newest version says of a path, staged changes aside."""
+    return await (await drive.checkout(drive.version)).read(path)
