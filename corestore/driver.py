@@ -2,8 +2,9 @@
 
 The machines decide (`corestore.replication`), storage writes, links carry bytes; this module moves
 values between the three. `drain` is called after every input to a machine and carries out what the
-machine answers. What peers proved is queued and written by one task, many batches to a transaction,
-so that a transaction's fixed cost is shared; links stop reading while the queue is full.
+machine answers. What peers proved is queued and written by one task (`corestore.receiving`), many
+batches to a transaction, so that a transaction's fixed cost is shared; links stop reading while the
+queue is full.
 
 Nothing here may fail because of a peer: what one sends ends, at the worst, in that peer's link
 being dropped.
@@ -21,7 +22,7 @@ import trio
 from corestore.commit import Commit
 from corestore.conflict import ForkEvidence
 from corestore.durability import SyncGroup, SyncPolicy
-from corestore.errors import CoreNotFound, StorageConflict, StorageError
+from corestore.errors import CoreNotFound, StorageError
 from corestore.events import ForkDetected, Overtaken, PeerAdded, PeerRemoved
 from corestore.incoming import Incoming
 from corestore.lease import EVIDENCE, HOLD, Reason
@@ -52,14 +53,6 @@ if TYPE_CHECKING:
 
 logger: Final = logging.getLogger("corestore")
 
-# How soon a commit of another process is noticed while nothing else happens.
-POLL_INTERVAL: Final = 0.5
-# Every so many polls passive cores leave the cache, and cores only followed are offered again to
-# peers that closed them. Both cost a channel each time.
-SLOW_POLLS: Final = 4
-# After the disk refused a commit, before blocks are asked for again.
-REFUSED_DELAY: Final = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class _Peer:
@@ -70,7 +63,7 @@ class _Peer:
 
 
 class Driver:
-    """All cores of one open store, and what runs in the background for them (`run`)."""
+    """All cores of one open store. `corestore.background.run` must be running for it."""
 
     def __init__(
         self,
@@ -100,12 +93,11 @@ class Driver:
         self._peers: dict[PeerId, _Peer] = {}
         self._peer_ids = itertools.count(1)
         self._ranks = itertools.count(1)
-        self._waiting = Waiting(self.drain, self._offer, self.sync_group.check)
+        self.waiting = Waiting(self.drain, self._offer, self.sync_group.check)
         self.incoming = Incoming()
-        self._timers = Timers(self._tick)
-        self._checkpoint_wanted = trio.Event()
-        # Its own, so that an application that uses up trio's threads does not stop checkpoints.
-        self._one_thread = trio.CapacityLimiter(1)
+        self.timers = Timers(self._tick)
+        # Set when storage says that one is due.
+        self.checkpoint_wanted = trio.Event()
         self.closed = False
 
     # -- cores ------------------------------------------------------------------------------------
@@ -166,8 +158,8 @@ class Driver:
         self._passive.add(state)
         return state
 
-    def _forget_surplus(self, *, channels: bool = False) -> None:
-        """Forget what is beyond the cache's bound; see `PassiveCores.surplus`."""
+    def forget_surplus(self, *, channels: bool = False) -> None:
+        """Forget passive cores beyond the cache's bound; see `PassiveCores.surplus`."""
         for state in self._passive.surplus(writing=self.incoming.cores, channels=channels):
             for link in tuple(self.links):
                 link.close_channel(state)
@@ -199,7 +191,7 @@ class Driver:
                 self._passive.add(state)
             for link in tuple(self.links):
                 link.close_idle(state)
-            self._forget_surplus()
+            self.forget_surplus()
 
     # -- commits ----------------------------------------------------------------------------------
 
@@ -215,7 +207,7 @@ class Driver:
         """
         if self.sync_group.policy is not SyncPolicy.GROUP:
             commits = [(state, state.complete(commit)) for state, commit in commits]
-        self._write(commits)
+        self.write(commits)
         for state, commit in reversed(commits):
             state.publish_rank = next(self._ranks)
             for run in commit.runs:
@@ -226,12 +218,12 @@ class Driver:
             self.drain(state)
             if commit.truncate is not None and state.publish():
                 # A truncation is durable when it is committed, and what it took is gone.
-                self._published(state)
+                self.published(state)
         self.sync_group.committed(publish=True)
         if self.sync_group.policy is SyncPolicy.NONE:
             for state, _ in reversed(commits):
                 state.publish_unsynced()
-                self._published(state)
+                self.published(state)
 
     def keep_encryption_key(self, state: CoreState) -> None:
         """Keep the encryption key with the core if that is due; see `corestore.state`.
@@ -275,16 +267,20 @@ class Driver:
         commits = [(state, state.sign_commit()) for state in found if state is not None]
         wanted = [(state, commit) for state, commit in commits if commit is not None]
         if wanted:
-            self._write(wanted)
+            self.write(wanted)
         return [state for state, _ in wanted]
 
-    def _write(self, commits: Sequence[tuple[CoreState, Commit]]) -> None:
+    def write(self, commits: Sequence[tuple[CoreState, Commit]]) -> None:
+        """Write *commits*, all or none, and repeat them in memory; machines are told by the caller.
+
+        Raises as `commit`.
+        """
         self.sync_group.check()
         self.storage.commit([(state.storage, commit) for state, commit in commits])
         for state, commit in commits:
             state.apply(commit)
         if self.storage.checkpoint_due():
-            self._checkpoint_wanted.set()
+            self.checkpoint_wanted.set()
 
     async def after_commit(self, *, turn: bool = True) -> None:
         """Wait, after a commit, for what the policy says must follow it; if that is nothing, give
@@ -304,10 +300,11 @@ class Driver:
         known = [state for state in synced if state is not None]
         for state in sorted(known, key=lambda state: state.publish_rank):
             if state.publish():
-                self._published(state)
-        self._forget_surplus()
+                self.published(state)
+        self.forget_surplus()
 
-    def _published(self, state: CoreState) -> None:
+    def published(self, state: CoreState) -> None:
+        """Peers may see another head of *state*, or fewer of its blocks: tell its machine."""
         state.replicator.published(state.published)
         self.drain(state)
 
@@ -329,7 +326,7 @@ class Driver:
                     case CommitBatch():
                         self.incoming.put(state, action)
                     case Settle():
-                        self._waiting.settle(action)
+                        self.waiting.settle(action)
                     case Drop(peer, reason):
                         if (found := peers.get(peer)) is not None:
                             found.port.drop(reason)
@@ -347,7 +344,7 @@ class Driver:
                     case Confirmed():
                         self._confirmed(state)
                     case WakeAt(time):
-                        self._timers.set(state, time)
+                        self.timers.set(state, time)
 
     def _stop_core(self, state: CoreState, found: Conflict) -> None:
         """Two histories are signed: keep the evidence, say it, and speak of the core no more."""
@@ -363,7 +360,7 @@ class Driver:
             state.peers.get(found.peer, b"").hex()[:16],
         )
         try:
-            self._write([(state, Commit(user_data={EVIDENCE: evidence.encode()}))])
+            self.write([(state, Commit(user_data={EVIDENCE: evidence.encode()}))])
             self.sync_group.committed(publish=True)
         except (OSError, StorageError) as error:
             logger.error("the evidence against core %s is not kept: %s", state.key, error)
@@ -401,19 +398,19 @@ class Driver:
           OSError, CorestoreError: what was fetched could not be stored, or nothing can any more.
           trio.ClosedResourceError: it was abandoned.
         """
-        return await self._waiting.wait(state, ticket)
+        return await self.waiting.wait(state, ticket)
 
     def wanting(self, state: CoreState) -> AbstractContextManager[None]:
         """While held, somebody waits for news of *state*: peers are asked for it, now and again.
 
         A peer may have closed the channel since, or may have got the core.
         """
-        return self._waiting.wanting(state)
+        return self.waiting.wanting(state)
 
     def abandon(self, state: CoreState, ticket: Ticket) -> None:
         """Give up *ticket* because a handle closes; whoever waits for it is told."""
         state.replicator.cancel(ticket)
-        self._waiting.abandon(ticket)
+        self.waiting.abandon(ticket)
 
     def add_peer(self, state: CoreState, port: Port, *, initiator: bool, seeks: bool) -> PeerId:
         """A channel is open, and the peer has proved that it knows the key."""
@@ -449,16 +446,7 @@ class Driver:
             for state in self.states.values():
                 state.changed.unpark_all()
 
-    # -- in the background ------------------------------------------------------------------------
-
-    async def run(self) -> None:
-        """Sync, commit, keep time; until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.sync_group.run)
-            nursery.start_soon(self._run_commits)
-            nursery.start_soon(self._timers.run)
-            nursery.start_soon(self._run_checkpoints)
-            nursery.start_soon(self._run_poll)
+    # -- the end ----------------------------------------------------------------------------------
 
     def close(self) -> None:
         """End all subscriptions and close storage, which makes everything durable."""
@@ -467,7 +455,7 @@ class Driver:
         self.closed = True
         for link in tuple(self.links):
             link.stop(trio.ClosedResourceError("the store was closed"))
-        self._waiting.abandon_all()
+        self.waiting.abandon_all()
         for state in self.states.values():
             state.events.close()
             state.changed.unpark_all()
@@ -478,122 +466,12 @@ class Driver:
             logger.warning("the store was closed with heads unsigned: %s", error)
         self.storage.close()
 
-    async def _run_commits(self) -> None:
-        incoming = self.incoming
-        while True:
-            await incoming.wait()
-            while incoming:
-                await incoming.gather()
-                refused = self._commit_some()
-                incoming.made_room()
-                if refused:
-                    await trio.sleep(REFUSED_DELAY)
-                else:
-                    await trio.lowlevel.checkpoint()
-
-    def _commit_some(self) -> bool:
-        """One transaction of what peers proved; whether storage refused all of it."""
-        taken, outdated = self.incoming.take()
-        for state, batch in outdated:
-            state.replicator.refused(batch, StorageConflict("the log has another history"))
-            self.drain(state)
-        if not taken:
-            return False
-        if (error := self._store(taken)) is None:
-            return False
-        if len(taken) == 1:
-            self._refuse(*taken.popitem(), error)
-            return True
-        # It may be about one of them: who signs a core can place its blocks where no file ends.
-        refused = 0
-        for state, batches in taken.items():
-            if (error := self._store({state: batches})) is not None:
-                self._refuse(state, batches, error)
-                refused += 1
-        return refused == len(taken)
-
-    def _store(self, taken: dict[CoreState, list[CommitBatch]]) -> OSError | StorageError | None:
-        """Write *taken* in one transaction, or nothing and say why."""
-        try:
-            self._write([(state, state.verified_commit(own)) for state, own in taken.items()])
-        except (OSError, StorageError) as error:
-            return error
-        # A verified block is joined to a root; a missing node is a bug, and not the store's end.
-        except LookupError as error:
-            logger.exception("what peers sent does not fit")
-            return StorageError(str(error))
-        for state, batches in taken.items():
-            for batch in batches:
-                state.replicator.committed(batch)
-            state.report_downloads(batches)
-            if state.writable and batches[0].batch.truncate is not None and state.publish():
-                self._published(state)
-            self.drain(state)
-        # Our own log, recovered from peers: it is not shown before it is durable.
-        self.sync_group.committed(publish=any(state.writable for state in taken))
-        return None
-
-    def _refuse(
-        self, state: CoreState, batches: list[CommitBatch], error: OSError | StorageError
-    ) -> None:
-        """Take back *batches*, and what is queued behind them: that may build on them."""
-        logger.warning("what peers sent of core %s cannot be stored: %s", state.key, error)
-        state.reload()
-        for batch in (*batches, *self.incoming.forget(state)):
-            state.replicator.refused(batch, error)
-        self.drain(state)
-        self._notice_end(state)
-
-    def _notice_end(self, state: CoreState) -> None:
-        """After an error: whether it was the store's last one is found out by asking it."""
-        try:
-            self.storage.open_core(state.discovery_key)
-        except StorageError as error:
-            self.sync_group.fail(error)
-
     def _stopped(self) -> None:
         """Nothing is written any more: whoever waits for peers hears of it."""
-        self._waiting.abandon_all()
+        self.waiting.abandon_all()
         for state in self.states.values():
             state.changed.unpark_all()
 
     def _tick(self, state: CoreState, now: float) -> None:
         state.replicator.tick(now)
         self.drain(state)
-
-    async def _run_checkpoints(self) -> None:
-        while True:
-            await self._checkpoint_wanted.wait()
-            self._checkpoint_wanted = trio.Event()
-            try:
-                await trio.to_thread.run_sync(self.storage.checkpoint, limiter=self._one_thread)
-            except (OSError, StorageError) as error:
-                self.sync_group.fail(error)
-                return
-
-    async def _run_poll(self) -> None:
-        for number in itertools.count(1):
-            await trio.sleep(POLL_INTERVAL)
-            for link in tuple(self.links):
-                link.tick(trio.current_time())
-            try:
-                self._look_for_changes()
-                slow = number % SLOW_POLLS == 0
-                self._waiting.offer_again(all_of_them=slow)
-                if slow:
-                    self._forget_surplus(channels=True)
-            except (OSError, StorageError) as error:
-                self.sync_group.fail(error)
-                return
-
-    def _look_for_changes(self) -> None:
-        """Take over what other processes committed."""
-        for state in list(self.states.values()):
-            if not state.reload():
-                continue
-            if state.publish():
-                state.replicator.published(state.published)
-            self.drain(state)
-            if state.writable:
-                # What the process that signs has published shows after a sync of ours.
-                self.sync_group.committed(publish=True)

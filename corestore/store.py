@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from corestore import background
 from corestore.driver import Driver
 from corestore.durability import SyncPolicy
 from corestore.events import Broadcast
@@ -98,11 +99,11 @@ async def running(store: Corestore) -> AsyncIterator[Corestore]:
     """Run what *store* does in the background, and close it at the end of the block."""
     failure: BaseException | None = None
     # A cancelled block may still have something to make durable as it ends.
-    background = trio.CancelScope(shield=True)
+    scope = trio.CancelScope(shield=True)
 
     async def run() -> None:
-        with background:
-            await store._driver.run()
+        with scope:
+            await background.run(store._driver)
 
     try:
         async with trio.open_nursery() as nursery:
@@ -113,7 +114,7 @@ async def running(store: Corestore) -> AsyncIterator[Corestore]:
                 # Raised again below, outside of the nursery: callers see their own exception and
                 # not a group around it.
                 failure = error
-            background.cancel()
+            scope.cancel()
     finally:
         store._close()
     if failure is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 import corestore
-from corestore import driver
+from corestore import background
 from tests.support.interop import connected, digest, hexes, made_blocks, peers, tree_hash
 from tests.support.node import node_peer
 
@@ -211,7 +211,7 @@ async def test_a_core_closed_here_is_opened_again_on_the_same_stream(tmp_path, g
 @of_every_generation
 async def test_node_asks_again_for_cores_that_left_our_cache(tmp_path, generation, monkeypatch):
     """It follows them all, so it opens the channel again whenever we close it."""
-    monkeypatch.setattr(driver, "POLL_INTERVAL", 0.02)
+    monkeypatch.setattr(background, "POLL_INTERVAL", 0.02)
     async with (
         node_peer(generation=generation) as node,
         corestore.open(None, cache_size=2) as store,
