@@ -397,8 +397,8 @@ class Batch:
         content = self._contents.pop(entry.id, None)
         if content is not None:
             content.release()
-        file = self._tree.files.get(entry.id)
-        if entry.grouped or (file is not None and file.content.grouped):
+        # A commit before this one may make groups of what an open file has.
+        if entry.grouped or entry.id in self._tree.files:
             self._layer.forgotten.add(entry.id)
 
     # -- ending ------------------------------------------------------------------------------

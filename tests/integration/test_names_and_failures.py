@@ -12,7 +12,7 @@ import trio.testing
 import corestore
 import hyperfs
 from hyperfs.drive import SHARED
-from hyperfs.records import ROOT_ID
+from hyperfs.records import ROOT_ID, group_range
 from hyperfs.vfs.filesystem import FileSystem
 from hyperfs.vfs.rules import ROOT
 from tests.integration.test_drive_replication import a_pair, caught_up
@@ -123,6 +123,39 @@ async def test_a_file_removed_before_it_was_committed_leaves_nothing_behind(how)
         assert not drive.tree.dirty_files
         assert drive.statistics().dirty_bytes == 0
         assert drive.content.byte_length == before
+
+
+@pytest.mark.parametrize("how", [remove, replace, remove_by_path])
+async def test_a_file_removed_while_it_is_committed_leaves_no_extents_behind(how, monkeypatch):
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+        fs = FileSystem(drive)
+        await write(fs, ROOT_ID, b"g", b"g")
+        await drive.commit()
+        handle, made = await fs.create(ROOT_ID, b"f", 0o644, os.O_WRONLY, ROOT)
+        for n in range(100):
+            await fs.write(handle, n * 100_000, b"x%d" % n)
+        await fs.release(handle)
+        fs.forget([(made.ino, 1)])
+        started, removed = trio.Event(), trio.Event()
+        write_now = drive._committer._write
+
+        async def waits(layer, frozen):
+            view = await write_now(layer, frozen)
+            started.set()
+            await removed.wait()
+            return view
+
+        with monkeypatch.context() as patch:
+            patch.setattr(drive._committer, "_write", waits)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(drive.commit)
+                await started.wait()
+                nursery.start_soon(how, fs, drive)
+                await trio.testing.wait_all_tasks_blocked()
+                removed.set()
+        await drive.commit()
+        assert not drive.tree.view.index.scan(*group_range(made.ino), 1)
+        assert not drive.tree.files
 
 
 async def test_content_that_lay_in_the_record_is_counted_while_it_waits_to_be_written_again():
