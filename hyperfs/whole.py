@@ -14,7 +14,7 @@ import logging
 from array import array
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import trio
 
@@ -31,8 +31,12 @@ from hyperfs.view import View
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+    from corestore import Hypercore
+    from hyperfs.index.node import BlockReader
     from hyperfs.index.root import RootInfo
     from hyperfs.live import LiveTree
+
+T = TypeVar("T")
 
 logger: Final = logging.getLogger("hyperfs")
 
@@ -55,6 +59,13 @@ class Wholeness:
     complete: bool
     needed: int | None
     held: int | None
+
+
+class Seen(NamedTuple):
+    """How a log was when it was looked at."""
+
+    fork: int
+    length: int
 
 
 class _Noted(BlockSet):
@@ -122,19 +133,19 @@ class Holder:
         return Wholeness(not missing, needed.count, needed.count - missing)
 
     async def run(self) -> None:
-        """Fetch, follow and give back, until cancelled."""
+        """Fetch, follow and give back, until cancelled. Raises ForkConflict, StorageError."""
         if self._metadata.writable:
             await trio.sleep_forever()
         while True:
-            view = self._tree.view
-            oldest = self._oldest(view)
+            basis = self._basis()
             async with trio.open_nursery() as nursery:
+                view = self._tree.view
                 if isinstance(view, View) and self._counts(view):
                     nursery.start_soon(self._hold_kept, view)
                 else:
                     nursery.start_soon(self._hold_logs)
-                seen = 0
-                while self._oldest(self._tree.view) == oldest:
+                seen: Seen | None = None
+                while self._basis() == basis:
                     seen = await self._next(seen)
                 nursery.cancel_scope.cancel()
 
@@ -142,14 +153,31 @@ class Holder:
         """Whether it is counted what is needed."""
         return isinstance(view, View) and (self._max is not None or view.index.root.oldest > 0)
 
-    def _oldest(self, view: object) -> int:
-        return view.index.root.oldest if isinstance(view, View) and self._max is None else 0
+    def _basis(self) -> tuple[BlockReader, int] | None:
+        """What counting rests on: one history of the log, and the oldest version that is kept; None
+        while nothing is counted."""
+        view = self._tree.view
+        if not isinstance(view, View) or not self._counts(view):
+            return None
+        return view.index.reader, 0 if self._max is not None else view.index.root.oldest
 
-    async def _next(self, seen: int) -> int:
-        """Return when a longer log than *seen* was looked at; its length."""
-        length = await self._metadata.wait_length(seen + 1)
+    async def _next(self, seen: Seen | None) -> Seen:
+        """Return when another log than *seen* was looked at; which."""
+        seen = await _changed(self._metadata, seen)
         await self._caught_up()
-        return length
+        return seen
+
+    async def _surely(self, job: Callable[[], Awaitable[T]]) -> T:
+        """What *job* returns, once it does not fail."""
+        while True:
+            try:
+                return await job()
+            except* (OSError, CorestoreError) as errors:
+                # Those of tasks come together. What cannot be read names nothing that could be
+                # fetched; a later version may.
+                error = errors.exceptions[0]
+                logger.warning("drive %s is not held whole: %s", self._metadata.key, error)
+            await trio.sleep(_RETRY_SECONDS)
 
     # -- without counting ----------------------------------------------------------------------
 
@@ -160,10 +188,10 @@ class Holder:
             if self._limit is None:
                 nursery.start_soon(partial(self._content.download, live=True))
                 return
-            length = 0
+            seen: Seen | None = None
             while True:
-                length = max(length, await self._content.wait_length(length + 1))
-                self._missing = array("q", range(length))
+                seen = await _changed(self._content, seen)
+                self._missing = array("q", range(seen.length))
                 await self._fetch_bounded(self._limit)
 
     # -- counting ------------------------------------------------------------------------------
@@ -171,7 +199,12 @@ class Holder:
     async def _hold_kept(self, view: View) -> None:
         """What kept versions need, from the one *view* says is the oldest on."""
         newest = view.index.root
-        oldest = newest if self._max is not None else await self._root(newest.oldest - 1)
+        self._blocks = self._tree.metadata_blocks.patient()
+        self._counted = 0
+        if self._max is not None:
+            oldest = newest
+        else:
+            oldest = await self._surely(partial(self._root, newest.oldest - 1))
         self._needed = _Noted()
         self._reach = Reach(self._blocks, ahead=self._metadata.hint, content=self._needed)
         self._missing = array("q")
@@ -182,19 +215,14 @@ class Holder:
                 nursery.start_soon(
                     partial(self._content.download, start=oldest.content_length, live=True)
                 )
+            seen: Seen | None = None
             given_back = self._max is not None
-            seen = 0
             while True:
-                try:
-                    await self._count()
-                    if not given_back:
-                        given_back = await self._give_back(oldest)
-                        continue
-                    seen = await self._fetch_until_longer(seen)
-                except (OSError, DecodeError, CorestoreError) as error:
-                    # What cannot be read names nothing that could be fetched; a later one may.
-                    logger.warning("drive %s is not held whole: %s", self._metadata.key, error)
-                    await trio.sleep(_RETRY_SECONDS)
+                await self._surely(self._count)
+                if not given_back:
+                    given_back = await self._surely(partial(self._give_back, oldest))
+                    continue
+                seen = await self._fetch_until_longer(seen)
 
     async def _count(self) -> None:
         """Count the versions made since the last one that was counted."""
@@ -263,24 +291,13 @@ class Holder:
 
     # -- fetching ------------------------------------------------------------------------------
 
-    async def _fetch_until_longer(self, seen: int) -> int:
-        """Fetch what is missing until a longer log than *seen* was looked at; its length."""
+    async def _fetch_until_longer(self, seen: Seen | None) -> Seen:
+        """Fetch what is missing until another log than *seen* was looked at; which."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._fetch_again_and_again)
-            seen = await self._next(max(seen, self._counted))
+            nursery.start_soon(self._surely, self._fetch)
+            seen = await self._next(seen)
             nursery.cancel_scope.cancel()
         return seen
-
-    async def _fetch_again_and_again(self) -> None:
-        while True:
-            try:
-                await self._fetch()
-                return
-            except* (OSError, CorestoreError) as errors:
-                # Those of several portions come together.
-                error = errors.exceptions[0]
-                logger.warning("drive %s is not held whole: %s", self._metadata.key, error)
-            await trio.sleep(_RETRY_SECONDS)
 
     async def _fetch(self) -> None:
         assert self._reach is not None
@@ -320,3 +337,13 @@ class Holder:
             with trio.move_on_after(_PORTION_SECONDS):
                 await self._content.download(blocks=portion)
         await limit.check()
+
+
+async def _changed(core: Hypercore, seen: Seen | None) -> Seen:
+    """Return when a log is another one than *seen*, and not empty; what it is."""
+
+    def now() -> Seen:
+        return Seen(core.fork, core.length)
+
+    await core.wait_until(lambda: core.length > 0 and now() != seen)
+    return now()

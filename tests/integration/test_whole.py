@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 
 import corestore
 import hyperfs
+from hyperfs import opening
+from hyperfs.blocks import CoreBlocks
 from hyperfs.blockset import BlockSet
 from hyperfs.cache import RANGE_BLOCKS
+from hyperfs.whole import Wholeness
 from tests.support.builders import eventually, linked
 from tests.support.drives import snapshot
 
@@ -149,6 +153,63 @@ async def test_with_a_bound_that_suffices_all_of_the_newest_version_is_held(auto
             await trio.sleep(20)
             assert seed.wholeness().complete
             assert seed.content.held_byte_length(0, seed.content.length) == 200_000
+
+
+@pytest.mark.parametrize("max_bytes", [None, 40_000_000])
+async def test_a_log_that_was_truncated_is_held_as_it_goes_on(max_bytes):
+    async with corestore.open(None) as near:
+        async with hyperfs.open(near, name="d", create=True) as writer:
+            for n in range(10):
+                await writer.write(f"/{n}", DATA[n * 100_000 : (n + 1) * 100_000])
+            await writer.collect(keep_last=3)
+            version, content = writer.version, writer.content.length
+            for n in range(8):
+                await writer.write("/more", DATA[n * 200_000 : (n + 1) * 200_000])
+            await writer.sync()
+            longer = writer.version
+        async with held(writer, near, max_bytes=max_bytes) as seed:
+            await eventually(lambda: complete(seed, longer))
+            async with await near.get(key=writer.key) as metadata:
+                async with await opening.open_content(near, metadata, None) as core:
+                    await core.truncate(content)
+                await metadata.truncate(version)
+            async with hyperfs.open(near, name="d") as writer:
+                await writer.write("/other", DATA[3_000_000:3_200_000])
+                await writer.sync()
+                assert writer.version < longer
+                await eventually(lambda: complete(seed, writer.version))
+                # 1. Without a peer.
+                held_blocks = seed.content.statistics().blocks_held
+                assert await snapshot(seed) == await snapshot(writer)
+                assert seed.content.statistics().blocks_held == held_blocks
+                # 2. And it goes on.
+                await writer.write("/again", DATA[3_300_000:3_400_000])
+                await writer.sync()
+                await eventually(lambda: complete(seed, writer.version))
+
+
+async def test_an_index_that_cannot_be_read_does_not_end_holding(autojump_clock, caplog):
+    async with corestore.open(None) as near, hyperfs.open(near, name="d", create=True) as writer:
+        for n in range(10):
+            await writer.write(f"/{n}", DATA[n * 100_000 : (n + 1) * 100_000])
+        await writer.collect(keep_last=3)
+        await writer.sync()
+        read = CoreBlocks.block
+        wrong = writer._tree.view.index.root.oldest - 1
+
+        def block(self, index):
+            return b"no root" if broken and index == wrong else read(self, index)
+
+        broken = True
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CoreBlocks, "block", block)
+            async with held(writer, near) as seed:
+                await trio.sleep(12)
+                assert seed.wholeness() == Wholeness(False, None, None)
+                broken = False
+                await trio.sleep(12)
+                assert complete(seed, writer.version)
+        assert "is not held whole" in caplog.text
 
 
 async def test_one_s_own_drive_is_whole():
