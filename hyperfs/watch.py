@@ -72,11 +72,9 @@ class Watch(Generic[Drive]):
         self._names = tuple(names)
         self._snapshot = snapshot
         self._closed = False
-        self._view: TreeView | None = None
+        self._view = tree.view
         # Held so that it is not given back before it is told.
-        self._old: Drive | None = None
-        if tree.view is not None:
-            self._take(tree.view)
+        self._old = None if tree.view is None else snapshot(tree.view)
 
     def __enter__(self) -> Self:
         return self
@@ -94,24 +92,19 @@ class Watch(Generic[Drive]):
             view, before, old = tree.view, self._view, self._old
             if view is None or view is before:
                 await tree.shown.park()
-            elif before is None or old is None:
-                self._take(view)
-            elif await self._differs(before, view):
-                new = self._take(view)
+                continue
+            # Held from here on, whether or not it is told.
+            new = self._snapshot(view)
+            changed = before is not None and await self._differs(before, view)
+            self._view, self._old = view, new
+            if changed and old is not None:
                 return Watched(old, new, b"/" + b"/".join(self._names))
-            else:
-                self._take(view)
         raise StopAsyncIteration
 
     def close(self) -> None:
         """End the iteration, also for who waits for it."""
         self._closed = True
         self._tree.shown.unpark_all()
-
-    def _take(self, view: TreeView) -> Drive:
-        self._view = view
-        self._old = self._snapshot(view)
-        return self._old
 
     async def _differs(self, old: TreeView, new: TreeView) -> bool:
         tree = self._tree

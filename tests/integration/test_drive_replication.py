@@ -185,6 +185,37 @@ async def test_changes_are_told_after_they_can_be_seen():
             await anext(changes)
 
 
+async def test_what_is_opened_while_a_version_is_noted_shows_it(monkeypatch):
+    noting, go_on = trio.Event(), trio.Event()
+    set_user_data = corestore.Hypercore.set_user_data
+
+    async def slowly(core, key, value):
+        if not core.writable:
+            noting.set()
+            await go_on.wait()
+        await set_user_data(core, key, value)
+
+    async with a_pair() as (writer, reader, _, _):
+        await writer.write("/a", b"1")
+        await caught_up(writer, reader)
+        monkeypatch.setattr(corestore.Hypercore, "set_user_data", slowly)
+        await writer.write("/a", b"22")
+        await writer.sync()
+        with trio.fail_after(5):
+            await noting.wait()
+        file = await open_path(reader, "/a")
+        with reader.watch_changes() as changes:
+            go_on.set()
+            await caught_up(writer, reader)
+            assert await contents(file) == b"22"
+            assert (await reader.entry("/a")).size == 2
+            await writer.write("/a", b"333")
+            await caught_up(writer, reader)
+            assert (await anext(changes)).version == reader.version
+            assert await contents(file) == b"333"
+        file.release()
+
+
 async def test_a_slow_subscriber_hears_that_everything_changed():
     async with a_pair() as (writer, reader, _, _):
         with reader.watch_changes() as changes:

@@ -11,6 +11,7 @@ import trio.testing
 
 import corestore
 import hyperfs
+from hyperfs import versions
 
 
 async def told(watch):
@@ -158,3 +159,30 @@ async def test_a_version_that_is_held_is_not_given_back():
             old, new, _ = await told(watch)
             assert await old.read("/a") == b"x" * 100_000
             assert await new.read("/a") == b"y" * 100_000
+
+
+async def test_a_version_that_is_just_compared_is_not_given_back(monkeypatch):
+    comparing, go_on = trio.Event(), trio.Event()
+    differ = versions.differ
+
+    async def slowly(*args):
+        comparing.set()
+        await go_on.wait()
+        return await differ(*args)
+
+    monkeypatch.setattr(versions, "differ", slowly)
+    async with own_drive() as drive:
+        await drive.write("/a", b"x" * 100_000)
+        with drive.watch() as watch:
+            await drive.write("/a", b"y" * 100_000)
+
+            async def look():
+                _, new, _ = await told(watch)
+                assert await new.read("/a") == b"y" * 100_000
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look)
+                await comparing.wait()
+                await drive.write("/a", b"z" * 100_000)
+                await drive.collect(keep_last=1)
+                go_on.set()
