@@ -156,7 +156,10 @@ class Downloads:
         """A block was verified: it is pending until it is committed, and nobody else is asked."""
         self._block_bytes += (size - self._block_bytes) * _SMOOTHING
         self._pending_bytes += size
-        flight.peer.refusals = max(0, flight.peer.refusals - 1)
+        peer = flight.peer
+        peer.refusals = max(0, peer.refusals - 1)
+        peer.doubts = max(0, peer.doubts - 1)
+        self._shared.deserted = max(0, self._shared.deserted - 1)
         self.pending[flight.block] = commit
         for other in self.in_flight.pop(flight.block, ()):
             self.abandon(other)
@@ -199,6 +202,7 @@ class Downloads:
 
     def forget_peer(self, peer: Peer) -> None:
         """A peer has gone, with what it owes."""
+        self._shared.deserted += bool(peer.in_flight)
         blocks = []
         for flight in (*peer.flights.values(), *peer.late.values()):
             self._end(flight)
@@ -330,8 +334,7 @@ class Downloads:
         for peer in shared.peers.values():
             if not self.can_ask_upgrade(peer) or any(f.upgrade for f in peer.late.values()):
                 continue
-            trust = -peer.refusals
-            rank = trust, peer.fork, peer.length, not peer.stalled, -peer.estimate()
+            rank = peer.trust, peer.fork, peer.length, not peer.stalled, -peer.estimate()
             if best is None or rank > best:
                 best, chosen = rank, peer
         if chosen is not None:

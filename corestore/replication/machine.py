@@ -132,7 +132,7 @@ class Replicator:
         del initiator  # both sides do the same; the driver need not keep it from us
         if self._stopped is not None:
             return
-        opened = Peer(peer, seeks)
+        opened = Peer(peer, seeks, doubts=self._shared.deserted)
         self._shared.peers[peer] = opened
         self._uploads.peer_changed(opened)
 

@@ -45,7 +45,7 @@ GREATEST_PATIENCE: Final = 0.75
 LEAST_LATE: Final = 1.0
 GIVE_UP: Final = 30.0
 # A peer that announces what it then refuses answers quickly, and would be asked first for ever:
-# each refusal counts as if its answers took so much longer.
+# each refusal, and each doubt, counts as if its answers took so much longer.
 REFUSAL_SECONDS: Final = 0.05
 _SMOOTHING: Final = 0.125
 _UNKNOWN_LATENCY: Final = 0.05
@@ -95,6 +95,8 @@ class Peer:
       asked: wants of the peer that were not answered yet.
       pages: pages of 2**21 blocks about which we asked the peer.
       refusals: how often it did not bring what it had promised; blocks that came pay for it.
+      doubts: how often others had left without answering when it came: it may be one of them
+        again, so it is asked after those who were here. Blocks that came pay for it.
       upgrade_refused: it did not answer what its last `Sync` promised.
       suspected: why it is being checked, if it sent what does not fit; nothing is asked of it then.
       check: the request under way that compares histories.
@@ -127,6 +129,7 @@ class Peer:
     asked: dict[Want, None] = field(default_factory=dict)
     invalid_requests: int = 0
     refusals: int = 0
+    doubts: int = 0
     broken_promises: int = 0
     upgrade_refused: bool = False
     suspected: VerificationError | None = None
@@ -177,6 +180,11 @@ class Peer:
         """Whether blocks of *fork* can be asked of it at all."""
         return self.synced and self.uploading and self.fork == fork and self.suspected is None
 
+    @property
+    def trust(self) -> int:
+        """0, or less the more there is against asking it."""
+        return -self.refusals - self.doubts
+
     # -- requests --------------------------------------------------------------------------------
 
     def flight(self, request_id: int) -> Flight | None:
@@ -206,7 +214,7 @@ class Peer:
         """In how many seconds a request made now would be answered, with data that is."""
         latency = _UNKNOWN_LATENCY if self.latency is None else self.least_latency
         latency += (self.in_flight + 1) * self.interval
-        return latency + self.refusals * REFUSAL_SECONDS
+        return latency - self.trust * REFUSAL_SECONDS
 
     def answered(self, flight: Flight, now: float) -> None:
         """The answer to *flight* came: measure it and set the window."""

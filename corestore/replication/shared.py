@@ -28,6 +28,7 @@ class Shared:
       out: actions for the next drain, in order.
       now: the time of the latest input that came with one.
       downloading: whether we follow the log.
+      deserted: how often a peer has left that owed answers; blocks that come pay for it.
       recovering: our own log is being fetched from peers, as if somebody else signed it.
     """
 
@@ -45,6 +46,7 @@ class Shared:
         self.now = 0.0
         self.downloading = True
         self.recovering = False
+        self.deserted = 0
         self._verifier: tuple[Manifest, Verifier] | None = None
 
     @property

@@ -433,6 +433,57 @@ def test_a_seek_finds_its_block_with_few_requests():
     assert len(target.core.blocks) <= 6
 
 
+class Deserter(Site):
+    """Claims to have more than anybody; hangs up when it is asked for anything, and comes back."""
+
+    claims = Sync(0, 1 << 40, 0, True, True, True, True)
+
+    def send(self, peer, message):
+        if isinstance(message, Sync):
+            super().send(peer, Range(0, 1 << 40))
+            message = self.claims
+        super().send(peer, message)
+
+    def receive(self, peer, message):
+        if isinstance(message, RequestMessage):
+            victim = self.links[peer].target
+            self.network.disconnect(self.links[peer])
+            self.network.connect(self, victim, latency=0.005)
+
+
+class OtherFork(Deserter):
+    claims = Sync((1 << 53) - 5, 1000, 0, True, True, True, True)
+
+
+class AsLong(Deserter):
+    claims = Sync(0, 300, 0, False, True, True, True)
+
+
+@pytest.mark.parametrize("kind", [Deserter, OtherFork, AsLong])
+@pytest.mark.parametrize("before", [True, False], ids=["first", "later"])
+def test_peers_that_hang_up_when_asked_and_come_again_do_not_keep_the_log_from_us(kind, before):
+    network = Network()
+    source = writer(network, 300)
+    target = reader(network, source, live=False)
+    if not before:
+        network.connect(source, target, latency=0.1)
+    crowd = [reader(network, source, kind, live=False) for _ in range(4)]
+    for each in crowd:
+        network.connect(each, target, latency=0.005)
+    network.run(seconds=1)
+    if before:
+        network.connect(source, target, latency=0.1)
+    assert network.run(lambda: target.core.head.length == 300) < 2
+    ticket = target.machine.want_block(150)
+    target.drain()
+    assert network.run(lambda: target.outcome(ticket) is Outcome.DONE) < 2
+    source.append(b"more")
+    assert network.run(lambda: target.core.head.length == 301) < 2
+    target.machine.want_range(0, None)
+    target.drain()
+    assert network.run(lambda: target.complete) < 5
+
+
 class SizeLiar(Site):
     """Moves bytes between the two lowest nodes of a path: no hash covers how they share a sum."""
 
