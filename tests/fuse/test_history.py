@@ -16,6 +16,7 @@ import pytest
 
 from hyperfs.vfs.history import MOST_VIEWS
 from tests.support.mounts import mounted
+from tools.program import wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -222,8 +223,9 @@ def test_views_are_given_back_to_make_room(pair):
             for number, version in enumerate(numbers):
                 assert (path / str(version) / "many").read_text() == f"{number}\n", turn
         assert kept.read() == "0\n"
-    told = writer.ask("views")
-    assert MOST_VIEWS <= told["views"] <= MOST_VIEWS + 8
+    # The kernel gives back what it is told to, when it comes to it.
+    wait_until(lambda: writer.ask("views")["views"] <= MOST_VIEWS + 8, 20)
+    assert writer.ask("views")["views"] >= MOST_VIEWS
 
 
 def test_attributes_tell_of_the_file_and_the_drive(pair):
