@@ -368,6 +368,11 @@ class OpenFile:
           NotWritable, StorageLocked: this process may not write the drive.
           OSError: EFBIG; ENOSPC and others, when what was written before cannot be flushed.
         """
+        self.lay(offset, data)
+        await self._owner.wait_for_room()
+
+    def lay(self, offset: int, data: bytes | memoryview) -> None:
+        """The same without the wait."""
         if offset < 0:
             raise ValueError("an offset is not negative")
         if offset + len(data) > MAX_SIZE:
@@ -378,7 +383,6 @@ class OpenFile:
         before = delta.ranges.size_bytes
         delta.write(offset, data)
         self._changed(delta.ranges.size_bytes - before)
-        await self._owner.wait_for_room()
 
     async def store_again(self, offset: int, data: bytes) -> None:
         """Lay bytes that the file has at *offset* over themselves, so that the next commit stores

@@ -1,6 +1,9 @@
 """pyfuse3's requests as calls of `FileSystem`, and its answers as pyfuse3's. Nothing else.
 
-An exception that is no `FUSEError` would end the whole mount; `_answered` lets none out.
+A handler is a plain function, which returns the answer or, where that has to wait, a coroutine that
+does. `_answered` makes one coroutine a request of it, the only one for most: each that awaits
+another takes part of the 5 us which a request may take. An exception that is no `FUSEError` would
+end the whole mount; it lets none out.
 """
 
 from __future__ import annotations
@@ -8,20 +11,22 @@ from __future__ import annotations
 import errno
 import os
 from functools import partial, wraps
+from types import CoroutineType
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, StatvfsData
 
 from hyperfs.fuse.errors import errno_of
+from hyperfs.index.node import BlocksMissing
 from hyperfs.records import MAX_ID, ROOT_ID, clamp_time
 from hyperfs.vfs import rules
-from hyperfs.vfs.attributes import LONG_TIMEOUT, Attributes, SetAttributes
+from hyperfs.vfs.attributes import LONG_TIMEOUT, SetAttributes
 from hyperfs.vfs.names import CONTROL_NAME
 from hyperfs.vfs.rules import Credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from pyfuse3 import (
         FileHandleT,
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
         XAttrNameT,
     )
 
+    from hyperfs.vfs.directories import Listed
     from hyperfs.vfs.filesystem import FileSystem
     from hyperfs.vfs.history import History
 
@@ -43,15 +49,22 @@ R = TypeVar("R")
 
 
 def _answered(
-    handler: Callable[Concatenate[Operations, P], Awaitable[R]],
+    handler: Callable[Concatenate[Operations, P], R | Coroutine[None, None, R]],
 ) -> Callable[Concatenate[Operations, P], Coroutine[None, None, R]]:
-    """Whatever *handler* raises becomes an errno."""
+    """What *handler* answers, once it can; whatever it raises becomes an errno."""
     name = handler.__name__
 
     @wraps(handler)
     async def answered(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return await handler(self, *args, **kwargs)
+            try:
+                answer = handler(self, *args, **kwargs)
+            except BlocksMissing:
+                answer = await self.complete(partial(handler, self, *args, **kwargs))
+            if isinstance(answer, CoroutineType):
+                waited: R = await answer
+                return waited
+            return answer  # type: ignore[return-value]  # a coroutine is no answer
         except FUSEError:
             raise
         except OSError as error:
@@ -62,28 +75,34 @@ def _answered(
     return answered
 
 
-def _shown(attributes: Attributes) -> EntryAttributes:
-    kept = attributes.encoded
-    if isinstance(kept, EntryAttributes):
-        return kept
+def shown(
+    ino: int,
+    mode: int,
+    nlink: int,
+    uid: int,
+    gid: int,
+    rdev: int,
+    size: int,
+    blocks: int,
+    atime_ns: int,
+    mtime_ns: int,
+    ctime_ns: int,
+    timeout: float,
+) -> EntryAttributes:
+    """A `Show`: the attributes of a file as the kernel is told them."""
     entry = EntryAttributes()
-    (
-        entry.st_ino,
-        entry.st_mode,
-        entry.st_nlink,
-        entry.st_uid,
-        entry.st_gid,
-        entry.st_rdev,
-        entry.st_size,
-        entry.st_blocks,
-        entry.st_atime_ns,
-        entry.st_mtime_ns,
-        entry.st_ctime_ns,
-        timeout,
-        entry.generation,
-    ) = attributes
+    entry.st_ino = ino
+    entry.st_mode = mode
+    entry.st_nlink = nlink
+    entry.st_uid = uid
+    entry.st_gid = gid
+    entry.st_rdev = rdev
+    entry.st_size = size
+    entry.st_blocks = blocks
+    entry.st_atime_ns = atime_ns
+    entry.st_mtime_ns = mtime_ns
+    entry.st_ctime_ns = ctime_ns
     entry.entry_timeout = entry.attr_timeout = timeout
-    attributes.encoded = entry
     return entry
 
 
@@ -114,22 +133,37 @@ def _who(context: RequestContext) -> Credentials:
     return Credentials(context.uid, context.gid, partial(pyfuse3.get_sup_groups, context.pid))
 
 
+def _told(
+    token: ReaddirToken, listed: list[Listed[EntryAttributes]]
+) -> list[Listed[EntryAttributes]]:
+    """Pass on as many entries as there is room for: those that were. Between the listing and this
+    nothing may be awaited, or it could be out of date."""
+    reply = pyfuse3.readdir_reply
+    for count, (name, attributes, position, _) in enumerate(listed):
+        if not reply(token, name, attributes, position):
+            return listed[:count]
+    return listed
+
+
 class Operations(pyfuse3.Operations):
     """The handlers of one mount: of the drive as it is, and of what *history* shows beside it."""
 
     supports_dot_lookup = False
 
-    def __init__(self, fs: FileSystem, history: History, *, xattrs: bool) -> None:
+    def __init__(
+        self, fs: FileSystem[EntryAttributes], history: History[EntryAttributes], *, xattrs: bool
+    ) -> None:
         super().__init__()
         self._fs = fs
+        self.complete = fs.complete
         self._history = history
         self._xattrs = xattrs
 
-    def _of(self, number: int) -> FileSystem | History:
+    def _of(self, number: int) -> FileSystem[EntryAttributes] | History[EntryAttributes]:
         """Who answers for an inode or a handle."""
         return self._fs if number <= MAX_ID else self._history
 
-    def _changeable(self, inode: int, other: int | None = None) -> FileSystem:
+    def _changeable(self, inode: int, other: int | None = None) -> FileSystem[EntryAttributes]:
         """The live tree, for what changes these."""
         if inode <= MAX_ID and (other is None or other <= MAX_ID):
             return self._fs
@@ -155,15 +189,20 @@ class Operations(pyfuse3.Operations):
     # -- names -----------------------------------------------------------------------------------
 
     @_answered
-    async def lookup(
+    def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes | Coroutine[None, None, EntryAttributes]:
+        if parent_inode > MAX_ID:
+            return self._past_lookup(parent_inode, name, ctx)
+        found = self._fs.lookup(parent_inode, name, _who(ctx))
+        if found is None and parent_inode == ROOT_ID and name == CONTROL_NAME:
+            return self._history.top()
+        return found or _MISSING
+
+    async def _past_lookup(
+        self, parent: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        attributes = await self._of(parent_inode).lookup(parent_inode, name, _who(ctx))
-        if attributes.ino:
-            return _shown(attributes)
-        if parent_inode == ROOT_ID and name == CONTROL_NAME:
-            return _shown(self._history.top())
-        return _MISSING
+        return await self._history.lookup(parent, name, _who(ctx)) or _MISSING
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         beside = [pair for pair in inode_list if pair[0] > MAX_ID]
@@ -173,39 +212,33 @@ class Operations(pyfuse3.Operations):
         self._fs.forget(inode_list)
 
     @_answered
-    async def mknod(
+    def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        return _shown(
-            await self._changeable(parent_inode).mknod(parent_inode, name, mode, rdev, _who(ctx))
-        )
+        return self._changeable(parent_inode).mknod(parent_inode, name, mode, rdev, _who(ctx))
 
     @_answered
-    async def mkdir(
+    def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
-        return _shown(
-            await self._changeable(parent_inode).mkdir(parent_inode, name, mode, _who(ctx))
-        )
+        return self._changeable(parent_inode).mkdir(parent_inode, name, mode, _who(ctx))
 
     @_answered
-    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._changeable(parent_inode).unlink(parent_inode, name, _who(ctx))
+    def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        self._changeable(parent_inode).unlink(parent_inode, name, _who(ctx))
 
     @_answered
-    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._changeable(parent_inode).rmdir(parent_inode, name, _who(ctx))
+    def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        self._changeable(parent_inode).rmdir(parent_inode, name, _who(ctx))
 
     @_answered
-    async def symlink(
+    def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        return _shown(
-            await self._changeable(parent_inode).symlink(parent_inode, name, target, _who(ctx))
-        )
+        return self._changeable(parent_inode).symlink(parent_inode, name, target, _who(ctx))
 
     @_answered
-    async def rename(
+    def rename(
         self,
         parent_inode_old: InodeT,
         name_old: FileNameT,
@@ -214,28 +247,28 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        await self._changeable(parent_inode_old, parent_inode_new).rename(
+        self._changeable(parent_inode_old, parent_inode_new).rename(
             parent_inode_old, name_old, parent_inode_new, name_new, flags, _who(ctx)
         )
 
     @_answered
-    async def link(
+    def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        return _shown(
-            await self._changeable(inode, new_parent_inode).link(
-                inode, new_parent_inode, new_name, _who(ctx)
-            )
+        return self._changeable(inode, new_parent_inode).link(
+            inode, new_parent_inode, new_name, _who(ctx)
         )
 
     # -- attributes --------------------------------------------------------------------------------
 
     @_answered
-    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return _shown(await self._of(inode).getattr(inode))
+    def getattr(
+        self, inode: InodeT, ctx: RequestContext
+    ) -> EntryAttributes | Coroutine[None, None, EntryAttributes]:
+        return self._of(inode).getattr(inode)
 
     @_answered
-    async def setattr(
+    def setattr(
         self,
         inode: InodeT,
         attr: EntryAttributes,
@@ -251,18 +284,22 @@ class Operations(pyfuse3.Operations):
             clamp_time(attr.st_atime_ns) if fields.update_atime else None,
             clamp_time(attr.st_mtime_ns) if fields.update_mtime else None,
         )
-        return _shown(await self._changeable(inode).setattr(inode, changes, _who(ctx), fh))
+        return self._changeable(inode).setattr(inode, changes, _who(ctx), fh)
 
     @_answered
-    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
-        return await self._of(inode).access(inode, mode, _who(ctx))
+    def access(
+        self, inode: InodeT, mode: ModeT, ctx: RequestContext
+    ) -> bool | Coroutine[None, None, bool]:
+        return self._of(inode).access(inode, mode, _who(ctx))
 
     @_answered
-    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        return pyfuse3.FileNameT(await self._of(inode).readlink(inode))
+    def readlink(
+        self, inode: InodeT, ctx: RequestContext
+    ) -> FileNameT | Coroutine[None, None, FileNameT]:
+        return self._of(inode).readlink(inode)
 
     @_answered
-    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
         found = self._fs.statfs()
         shown = StatvfsData()
         shown.f_bsize = shown.f_frsize = found.block_size
@@ -277,7 +314,7 @@ class Operations(pyfuse3.Operations):
     # -- files -------------------------------------------------------------------------------------
 
     @_answered
-    async def create(
+    def create(
         self,
         parent_inode: InodeT,
         name: FileNameT,
@@ -285,63 +322,72 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        handle, attributes = await self._changeable(parent_inode).create(
+        handle, attributes = self._changeable(parent_inode).create(
             parent_inode, name, mode, flags, _who(ctx)
         )
-        return FileInfo(fh=pyfuse3.FileHandleT(handle)), _shown(attributes)
+        return FileInfo(fh=handle), attributes
 
     @_answered
-    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        number = pyfuse3.FileHandleT(await self._of(inode).open(inode, flags, _who(ctx)))
+    def open(
+        self, inode: InodeT, flags: FlagT, ctx: RequestContext
+    ) -> FileInfo | Coroutine[None, None, FileInfo]:
+        if inode > MAX_ID:
+            return self._past_open(inode, flags, ctx)
+        return FileInfo(fh=self._fs.open(inode, flags, _who(ctx)))
+
+    async def _past_open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        number = pyfuse3.FileHandleT(await self._history.open(inode, flags, _who(ctx)))
         if self._history.is_computed(number):
             return FileInfo(fh=number, direct_io=True, keep_cache=False)
         return FileInfo(fh=number)
 
     @_answered
-    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self._of(fh).read(fh, off, size)
+    def read(self, fh: FileHandleT, off: int, size: int) -> bytes | Coroutine[None, None, bytes]:
+        return self._of(fh).read(fh, off, size)
 
     @_answered
-    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        return await self._fs.write(fh, off, buf)
+    def write(self, fh: FileHandleT, off: int, buf: bytes) -> int | Coroutine[None, None, int]:
+        return self._fs.write(fh, off, buf)
 
     @_answered
-    async def flush(self, fh: FileHandleT) -> None:
-        await self._of(fh).flush(fh)
+    def flush(self, fh: FileHandleT) -> None:
+        self._of(fh).flush(fh)
 
     @_answered
-    async def release(self, fh: FileHandleT) -> None:
-        await self._of(fh).release(fh)
+    def release(self, fh: FileHandleT) -> None:
+        self._of(fh).release(fh)
 
     @_answered
-    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._of(fh).fsync(fh, data_only=datasync)
+    def fsync(self, fh: FileHandleT, datasync: bool) -> Coroutine[None, None, None] | None:
+        return self._of(fh).fsync(fh, data_only=datasync)
 
     # -- directories -----------------------------------------------------------------------------
 
     @_answered
-    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return pyfuse3.FileHandleT(await self._of(inode).opendir(inode, _who(ctx)))
+    def opendir(
+        self, inode: InodeT, ctx: RequestContext
+    ) -> FileHandleT | Coroutine[None, None, FileHandleT]:
+        return self._of(inode).opendir(inode, _who(ctx))
 
     @_answered
-    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        fs = self._of(fh)
-        # Between the listing and the answer nothing may be awaited, or it could be out of date.
-        listed = await fs.readdir(fh, start_id)
-        reply, count = pyfuse3.readdir_reply, 0
-        for name, attributes, position in listed:
-            if not reply(token, name, _shown(attributes), position):
-                break
-            count += 1
-        fs.remember(fh, listed[:count])
+    def readdir(
+        self, fh: FileHandleT, start_id: int, token: ReaddirToken
+    ) -> Coroutine[None, None, None] | None:
+        if fh > MAX_ID:
+            return self._past_readdir(fh, start_id, token)
+        self._fs.remember(fh, _told(token, self._fs.readdir(fh, start_id)))
+        return None
+
+    async def _past_readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        self._history.remember(fh, _told(token, await self._history.readdir(fh, start_id)))
 
     @_answered
-    async def releasedir(self, fh: FileHandleT) -> None:
-        await self._of(fh).releasedir(fh)
+    def releasedir(self, fh: FileHandleT) -> None:
+        self._of(fh).releasedir(fh)
 
     @_answered
-    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._of(fh).fsyncdir(fh, data_only=datasync)
+    def fsyncdir(self, fh: FileHandleT, datasync: bool) -> Coroutine[None, None, None] | None:
+        return self._of(fh).fsyncdir(fh, data_only=datasync)
 
     # -- extended attributes: what answers ENOSYS once is never asked again ------------------------
 
@@ -350,26 +396,28 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENOSYS)
 
     @_answered
-    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+    def getxattr(
+        self, inode: InodeT, name: XAttrNameT, ctx: RequestContext
+    ) -> bytes | Coroutine[None, None, bytes]:
         self._check_xattrs()
         refused = rules.xattr_refusal(name)
         if refused:
             raise FUSEError(refused)
-        return await self._of(inode).getxattr(inode, name, _who(ctx))
+        return self._of(inode).getxattr(inode, name, _who(ctx))
 
     @_answered
-    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+    def listxattr(
+        self, inode: InodeT, ctx: RequestContext
+    ) -> Sequence[XAttrNameT] | Coroutine[None, None, Sequence[XAttrNameT]]:
         self._check_xattrs()
-        return [pyfuse3.XAttrNameT(name) for name in await self._of(inode).listxattr(inode)]
+        return self._of(inode).listxattr(inode)
 
     @_answered
-    async def setxattr(
-        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
-    ) -> None:
+    def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         self._check_xattrs()
-        await self._changeable(inode).setxattr(inode, name, value, _who(ctx))
+        self._changeable(inode).setxattr(inode, name, value, _who(ctx))
 
     @_answered
-    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+    def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         self._check_xattrs()
-        await self._changeable(inode).removexattr(inode, name, _who(ctx))
+        self._changeable(inode).removexattr(inode, name, _who(ctx))

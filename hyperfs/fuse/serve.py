@@ -23,6 +23,8 @@ from hyperfs.vfs.options import MountOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyfuse3 import EntryAttributes
+
     from hyperfs.drive import Drive
     from hyperfs.fuse.invalidate import Notifier
     from hyperfs.fuse.session import Session
@@ -49,8 +51,8 @@ class Mounted:
     def __init__(
         self,
         directory: str,
-        file_system: FileSystem,
-        history: History,
+        file_system: FileSystem[EntryAttributes],
+        history: History[EntryAttributes],
         connection: int | None,
         session: Session,
     ) -> None:
@@ -153,7 +155,7 @@ async def _serve(
 
     notifier = Notifier()
     fs = _file_system(drive, options, notifier)
-    history = History(fs, partial(_file_system, options=options))
+    history = History(fs, lambda past, first: _file_system(past, options, first=first))
     session = Session(fs, history, point, options)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.run)
@@ -178,11 +180,18 @@ async def _serve(
 
 
 def _file_system(
-    drive: Drive, options: MountOptions, invalidations: Invalidations | None = None
-) -> FileSystem:
+    drive: Drive,
+    options: MountOptions,
+    invalidations: Invalidations | None = None,
+    *,
+    first: int = 0,
+) -> FileSystem[EntryAttributes]:
+    from hyperfs.fuse.operations import shown
+
     return FileSystem(
         drive,
-        presentation=Presentation(options.uid, options.gid, options.umask),
+        shown,
+        presentation=Presentation(options.uid, options.gid, options.umask, first=first),
         read_only=options.read_only,
         check_permissions=not options.kernel_checks,
         devices=options.dev,
@@ -202,7 +211,9 @@ async def _first_answer(point: str) -> int | None:
         return await trio.to_thread.run_sync(ask, abandon_on_cancel=True)
 
 
-async def _take_off(fs: FileSystem, session: Session, notifier: Notifier, point: str) -> None:
+async def _take_off(
+    fs: FileSystem[EntryAttributes], session: Session, notifier: Notifier, point: str
+) -> None:
     """End the session so that nothing written is lost.
 
     A mount that nobody uses is unmounted while it is still served: so the kernel writes back what
@@ -228,7 +239,9 @@ async def _take_off(fs: FileSystem, session: Session, notifier: Notifier, point:
     session.close(unmount=connection is not None)
 
 
-async def _leave(fs: FileSystem, session: Session, notifier: Notifier, point: str) -> None:
+async def _leave(
+    fs: FileSystem[EntryAttributes], session: Session, notifier: Notifier, point: str
+) -> None:
     """End the session after a failure: the mount stays, and whoever uses it gets errors.
 
     What was written is made durable if that is still possible.
@@ -269,7 +282,7 @@ async def _detach(point: str) -> None:
         _log.warning("%s cannot be detached: %s", point, reason)
 
 
-async def _sync(fs: FileSystem) -> None:
+async def _sync(fs: FileSystem[EntryAttributes]) -> None:
     if fs.read_only:
         return
     try:

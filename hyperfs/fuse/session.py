@@ -15,6 +15,8 @@ from hyperfs.fuse import loop
 from hyperfs.fuse.operations import Operations
 
 if TYPE_CHECKING:
+    from pyfuse3 import EntryAttributes
+
     from hyperfs.vfs.filesystem import FileSystem
     from hyperfs.vfs.history import History
     from hyperfs.vfs.options import MountOptions
@@ -30,7 +32,13 @@ class Session:
     with the reason) when the mount is refused.
     """
 
-    def __init__(self, fs: FileSystem, history: History, point: str, options: MountOptions) -> None:
+    def __init__(
+        self,
+        fs: FileSystem[EntryAttributes],
+        history: History[EntryAttributes],
+        point: str,
+        options: MountOptions,
+    ) -> None:
         self._ended = trio.Event()
         self.failed = False
         self._operations = Operations(fs, history, xattrs=options.xattrs)

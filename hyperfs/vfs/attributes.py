@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from hyperfs.records import Entry
@@ -19,7 +19,16 @@ _SECTOR: Final = 512
 LONG_TIMEOUT: Final = 3600.0
 
 
-class _Attributes(NamedTuple):
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
+
+
+class Attributes(NamedTuple):
+    """As stat(2) has them; `mode` is the whole st_mode, times are nanoseconds since 1970.
+
+    `timeout` says for how many seconds the kernel may use the name and the attributes unasked.
+    """
+
     ino: int
     mode: int
     nlink: int
@@ -32,21 +41,30 @@ class _Attributes(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     timeout: float = LONG_TIMEOUT
-    generation: int = 0
 
 
-class Attributes(_Attributes):
-    """As stat(2) has them; `mode` is the whole st_mode, times are nanoseconds since 1970.
+class Show(Protocol[S_co]):
+    """Makes what an interface shows of a file; the parameters are those of `Attributes`, which is
+    one. The kernel's has a form of its own: to make that of this would take as long again."""
 
-    The timeouts say for how many seconds the kernel may use the name and the attributes unasked.
-    An `ino` of 0 stands for a name that does not exist, which may be remembered as long.
-    """
-
-    # The same as the interface to the kernel has it, which keeps it here.
-    encoded: object = None
-
-
-MISSING: Final = Attributes(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    def __call__(
+        self,
+        ino: int,
+        mode: int,
+        nlink: int,
+        uid: int,
+        gid: int,
+        rdev: int,
+        size: int,
+        blocks: int,
+        atime_ns: int,
+        mtime_ns: int,
+        ctime_ns: int,
+        timeout: float,
+        /,
+    ) -> S_co:
+        """What is shown."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,39 +72,53 @@ class Presentation:
     """How entries are shown, whatever their records say.
 
     `uid` and `gid` replace the owners. `umask` replaces the permission bits by those it leaves.
-    `timeout` is the attributes' timeout in seconds.
+    `timeout` is the attributes' timeout in seconds. `first` is added to each file's id.
     """
 
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
     timeout: float = LONG_TIMEOUT
+    first: int = 0
 
-    def attributes(
-        self, entry: Entry, atime_ns: int | None = None, *, settled: bool = False
-    ) -> Attributes:
+    def rights(self, entry: Entry) -> tuple[int, int, int]:
+        """Mode, user and group as they are shown, which decide who may do what."""
+        return (
+            self._mode(entry.mode),
+            entry.uid if self.uid is None else self.uid,
+            entry.gid if self.gid is None else self.gid,
+        )
+
+    def _mode(self, mode: int) -> int:
+        if self.umask is None or mode & _TYPES == stat.S_IFLNK:
+            return mode
+        return mode & _TYPES | 0o777 & ~self.umask
+
+    def show(self, show: Show[S], entry: Entry, atime_ns: int | None, *, settled: bool) -> S:
         """The attributes of an entry.
 
         Only for an entry known to be *settled* (nothing of the file waits to be committed) do its
         extents say how much it uses: to show less than there is would make tar(1) and others
         take data for holes.
         """
-        mode = entry.mode
-        if self.umask is not None and mode & _TYPES != stat.S_IFLNK:
-            mode = mode & _TYPES | 0o777 & ~self.umask
-        size = entry.size
-        return Attributes(
-            entry.id,
-            mode,
-            entry.nlink,
-            entry.uid if self.uid is None else self.uid,
-            entry.gid if self.gid is None else self.gid,
-            entry.rdev,
+        ino, mode, uid, gid, mtime_ns, ctime_ns, size, nlink, rdev = entry[:9]
+        blocks = 0
+        if size and mode & _TYPES == _FILE:
+            # Never 0 for a file with a size: to tar(1) that means one that is all hole.
+            used = _used(entry) if settled else size
+            blocks = (-(-used // _USED_UNIT) or 1) * (_USED_UNIT // _SECTOR)
+        return show(
+            self.first + ino,
+            mode if self.umask is None else self._mode(mode),
+            nlink,
+            uid if self.uid is None else self.uid,
+            gid if self.gid is None else self.gid,
+            rdev,
             size,
-            _sectors(_used(entry) if settled else size) if size and mode & _TYPES == _FILE else 0,
-            entry.mtime_ns if atime_ns is None else atime_ns,
-            entry.mtime_ns,
-            entry.ctime_ns,
+            blocks,
+            mtime_ns if atime_ns is None else atime_ns,
+            mtime_ns,
+            ctime_ns,
             self.timeout,
         )
 
@@ -99,11 +131,6 @@ def _used(entry: Entry) -> int:
     for extent in entry.extents:
         used += extent.length
     return used if used < entry.size else entry.size
-
-
-def _sectors(used: int) -> int:
-    """Never 0 for a file with a size: to tar(1) that means one that is all hole."""
-    return (-(-used // _USED_UNIT) or 1) * (_USED_UNIT // _SECTOR)
 
 
 @dataclass(slots=True)

@@ -5,30 +5,33 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from hyperfs.committer import FLUSH_DIRTY_BYTES
 from hyperfs.vfs import rules
 from hyperfs.vfs.handles import FileHandle
 from hyperfs.vfs.names import NameOperations
 from hyperfs.vfs.rules import READ, WRITE
-from hyperfs.vfs.tree import atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from hyperfs.records import Entry
-    from hyperfs.vfs.attributes import Attributes
     from hyperfs.vfs.inodes import Inode
     from hyperfs.vfs.rules import Credentials
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
-class FileOperations(NameOperations):
+S = TypeVar("S")
+
+
+class FileOperations(NameOperations[S]):
     """See the module. Handles are numbers, valid until `release`."""
 
-    @atomic
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, who: Credentials
-    ) -> tuple[int, Attributes]:
+    ) -> tuple[int, S]:
         """Make a regular file and open it: its handle and its attributes, counted as known.
 
         One that exists by now is opened, unless the flags say O_EXCL. Raises as `open` and `mknod`.
@@ -48,7 +51,6 @@ class FileOperations(NameOperations):
         self.handles.files[handle].written = True
         return handle, self.attributes(entry)
 
-    @atomic
     def open(self, ino: int, flags: int, who: Credentials) -> int:
         """Open a regular file: its handle. O_TRUNC is done here.
 
@@ -96,8 +98,9 @@ class FileOperations(NameOperations):
         """
         return await self.handles.files[number].file.read(offset, size)
 
-    async def write(self, number: int, offset: int, data: bytes) -> int:
-        """Write all of *data*; how many bytes that is. Waits only while too much is unflushed.
+    def write(self, number: int, offset: int, data: bytes) -> int | Coroutine[None, None, int]:
+        """Write all of *data*; how many bytes that is: to be awaited when much is unflushed, for
+        then it waits until less is.
 
         Raises EFBIG, ENOSPC, and what kept earlier writes from being flushed.
         """
@@ -105,8 +108,14 @@ class FileOperations(NameOperations):
         handle.written = True
         if handle.inode.set_id:
             self._clear_set_id(handle)
-        await handle.file.write(offset, data)
-        return len(data)
+        handle.file.lay(offset, data)
+        if self.live.dirty_bytes < FLUSH_DIRTY_BYTES:
+            return len(data)
+        return self._written(len(data))
+
+    async def _written(self, length: int) -> int:
+        await self.live.wait_for_room()
+        return length
 
     def _clear_set_id(self, handle: FileHandle) -> None:
         """Content changed: whoever is not root loses the set-ID bits of what can be executed."""
@@ -118,7 +127,7 @@ class FileOperations(NameOperations):
             handle.file.update(mode=cleared)
         handle.inode.set_id = bool(cleared & _SET_ID)
 
-    async def flush(self, number: int) -> None:
+    def flush(self, number: int) -> None:
         """close(2) of one descriptor of the handle. Says what kept writes from being flushed."""
         handle = self.handles.files[number]
         if handle.written:
@@ -131,7 +140,7 @@ class FileOperations(NameOperations):
         if not self.read_only:
             await self.drive.sync()
 
-    async def release(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """Close a handle. What was made, written or changed through it is committed soon."""
         self._release(number)
 

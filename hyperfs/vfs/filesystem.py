@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class FileSystem(XattrOperations):
+S = TypeVar("S")
+
+
+class FileSystem(XattrOperations[S]):
     """All operations; see the module, and `Tree` for the parameters.
 
     Between operations it holds the inodes that were told and not yet forgotten, and what is open.

@@ -20,13 +20,12 @@ import errno
 import json
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from hyperfs.dates import parse_date
 from hyperfs.errors import VersionCleared
 from hyperfs.records import ID_BYTES, MAX_ID, ROOT_ID
 from hyperfs.vfs import rules
-from hyperfs.vfs.attributes import MISSING, Attributes
 from hyperfs.vfs.directories import Listed
 from hyperfs.vfs.handles import Handles
 from hyperfs.vfs.tree import InvalidateEntry
@@ -52,20 +51,19 @@ _FIRST_LINK: Final = _CONTROL | 5
 _TOP_NAMES: Final = {b"versions": _VERSIONS, b"at": _AT, b"status.json": _STATUS}
 
 
-class Past:
+S = TypeVar("S")
+
+
+class Past(Generic[S]):
     """One past version. `known` is how often the kernel was told of inodes in it; `leaving` says
     that it was asked to forget them."""
 
-    def __init__(self, view: int, version: int, fs: FileSystem) -> None:
+    def __init__(self, view: int, version: int, fs: FileSystem[S]) -> None:
         self.view = view
         self.version = version
         self.fs = fs
         self.known = 0
         self.leaving = False
-
-    def shown(self, attributes: Attributes) -> Attributes:
-        """With the number that the inode has for the kernel."""
-        return attributes._replace(ino=self.view << _SHIFT | attributes.ino)
 
 
 class _Link:
@@ -77,32 +75,29 @@ class _Link:
         self.known = 0
 
 
-def _inside(listed: Listed) -> Listed:
-    """With the number that the inode has in its view."""
-    shown = listed.attributes
-    return listed._replace(attributes=shown._replace(ino=shown.ino & MAX_ID))
-
-
-class History:
-    """See the module. *open_past* makes the file system of a past version of the drive.
+class History(Generic[S]):
+    """See the module. *open_past* makes the file system of a past version of the drive, which adds
+    a number to the ids of its files.
 
     Methods are those of `FileSystem` that change nothing, and raise the same; whoever calls decides
     by number whom to ask.
     """
 
-    def __init__(self, live: FileSystem, open_past: Callable[[Drive], FileSystem]) -> None:
+    def __init__(
+        self, live: FileSystem[S], open_past: Callable[[Drive, int], FileSystem[S]]
+    ) -> None:
         self._live = live
         self._drive = live.drive
         self._open_past = open_past
         # By view, the least recently used first.
-        self._views: dict[int, Past] = {}
-        self._view_of: dict[int, Past] = {}
+        self._views: dict[int, Past[S]] = {}
+        self._view_of: dict[int, Past[S]] = {}
         self._last_view = 0
         self._links: dict[int, _Link] = {}
         self._link_to: dict[bytes, _Link] = {}
         self._last_link = _FIRST_LINK
         self._texts: Handles[bytes] = Handles()
-        self._listings: Handles[list[Listed]] = Handles()
+        self._listings: Handles[list[Listed[S]]] = Handles()
 
     # -- what there is ----------------------------------------------------------------------------
 
@@ -111,21 +106,21 @@ class History:
         """The versions shown at present, the least recently used first."""
         return [past.version for past in self._views.values()]
 
-    def top(self) -> Attributes:
+    def top(self) -> S:
         """The attributes of `.hyperfs`."""
         return self._directory(_TOP)
 
-    def _directory(self, ino: int) -> Attributes:
+    def _directory(self, ino: int) -> S:
         return self._control(ino, stat.S_IFDIR | 0o555)
 
-    def _control(self, ino: int, mode: int, size: int = 0) -> Attributes:
+    def _control(self, ino: int, mode: int, size: int = 0) -> S:
         shown = self._live.presentation
         uid = os.getuid() if shown.uid is None else shown.uid
         gid = os.getgid() if shown.gid is None else shown.gid
         time = self._drive.time_ns if self._drive.version else 0
         # Only what never changes is worth remembering for the kernel.
         timeout = shown.timeout if stat.S_ISDIR(mode) else 0.0
-        return Attributes(ino, mode, 1, uid, gid, 0, size, 0, time, time, time, timeout)
+        return self._live.show(ino, mode, 1, uid, gid, 0, size, 0, time, time, time, timeout)
 
     def _status(self) -> bytes:
         drive = self._drive
@@ -146,14 +141,14 @@ class History:
         }
         return json.dumps(status, indent=2).encode() + b"\n"
 
-    def _past(self, number: int) -> tuple[Past, int]:
+    def _past(self, number: int) -> tuple[Past[S], int]:
         """The view that an inode number or a handle belongs to, and the number in it."""
         past = self._views.get(number >> _SHIFT)
         if past is None:
             raise OSError(errno.ESTALE, "unknown inode")
         return past, number & MAX_ID
 
-    async def _open(self, version: int) -> Past | int:
+    async def _open(self, version: int) -> Past[S] | int:
         """The view of a version, or the version that was there then; 0 for none."""
         past = self._view_of.get(version)
         if past is None:
@@ -172,14 +167,14 @@ class History:
         self._make_room()
         return past
 
-    def _add(self, drive: Drive) -> Past:
+    def _add(self, drive: Drive) -> Past[S]:
         view = self._last_view
         while True:
             view = view % (_CONTROL - 1 >> _SHIFT) + 1
             if view not in self._views:
                 break
         self._last_view = view
-        past = Past(view, drive.version, self._open_past(drive))
+        past = Past(view, drive.version, self._open_past(drive, view << _SHIFT))
         self._views[view] = self._view_of[drive.version] = past
         return past
 
@@ -191,11 +186,11 @@ class History:
             self._live.invalidations.put(InvalidateEntry(_VERSIONS, b"%d" % past.version))
             self._drop_unknown(past)
 
-    def _drop_unknown(self, past: Past) -> None:
+    def _drop_unknown(self, past: Past[S]) -> None:
         if past.known <= 0 and self._views.get(past.view) is past:
             del self._views[past.view], self._view_of[past.version]
 
-    def _link(self, target: bytes) -> Attributes:
+    def _link(self, target: bytes) -> S:
         link = self._link_to.get(target)
         if link is None:
             self._last_link += 1
@@ -205,37 +200,33 @@ class History:
         link.known += 1
         return self._link_attributes(link)
 
-    def _link_attributes(self, link: _Link) -> Attributes:
+    def _link_attributes(self, link: _Link) -> S:
         return self._control(link.ino, stat.S_IFLNK | 0o777, len(link.target))
 
     # -- names and attributes ---------------------------------------------------------------------
 
-    async def lookup(self, parent: int, name: bytes, who: Credentials) -> Attributes:
+    async def lookup(self, parent: int, name: bytes, who: Credentials) -> S | None:
         """As `FileSystem.lookup`; ENOENT for a version that may yet come, and is not remembered."""
         rules.check_name(name)
         if parent < _CONTROL:
             past, ino = self._past(parent)
-            found = await past.fs.lookup(ino, name, who)
-            if not found.ino:
-                return MISSING
-            past.known += 1
-            return past.shown(found)
+            found = await past.fs.complete(past.fs.lookup, ino, name, who)
+            past.known += found is not None
+            return found
         if parent == _TOP:
-            return self._top_entry(name)
+            ino = _TOP_NAMES.get(name, 0)
+            return self._top_entry(ino) if ino else None
         if parent == _VERSIONS:
             return await self._version_entry(name)
         if parent == _AT:
             return await self._date_entry(name)
         raise OSError(errno.ENOTDIR, "not a directory")
 
-    def _top_entry(self, name: bytes) -> Attributes:
-        ino = _TOP_NAMES.get(name)
-        if ino is None:
-            return MISSING
+    def _top_entry(self, ino: int) -> S:
         return self._status_attributes() if ino == _STATUS else self._directory(ino)
 
-    async def _version_entry(self, name: bytes) -> Attributes:
-        found: Past | int = 0
+    async def _version_entry(self, name: bytes) -> S:
+        found: Past[S] | int = 0
         if name.isdigit() and not name.startswith(b"0"):
             found = await self._open(int(name))
         if isinstance(found, Past):
@@ -245,7 +236,7 @@ class History:
             raise OSError(errno.ENOENT, "no such version")
         return self._link(b"%d" % found)
 
-    async def _date_entry(self, name: bytes) -> Attributes:
+    async def _date_entry(self, name: bytes) -> S:
         try:
             time_ns = parse_date(name.decode())
         except ValueError:
@@ -255,17 +246,18 @@ class History:
             raise OSError(errno.ENOENT, "before the first version")
         return self._link(b"../versions/%d" % version)
 
-    async def _past_root(self, past: Past) -> Attributes:
-        return past.shown(await past.fs.getattr(ROOT_ID))
+    @staticmethod
+    async def _past_root(past: Past[S]) -> S:
+        return await past.fs.complete(past.fs.getattr, ROOT_ID)
 
-    def _status_attributes(self) -> Attributes:
+    def _status_attributes(self) -> S:
         return self._control(_STATUS, stat.S_IFREG | 0o444, len(self._status()))
 
-    async def getattr(self, ino: int) -> Attributes:
+    async def getattr(self, ino: int) -> S:
         """As `FileSystem.getattr`."""
         if ino < _CONTROL:
             past, inside = self._past(ino)
-            return past.shown(await past.fs.getattr(inside))
+            return await past.fs.complete(past.fs.getattr, inside)
         if ino == _STATUS:
             return self._status_attributes()
         if ino in (_TOP, _VERSIONS, _AT):
@@ -282,18 +274,18 @@ class History:
         """As `FileSystem.readlink`."""
         if ino < _CONTROL:
             past, inside = self._past(ino)
-            return await past.fs.readlink(inside)
+            return await past.fs.complete(past.fs.readlink, inside)
         return self._link_of(ino).target
 
     async def access(self, ino: int, mask: int, who: Credentials) -> bool:
         """As `FileSystem.access`."""
         if ino < _CONTROL:
             past, inside = self._past(ino)
-            return await past.fs.access(inside, mask, who)
+            return await past.fs.complete(past.fs.access, inside, mask, who)
         if mask & rules.WRITE:
             raise OSError(errno.EROFS, "the past cannot be changed")
-        shown = await self.getattr(ino)
-        return rules.permits(shown.mode, shown.uid, shown.gid, who, mask & 7)
+        await self.getattr(ino)
+        return not mask & rules.EXECUTE or ino != _STATUS
 
     def forget(self, inodes: Iterable[tuple[int, int]]) -> None:
         """As `FileSystem.forget`."""
@@ -325,7 +317,7 @@ class History:
         """As `FileSystem.open`."""
         if ino < _CONTROL:
             past, inside = self._past(ino)
-            return past.view << _SHIFT | await past.fs.open(inside, flags, who)
+            return past.view << _SHIFT | await past.fs.complete(past.fs.open, inside, flags, who)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EROFS, "the state cannot be written")
         return _CONTROL | self._texts.add(self._status())
@@ -337,17 +329,17 @@ class History:
             return await past.fs.read(inside, offset, size)
         return self._texts[number & MAX_ID][offset : offset + size]
 
-    async def flush(self, number: int) -> None:
+    def flush(self, number: int) -> None:
         """Nothing was written."""
 
     async def fsync(self, number: int, *, data_only: bool) -> None:
         """Nothing was written."""
 
-    async def release(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """As `FileSystem.release`."""
         if number < _CONTROL:
             past, inside = self._past(number)
-            await past.fs.release(inside)
+            past.fs.release(inside)
         else:
             self._texts.pop(number & MAX_ID)
 
@@ -357,20 +349,22 @@ class History:
         """As `FileSystem.opendir`."""
         if ino < _CONTROL:
             past, inside = self._past(ino)
-            return past.view << _SHIFT | await past.fs.opendir(inside, who)
+            return past.view << _SHIFT | await past.fs.complete(past.fs.opendir, inside, who)
         return _CONTROL | self._listings.add(await self._listing(ino))
 
-    async def _listing(self, ino: int) -> list[Listed]:
-        names = {b".": self._directory(ino), b"..": self._directory(_TOP)}
+    async def _listing(self, ino: int) -> list[Listed[S]]:
+        found = [(b".", ino, self._directory(ino)), (b"..", _TOP, self._directory(_TOP))]
         if ino == _TOP:
-            names |= {name: self._top_entry(name) for name in _TOP_NAMES}
+            found += [(name, at, self._top_entry(at)) for name, at in _TOP_NAMES.items()]
         elif ino == _VERSIONS:
-            names |= {b"%d" % p.version: await self._past_root(p) for p in await self._newest()}
-        return [Listed(name, shown, at) for at, (name, shown) in enumerate(names.items(), 1)]
+            for past in await self._newest():
+                root = past.view << _SHIFT | ROOT_ID
+                found.append((b"%d" % past.version, root, await self._past_root(past)))
+        return [Listed(name, shown, at, id) for at, (name, id, shown) in enumerate(found, 1)]
 
-    async def _newest(self) -> list[Past]:
+    async def _newest(self) -> list[Past[S]]:
         """The newest versions, as many as are shown at once."""
-        found: list[Past] = []
+        found: list[Past[S]] = []
         version = self._drive.version
         while version and len(found) < MOST_VIEWS:
             past = await self._open(version)
@@ -380,32 +374,31 @@ class History:
             version = past.fs.drive.previous()
         return found
 
-    async def readdir(self, number: int, position: int) -> list[Listed]:
+    async def readdir(self, number: int, position: int) -> list[Listed[S]]:
         """As `FileSystem.readdir`."""
         if number < _CONTROL:
             past, inside = self._past(number)
-            return [
-                each._replace(attributes=past.shown(each.attributes))
-                for each in await past.fs.readdir(inside, position)
-            ]
+            return await past.fs.complete(past.fs.readdir, inside, position)
         return [each for each in self._listings[number & MAX_ID] if each.position > position]
 
-    def remember(self, number: int, listed: Sequence[Listed]) -> None:
+    def remember(self, number: int, listed: Sequence[Listed[S]]) -> None:
         """As `FileSystem.remember`."""
-        for each in listed:
-            # A listed version that had to make room already will be looked up by its name.
-            past = self._views.get(each.attributes.ino >> _SHIFT)
-            if past is not None and each.position > 2:
-                past.known += 1
         if number < _CONTROL:
             past, inside = self._past(number)
-            past.fs.remember(inside, [_inside(each) for each in listed])
+            past.fs.remember(inside, listed)
+            past.known += sum(each.position > 2 for each in listed)
+            return
+        for each in listed:
+            # A listed version that had to make room already will be looked up by its name.
+            version = self._views.get(each.id >> _SHIFT)
+            if version is not None:
+                version.known += 1
 
-    async def releasedir(self, number: int) -> None:
+    def releasedir(self, number: int) -> None:
         """As `FileSystem.releasedir`."""
         if number < _CONTROL:
             past, inside = self._past(number)
-            await past.fs.releasedir(inside)
+            past.fs.releasedir(inside)
         else:
             self._listings.pop(number & MAX_ID)
 
@@ -426,4 +419,4 @@ class History:
         if ino >= _CONTROL:
             return []
         past, inside = self._past(ino)
-        return await past.fs.listxattr(inside)
+        return await past.fs.complete(past.fs.listxattr, inside)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from hyperfs.records import Entry
 from hyperfs.vfs import rules
 from hyperfs.vfs.directories import DirectoryOperations
 from hyperfs.vfs.rules import WRITE
-from hyperfs.vfs.tree import atomic
 
 if TYPE_CHECKING:
-    from hyperfs.vfs.attributes import Attributes, SetAttributes
+    from hyperfs.vfs.attributes import SetAttributes
     from hyperfs.vfs.inodes import Inode
     from hyperfs.vfs.rules import Credentials
 
@@ -35,18 +34,19 @@ class StatFs(NamedTuple):
     name_max: int
 
 
-class AttributeOperations(DirectoryOperations):
+S = TypeVar("S")
+
+
+class AttributeOperations(DirectoryOperations[S]):
     """See the module."""
 
-    @atomic
-    def getattr(self, ino: int) -> Attributes:
+    def getattr(self, ino: int) -> S:
         """The attributes of a known inode. Raises ESTALE."""
         return self.attributes(self.entry_of(ino))
 
-    @atomic
     def setattr(
         self, ino: int, changes: SetAttributes, who: Credentials, number: int | None = None
-    ) -> Attributes:
+    ) -> S:
         """Change attributes, as chmod, chown, utimensat and truncate do; what they are then.
 
         *number* is the handle that ftruncate(2) was called on. All of *changes* are made, or none.
@@ -65,7 +65,7 @@ class AttributeOperations(DirectoryOperations):
         entry = _changed(entry, changes, who, self.now_ns())
         self.stage(inode, entry)
         if changes.atime_ns is not None:
-            self.inodes.set_access_time(ino, changes.atime_ns)
+            self.set_access_time(ino, changes.atime_ns)
         inode.set_id = bool(entry.mode & _SET_ID)
         if not inode.opens:
             self.drive.schedule_commit()
@@ -74,11 +74,11 @@ class AttributeOperations(DirectoryOperations):
     def _check_setattr(
         self, entry: Entry, changes: SetAttributes, who: Credentials, number: int | None
     ) -> None:
-        shown = self.attributes(entry)
+        mode, uid, gid = self.presentation.rights(entry)
         if changes.mode is not None:
-            rules.check_chmod(shown.uid, who)
+            rules.check_chmod(uid, who)
         if changes.uid is not None or changes.gid is not None:
-            rules.check_chown(shown.uid, shown.gid, who, new_uid=changes.uid, new_gid=changes.gid)
+            rules.check_chown(uid, gid, who, new_uid=changes.uid, new_gid=changes.gid)
         writing = number is not None and self.handles.files[number].writable
         if changes.size is not None and not writing:
             self.check(entry, who, WRITE)
@@ -86,7 +86,7 @@ class AttributeOperations(DirectoryOperations):
         if times and changes.size is None:
             now = self.now_ns()
             to_now = len(times) == 2 and all(abs(t - now) < _NOW_NS for t in times)
-            rules.check_utime(shown.mode, shown.uid, shown.gid, who, to_now=to_now)
+            rules.check_utime(mode, uid, gid, who, to_now=to_now)
 
     @staticmethod
     def _check_resizable(entry: Entry, size: int) -> None:
@@ -102,16 +102,13 @@ class AttributeOperations(DirectoryOperations):
         finally:
             file.release()
 
-    @atomic
     def access(self, ino: int, mask: int, who: Credentials) -> bool:
         """Whether *who* may read, write, execute (search) the file, as access(2) asks."""
         entry = self.entry_of(ino)
         if mask & WRITE and self.read_only and not _is_special(entry.mode):
             raise OSError(errno.EROFS, "read-only file system")
-        shown = self.attributes(entry)
-        return rules.permits(shown.mode, shown.uid, shown.gid, who, mask & 7)
+        return rules.permits(*self.presentation.rights(entry), who, mask & 7)
 
-    @atomic
     def readlink(self, ino: int) -> bytes:
         """The target of a symbolic link. Raises EINVAL for anything else."""
         target = self.entry_of(ino).target

@@ -5,17 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from hyperfs.records import NO_XATTRS, ROOT_ID, Entry
 from hyperfs.vfs import rules
-from hyperfs.vfs.attributes import MISSING
 from hyperfs.vfs.rules import EXECUTE, WRITE
-from hyperfs.vfs.tree import InvalidateEntry, Tree, atomic
+from hyperfs.vfs.tree import InvalidateEntry, Tree
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
-    from hyperfs.vfs.attributes import Attributes
     from hyperfs.vfs.inodes import Inode
     from hyperfs.vfs.rules import Credentials
     from hyperfs.writer import Location
@@ -26,12 +24,14 @@ CONTROL_NAME: Final = b".hyperfs"
 MISSING_NAMES: Final = 16_384
 
 
-class NameOperations(Tree):
+S = TypeVar("S")
+
+
+class NameOperations(Tree[S]):
     """See the module. Directories are named by inode number, entries in them by bytes."""
 
-    @atomic
-    def lookup(self, parent: int, name: bytes, who: Credentials) -> Attributes:
-        """The attributes of a name, counted as known; `MISSING` if there is none.
+    def lookup(self, parent: int, name: bytes, who: Credentials) -> S | None:
+        """The attributes of a name, counted as known; None if there is none.
 
         Raises ENAMETOOLONG, ENOTDIR, EACCES, ESTALE.
         """
@@ -41,7 +41,7 @@ class NameOperations(Tree):
         found = self.live.resolve(parent, name)
         if found is None:
             self.told_missing(parent, name)
-            return MISSING
+            return None
         entry, location = found
         self.inodes.known(entry.id, location).lookups += 1
         return self.attributes(entry)
@@ -61,8 +61,7 @@ class NameOperations(Tree):
             del missing[oldest]
             self.invalidations.put(InvalidateEntry(*oldest))
 
-    @atomic
-    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, who: Credentials) -> Attributes:
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, who: Credentials) -> S:
         """Make a file, pipe, socket or, for root where the mount allows it, a device node.
 
         Raises EEXIST, EPERM and as `changeable_directory`; so do all that make names.
@@ -73,16 +72,14 @@ class NameOperations(Tree):
         self.drive.schedule_commit()
         return self.attributes(entry)
 
-    @atomic
-    def mkdir(self, parent: int, name: bytes, mode: int, who: Credentials) -> Attributes:
+    def mkdir(self, parent: int, name: bytes, mode: int, who: Credentials) -> S:
         """Make a directory."""
         mode = stat.S_IFDIR | mode & 0o7777
         _, entry = self._make(parent, name, mode, who)
         self.drive.schedule_commit()
         return self.attributes(entry)
 
-    @atomic
-    def symlink(self, parent: int, name: bytes, target: bytes, who: Credentials) -> Attributes:
+    def symlink(self, parent: int, name: bytes, target: bytes, who: Credentials) -> S:
         """Make a symbolic link. Raises ENAMETOOLONG beyond 4095 bytes."""
         rules.check_target(target)
         _, entry = self._make(parent, name, stat.S_IFLNK | 0o777, who, target=target)
@@ -113,8 +110,7 @@ class NameOperations(Tree):
         self.touch(above, directory, now)
         return self.inodes.add(id, (parent, name)), entry
 
-    @atomic
-    def link(self, ino: int, parent: int, name: bytes, who: Credentials) -> Attributes:
+    def link(self, ino: int, parent: int, name: bytes, who: Credentials) -> S:
         """Give a file one more name; counted as known once more.
 
         Raises EPERM for directories, EMLINK, ENOENT for a file without any name left, EEXIST, ...
@@ -146,7 +142,6 @@ class NameOperations(Tree):
 
     # -- removing --------------------------------------------------------------------------------
 
-    @atomic
     def unlink(self, parent: int, name: bytes, who: Credentials) -> None:
         """Remove a name; with the last one goes the file, once nobody has it open.
 
@@ -163,7 +158,6 @@ class NameOperations(Tree):
         self.touch(above, directory, now)
         self.drive.schedule_commit()
 
-    @atomic
     def rmdir(self, parent: int, name: bytes, who: Credentials) -> None:
         """Remove an empty directory. Raises ENOTDIR, ENOTEMPTY, and as `unlink`."""
         rules.check_name(name)
@@ -190,8 +184,8 @@ class NameOperations(Tree):
 
     def _check_sticky(self, directory: Entry, entry: Entry, who: Credentials) -> None:
         if self._checks and who.uid != 0 and directory.mode & stat.S_ISVTX:
-            shown = self.attributes(directory)
-            rules.check_sticky(shown.mode, shown.uid, self.attributes(entry).uid, who)
+            mode, uid, _ = self.presentation.rights(directory)
+            rules.check_sticky(mode, uid, self.presentation.rights(entry)[1], who)
 
     def _remove(self, parent: int, name: bytes, entry: Entry, location: Location, now: int) -> None:
         """Take a name off a file whose record was just read. Does not wait."""
@@ -220,7 +214,6 @@ class NameOperations(Tree):
 
     # -- renaming --------------------------------------------------------------------------------
 
-    @atomic
     def rename(
         self,
         old_parent: int,

@@ -1,9 +1,10 @@
 """`Tree`: what all operations share: the drive, the inodes, how entries are shown and who may what.
 
 Entries are never kept here. Whoever changes one asks the drive for it, computes, and stages the
-result. All operations on names and attributes are `atomic`: plain functions that wait for nothing,
-so nothing else changes between. They look up all they need before they change anything; when a
-block of the index turns out not to be here, it is fetched and the operation begins again.
+result. All operations on names and attributes are plain functions that wait for nothing, so nothing
+else changes between. They look up all they need before they change anything; when a block of the
+index turns out not to be here they raise `BlocksMissing`, and `Tree.complete` fetches it and begins
+again.
 """
 
 from __future__ import annotations
@@ -13,48 +14,29 @@ import os
 import stat
 import time
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, ParamSpec, Protocol, TypeVar
 
 from hyperfs.index.node import BlocksMissing
 from hyperfs.records import ROOT_ID, Entry
-from hyperfs.vfs.attributes import Attributes, Presentation
+from hyperfs.vfs.attributes import Presentation
 from hyperfs.vfs.handles import HandleTable
 from hyperfs.vfs.inodes import Inode, InodeTable
 from hyperfs.vfs.rules import EXECUTE, WRITE, check_access
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from hyperfs.drive import Drive
+    from hyperfs.vfs.attributes import Show
     from hyperfs.vfs.rules import Credentials
 
 
-T = TypeVar("T", bound="Tree")
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def atomic(
-    operation: Callable[Concatenate[T, P], R],
-) -> Callable[Concatenate[T, P], Coroutine[None, None, R]]:
-    """*operation* as a coroutine that suspends only to fetch index blocks that are not local.
-
-    Beside what *operation* raises: TooSlowError, no peer within the drive's patience.
-    """
-
-    @wraps(operation)
-    async def run(self: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return operation(self, *args, **kwargs)
-        except BlocksMissing:
-            return await self.live.metadata_blocks.complete(
-                partial(operation, self, *args, **kwargs)
-            )
-
-    return run
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +80,10 @@ class NoInvalidations:
         """Drop it."""
 
 
-class Tree:
+class Tree(Generic[S]):
     """The state of one mounted drive. See the module.
 
+    *show* makes what operations answer of a file's attributes, as *presentation* has them.
     *read_only* refuses changes whatever the drive allows. *check_permissions* makes the operations
     decide what the caller may do; otherwise the kernel does (`default_permissions`). *devices*
     allows device nodes. *disk* is a path on the disk that statfs tells about, None for memory.
@@ -109,6 +92,7 @@ class Tree:
     def __init__(
         self,
         drive: Drive,
+        show: Show[S],
         *,
         presentation: Presentation | None = None,
         read_only: bool = False,
@@ -121,19 +105,31 @@ class Tree:
         self.live: Final = drive.tree
         self.read_only: Final = read_only or not drive.writable
         self.presentation: Final = presentation or Presentation()
+        self.show: Final = show
         self.invalidations: Invalidations = invalidations or NoInvalidations()
         self.inodes: Final = InodeTable()
         self.handles: Final = HandleTable()
         # Names that the kernel remembers as missing, oldest first.
         self.missing: Final[dict[tuple[int, bytes], None]] = {}
-        # What was made of which record, and access time: who lists a directory does so again.
-        self._told: dict[int, tuple[Entry, int | None, Attributes]] = {}
+        # What was shown of which record: who lists a directory does so again.
+        self._told: dict[int, tuple[Entry, S]] = {}
         self._checks: Final = check_permissions
         self._devices: Final = devices
         self._disk: Final = disk
         self._first_root: Final = _default_root()
         # The kernel knows the root without ever asking for it.
         self.inodes.known(ROOT_ID, SHARED).lookups = 1
+
+    async def complete(self, operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What *operation* answers, once the blocks of the index it looks at are here. Suspends
+        only to fetch them.
+
+        Beside what *operation* raises: TooSlowError, no peer within the drive's patience.
+        """
+        try:
+            return operation(*args, **kwargs)
+        except BlocksMissing:
+            return await self.live.metadata_blocks.complete(partial(operation, *args, **kwargs))
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -184,21 +180,26 @@ class Tree:
             raise OSError(errno.ENOTDIR, "not a directory")
         return entry
 
-    def attributes(self, entry: Entry) -> Attributes:
+    def attributes(self, entry: Entry) -> S:
         """What stat(2) shows of *entry*."""
         ino = entry.id
-        atime_ns = self.inodes.access_times.get(ino)
-        if ino in self.live.files:
-            return self.presentation.attributes(entry, atime_ns)
         told = self._told.get(ino)
-        if told is not None and told[0] is entry and told[1] == atime_ns:
-            return told[2]
-        shown = self.presentation.attributes(entry, atime_ns, settled=True)
-        self._told[ino] = entry, atime_ns, shown
-        if len(self._told) > TOLD_INODES:
-            for oldest in list(islice(self._told, TOLD_INODES // 2)):
-                del self._told[oldest]
+        if told is not None and told[0] is entry:
+            return told[1]
+        atime_ns = self.inodes.access_times.get(ino)
+        settled = ino not in self.live.files
+        shown = self.presentation.show(self.show, entry, atime_ns, settled=settled)
+        if settled:
+            self._told[ino] = entry, shown
+            if len(self._told) > TOLD_INODES:
+                for oldest in list(islice(self._told, TOLD_INODES // 2)):
+                    del self._told[oldest]
         return shown
+
+    def set_access_time(self, ino: int, time_ns: int) -> None:
+        """Show another access time of *ino*, in nanoseconds."""
+        self.inodes.set_access_time(ino, time_ns)
+        self._told.pop(ino, None)
 
     def path_of(self, ino: int) -> str:
         """A name for people, as in `/folder/file`, of an inode that may be known; for the log."""
@@ -222,8 +223,7 @@ class Tree:
     def check(self, entry: Entry, who: Credentials, mask: int) -> None:
         """Raise EACCES unless *who* has the rights of *mask*, where that is ours to decide."""
         if self._checks and who.uid != 0:
-            shown = self.attributes(entry)
-            check_access(shown.mode, shown.uid, shown.gid, who, mask)
+            check_access(*self.presentation.rights(entry), who, mask)
 
     def changeable_directory(self, ino: int, who: Credentials) -> tuple[Inode, Entry]:
         """A directory in which *who* may make and remove names, and its record.

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hyperfs.vfs import rules
 from hyperfs.vfs.metadata import AttributeOperations
 from hyperfs.vfs.rules import READ, WRITE
-from hyperfs.vfs.tree import atomic
 
 if TYPE_CHECKING:
     from hyperfs.records import Entry
     from hyperfs.vfs.rules import Credentials
 
 
-class XattrOperations(AttributeOperations):
+S = TypeVar("S")
+
+
+class XattrOperations(AttributeOperations[S]):
     """See the module. The flags for creation and replacement are the adapter's to keep.
 
     Those that say how a file and its drive are (`user.hyperfs.*`) are computed. They can be read
@@ -25,7 +27,7 @@ class XattrOperations(AttributeOperations):
     async def getxattr(self, ino: int, name: bytes, who: Credentials) -> bytes:
         """The value of an attribute. Raises ENODATA, EOPNOTSUPP for other namespaces, EACCES."""
         self._check(name)
-        entry = await self._readable(ino, who)
+        entry = await self.complete(self._readable, ino, who)
         if name.startswith(rules.XATTR_COMPUTED):
             value = await self._computed(name[len(rules.XATTR_COMPUTED) :], entry)
         else:
@@ -34,7 +36,6 @@ class XattrOperations(AttributeOperations):
             raise OSError(errno.ENODATA, "no such attribute")
         return value
 
-    @atomic
     def _readable(self, ino: int, who: Credentials) -> Entry:
         entry = self.entry_of(ino)
         self.check(entry, who, READ)
@@ -53,12 +54,10 @@ class XattrOperations(AttributeOperations):
                 return b"%d" % await drive.held_bytes(entry)
         return None
 
-    @atomic
     def listxattr(self, ino: int) -> list[bytes]:
         """The names of the attributes that the drive holds."""
         return sorted(filter(rules.is_user_xattr, self.entry_of(ino).xattrs))
 
-    @atomic
     def setxattr(self, ino: int, name: bytes, value: bytes, who: Credentials) -> None:
         """Set an attribute.
 
@@ -77,7 +76,6 @@ class XattrOperations(AttributeOperations):
         self.stage(inode, entry._replace(xattrs=xattrs, ctime_ns=self.now_ns()))
         self.drive.schedule_commit()
 
-    @atomic
     def removexattr(self, ino: int, name: bytes, who: Credentials) -> None:
         """Remove an attribute. Raises ENODATA, and as `setxattr`."""
         self.check_writable()

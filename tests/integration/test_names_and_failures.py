@@ -13,15 +13,21 @@ import corestore
 import hyperfs
 from hyperfs.drive import SHARED
 from hyperfs.records import ROOT_ID, group_range
+from hyperfs.vfs.attributes import Attributes
 from hyperfs.vfs.filesystem import FileSystem
 from hyperfs.vfs.rules import ROOT
 from tests.integration.test_drive_replication import a_pair, caught_up
 from tests.integration.test_vfs import names, read, write
+from tests.support.waiting import Waiting
+
+
+def waiting_on(drive):
+    return Waiting(FileSystem(drive, Attributes))
 
 
 async def test_a_reader_whose_listing_told_of_a_name_that_goes_sees_the_other_one_change():
     async with a_pair() as (writer, reader, _, _):
-        there, here = FileSystem(writer), FileSystem(reader)
+        there, here = waiting_on(writer), waiting_on(reader)
         made = await write(there, ROOT_ID, b"a", b"x")
         await there.link(made.ino, ROOT_ID, b"b", ROOT)
         await caught_up(writer, reader)
@@ -43,7 +49,7 @@ async def test_a_reader_whose_listing_told_of_a_name_that_goes_sees_the_other_on
 
 async def test_an_open_file_of_a_reader_keeps_its_place_when_a_name_of_it_goes_or_moves():
     async with a_pair() as (writer, reader, _, _):
-        there = FileSystem(writer)
+        there = waiting_on(writer)
         made = await write(there, ROOT_ID, b"a", b"x")
         await there.link(made.ino, ROOT_ID, b"b", ROOT)
         await caught_up(writer, reader)
@@ -61,7 +67,7 @@ async def test_an_open_file_of_a_reader_keeps_its_place_when_a_name_of_it_goes_o
 
 async def test_a_file_removed_while_a_commit_fails_leaves_nothing_behind(monkeypatch):
     async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
-        fs = FileSystem(drive)
+        fs = waiting_on(drive)
         handle, made = await fs.create(ROOT_ID, b"f", 0o644, os.O_WRONLY, ROOT)
         await fs.write(handle, 0, b"x" * 1000)
         started, removed = trio.Event(), trio.Event()
@@ -110,7 +116,7 @@ async def remove_by_path(fs, drive):
 @pytest.mark.parametrize("how", [remove, replace, remove_both_names, remove_by_path])
 async def test_a_file_removed_before_it_was_committed_leaves_nothing_behind(how):
     async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
-        fs = FileSystem(drive)
+        fs = waiting_on(drive)
         if how is replace:
             await write(fs, ROOT_ID, b"g", b"g")
             await drive.commit()
@@ -128,7 +134,7 @@ async def test_a_file_removed_before_it_was_committed_leaves_nothing_behind(how)
 @pytest.mark.parametrize("how", [remove, replace, remove_by_path])
 async def test_a_file_removed_while_it_is_committed_leaves_no_extents_behind(how, monkeypatch):
     async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
-        fs = FileSystem(drive)
+        fs = waiting_on(drive)
         await write(fs, ROOT_ID, b"g", b"g")
         await drive.commit()
         handle, made = await fs.create(ROOT_ID, b"f", 0o644, os.O_WRONLY, ROOT)
@@ -160,7 +166,7 @@ async def test_a_file_removed_while_it_is_committed_leaves_no_extents_behind(how
 
 async def test_content_that_lay_in_the_record_is_counted_while_it_waits_to_be_written_again():
     async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
-        fs = FileSystem(drive)
+        fs = waiting_on(drive)
         for n in range(3):
             await write(fs, ROOT_ID, b"f%d" % n, b"x" * 100)
         await drive.commit()

@@ -13,11 +13,12 @@ import trio
 import corestore
 import hyperfs
 from hyperfs.records import ROOT_ID
-from hyperfs.vfs.attributes import Presentation, SetAttributes
+from hyperfs.vfs.attributes import Attributes, Presentation, SetAttributes
 from hyperfs.vfs.filesystem import FileSystem
 from hyperfs.vfs.history import History
 from hyperfs.vfs.rules import ROOT, Credentials
 from hyperfs.vfs.tree import InvalidateEntry, InvalidateInode
+from tests.support.waiting import Waiting
 
 ALICE = Credentials(1000, 1000)
 BOB = Credentials(1001, 1001, (2000,))
@@ -40,7 +41,7 @@ async def file_system(**options):
         corestore.open(None) as store,
         hyperfs.open(store, name="drive", create=True) as drive,
     ):
-        fs = FileSystem(drive, invalidations=told, **options)
+        fs = Waiting(FileSystem(drive, Attributes, invalidations=told, **options))
         root = SetAttributes(mode=0o777)
         await fs.setattr(ROOT_ID, root, ROOT)
         yield fs
@@ -195,7 +196,7 @@ async def test_unlinked_open_file_works_until_it_is_released():
         assert (await fs.getattr(made.ino)).size == 12
         fs.forget([(made.ino, 1)])
         assert made.ino not in fs.inodes
-        assert (await fs.lookup(ROOT_ID, b"f", ROOT)).ino == 0
+        assert await fs.lookup(ROOT_ID, b"f", ROOT) is None
 
 
 async def test_a_link_told_by_a_listing_is_treated_as_one():
@@ -352,7 +353,7 @@ async def test_truncation_and_open_with_truncation():
 async def test_read_only_file_system_changes_nothing():
     async with file_system() as writable:
         made = await write(writable, ROOT_ID, b"f", b"x")
-        fs = FileSystem(writable.drive, read_only=True)
+        fs = Waiting(FileSystem(writable.drive, Attributes, read_only=True))
         await fs.lookup(ROOT_ID, b"f", ROOT)
         for attempt in (
             lambda: fs.open(made.ino, os.O_RDWR, ROOT),

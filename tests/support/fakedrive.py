@@ -39,7 +39,7 @@ class FakeOpenFile:
             await self._drive.read_gate()
         return bytes(memoryview(self.data)[offset : offset + length])
 
-    async def write(self, offset, data):
+    def lay(self, offset, data):
         self._drive.check_writable()
         if offset > len(self.data):
             self.data.extend(bytes(offset - len(self.data)))
@@ -75,6 +75,7 @@ class FakeTree:
     def __init__(self, drive) -> None:
         self._drive = drive
         self.files = drive.open_files
+        self.dirty_bytes = 0
 
     def __getattr__(self, name) -> object:
         return getattr(self._drive, name)
