@@ -1,5 +1,5 @@
-"""What runs for a store while it is open: syncs, what peers proved, timers, and what is due at
-intervals.
+"""What runs for a store while it is open: syncs, what peers proved, timers, checks of what peers
+were sent, and what is due at intervals.
 
 At intervals what other processes committed is taken over, links are told that time passes, cores
 that somebody waits for are offered to peers again, and passive ones leave the cache.
@@ -8,15 +8,19 @@ that somebody waits for are offered to peers again, and passive ones leave the c
 from __future__ import annotations
 
 import itertools
+import logging
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from corestore.checking import check_served
 from corestore.errors import StorageError
 from corestore.receiving import Receiving
 
 if TYPE_CHECKING:
     from corestore.driver import Driver
+
+logger: Final = logging.getLogger("corestore")
 
 # How soon a commit of another process is noticed while nothing else happens.
 POLL_INTERVAL: Final = 0.5
@@ -33,6 +37,7 @@ async def run(driver: Driver) -> None:
         nursery.start_soon(driver.timers.run)
         nursery.start_soon(_run_checkpoints, driver)
         nursery.start_soon(_run_polls, driver)
+        nursery.start_soon(_run_checks, driver)
 
 
 async def _run_checkpoints(driver: Driver) -> None:
@@ -62,6 +67,15 @@ async def _run_polls(driver: Driver) -> None:
         except (OSError, StorageError) as error:
             driver.sync_group.fail(error)
             return
+
+
+async def _run_checks(driver: Driver) -> None:
+    async for served in driver.suspects:
+        for state, indices in served.items():
+            try:
+                await check_served(driver, state, indices)
+            except (OSError, StorageError) as error:
+                logger.warning("core %s: what a peer was sent is not checked: %s", state.key, error)
 
 
 def _look_for_changes(driver: Driver) -> None:

@@ -1,11 +1,13 @@
 """Finding what a disk has damaged: the stored blocks of a core against the leaves of its tree.
 
 What comes from a peer is proved before it is stored, and read from the disk without a further look:
-hashing again costs more than the read. So this is for when somebody asks.
+hashing again costs more than the read. So this is for when somebody asks, or when a peer leaves as
+if a block had been damaged.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from corestore.state import CoreState
     from corestore.tree import Node
 
+logger: Final = logging.getLogger("corestore")
+
 # So many bytes are read, and then hashed in a thread.
 _PORTION_BYTES: Final = 1 << 20
 
@@ -32,14 +36,48 @@ async def check(driver: Driver, state: CoreState, start: int, end: int) -> list[
       StorageLocked: some are damaged, and another process writes this core.
       OSError: they cannot be read.
     """
+    damaged = await _damaged(state, start, end)
+    if damaged:
+        await _forget(driver, state, damaged)
+    return damaged
+
+
+async def check_served(driver: Driver, state: CoreState, indices: Iterable[int]) -> None:
+    """Look at blocks that a peer may have found damaged.
+
+    Those that are so are told in the log. They are forgotten and fetched anew from others, but not
+    of a core that is written here: what is to become of the only copy is for its owner to say.
+
+    Raises: as `check`.
+    """
+    damaged: list[int] = []
+    run: list[int] = []
+    for index in (*sorted(set(indices)), -1):
+        if run and index != run[-1] + 1:
+            damaged += await _damaged(state, run[0], run[-1] + 1)
+            run.clear()
+        run.append(index)
+    if not damaged:
+        return
+    logger.error(
+        "the disk has damaged %d blocks of core %s that a peer was sent, block %d first",
+        len(damaged),
+        state.key,
+        damaged[0],
+    )
+    if not state.writable:
+        await _forget(driver, state, damaged)
+        state.replicator.want_range(blocks=damaged)
+        driver.drain(state)
+
+
+async def _damaged(state: CoreState, start: int, end: int) -> list[int]:
     damaged: list[int] = []
     for first, stop in list(state.bitfield.runs(start, min(end, state.head.length))):
         at = first
         while at < stop:
             at, found = await _check_portion(state, at, stop)
             damaged += found
-    if damaged:
-        await _forget(driver, state, damaged)
     return damaged
 
 

@@ -12,8 +12,10 @@ being dropped.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -43,7 +45,7 @@ from corestore.timers import Timers
 from corestore.waiting import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from corestore.keys import DiscoveryKey, KeyPair
@@ -52,6 +54,9 @@ if TYPE_CHECKING:
     from corestore.storage.base import CoreRecord, CoreStorage, Storage, SyncTicket
 
 logger: Final = logging.getLogger("corestore")
+
+# So many peers may leave before their blocks were looked at; those of more are not.
+MAX_SUSPECTS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,10 @@ class Driver:
         self.waiting = Waiting(self.drain, self._offer, self.sync_group.check)
         self.incoming = Incoming()
         self.timers = Timers(self._tick)
+        # Blocks that a peer was sent before it left, by core.
+        self._suspect, self.suspects = trio.open_memory_channel[Mapping[CoreState, Sequence[int]]](
+            MAX_SUSPECTS
+        )
         # Set when storage says that one is due.
         self.checkpoint_wanted = trio.Event()
         self.closed = False
@@ -434,6 +443,11 @@ class Driver:
         state.events.send(PeerRemoved(found.port.remote_public_key))
         self.drain(state)
         state.changed.unpark_all()
+
+    def left(self, served: Mapping[CoreState, Sequence[int]]) -> None:
+        """A peer has left right after it was sent these blocks: they are looked at again."""
+        with contextlib.suppress(trio.WouldBlock):
+            self._suspect.send_nowait(served)
 
     def start_finding(self) -> None:
         """Somebody looks for peers of any core: `update` waits until it stops."""

@@ -32,6 +32,7 @@ from corestore.errors import (
 from corestore.inlet import receive_into
 from corestore.keys import DiscoveryKey
 from corestore.replication import messages
+from corestore.served import Served
 from corestore.wire.mux import ChannelClosed, ChannelMessage, ChannelOpened, Mux, RemoteOpen
 from corestore.wire.secretstream import (
     KEEPALIVE_SECONDS,
@@ -145,6 +146,7 @@ class Link:
         self._ticked = -math.inf
         self._by_core: dict[DiscoveryKey, _Channel] = {}
         self._by_channel: dict[Channel, _Channel] = {}
+        self._served = Served()
         self._requests: deque[tuple[_Channel, RequestMessage]] = deque()
         # Channels we opened and the peer has not answered, with the time until which `update` waits
         # for that; in order of time.
@@ -181,6 +183,8 @@ class Link:
             self._driver.links.discard(self)
             self._settle()
             self._ended.set()
+            if not isinstance(self.failure, CorestoreError):
+                self._driver.left(self._served.recent(trio.current_time()))
             for channel in list(self._by_core.values()):
                 self._closed(channel)
             # Forcefully: what could be said at the end of the stream, nobody waits for.
@@ -528,6 +532,9 @@ class Link:
                 kind, body = messages.encode(answer)
                 entry.channel.send(kind, body)
                 room -= len(body)
+                block_sent = request.request.block
+                if block_sent is not None:
+                    self._served.add(state, block_sent.index, len(body), turn.now)
         self._end_turn(turn)
 
     def _stored(self, state: CoreState, index: int) -> bytes | None:

@@ -72,6 +72,7 @@ LINES = [
     ["corestore.swarm"],
     [
         "corestore.store",
+        "corestore.background",
         "corestore.namespace",
         "corestore.transaction",
         "corestore.core",
@@ -79,10 +80,10 @@ LINES = [
         "corestore.handle",
         "corestore.signing|corestore.obtaining|corestore.checking",
         "corestore.reading",
-        "corestore.background",
         "corestore.receiving|corestore.link",
         "corestore.driver",
-        "corestore.incoming|corestore.inlet|corestore.ports|corestore.timers|corestore.waiting",
+        "corestore.incoming|corestore.inlet|corestore.ports|corestore.served|corestore.timers"
+        "|corestore.waiting",
         "corestore.passive",
         "corestore.staging",
         "corestore.state",

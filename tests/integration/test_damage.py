@@ -12,7 +12,7 @@ import trio
 import corestore
 import hyperfs
 from corestore import BlockNotAvailable, InvalidChecksum
-from tests.support.builders import fill, linked
+from tests.support.builders import eventually, fill, linked
 
 DATA = random.Random(3).randbytes(3_000_000)
 
@@ -225,3 +225,48 @@ async def test_what_was_here_is_compared_with_its_hash_once_and_what_came_since_
         for _ in range(2):
             assert await drive.read("/f") == DATA
         assert checked == [*range(drive.content.length)]
+
+
+async def test_a_reader_that_serves_what_its_disk_has_damaged_fetches_it_anew(tmp_path, caplog):
+    async with corestore.open(None) as near, corestore.open(None) as third:
+        core = await near.get(name="log")
+        await fill(core, 100, size=1000)
+        async with (
+            corestore.open(tmp_path / "s") as far,
+            await far.get(key=core.key) as copy,
+            linked(near, far),
+        ):
+            await copy.wait_length(100)
+            await copy.download()
+        flip(data_files(tmp_path / "s")[-1], [70_999])
+        async with (
+            corestore.open(tmp_path / "s") as far,
+            await far.get(key=core.key) as copy,
+            await third.get(key=core.key) as last,
+        ):
+            async with linked(far, third):
+                with trio.fail_after(10):
+                    await last.wait_length(100)
+                    last.hint(range(60, 80))
+                    await copy.wait_until(lambda: not copy.has(70))
+            assert [index for index in range(100) if not copy.has(index)] == [70]
+            assert "has damaged 1 blocks" in caplog.text
+            async with linked(near, far), linked(far, third):
+                with trio.fail_after(10):
+                    assert await last.get(70) == await core.get(70)
+
+
+async def test_what_the_disk_has_damaged_of_our_own_is_told_and_left(tmp_path, caplog):
+    async with corestore.open(tmp_path / "s") as store:
+        core = await store.get(name="log")
+        await fill(core, 100, size=1000)
+        await store.sync()
+    flip(data_files(tmp_path / "s")[-1], [70_999])
+    async with corestore.open(tmp_path / "s") as store, corestore.open(None) as far:
+        core = await store.get(name="log")
+        copy = await far.get(key=core.key)
+        async with linked(store, far):
+            await copy.wait_length(100)
+            copy.hint([70])
+            await eventually(lambda: "has damaged 1 blocks" in caplog.text)
+        assert core.has(70)
