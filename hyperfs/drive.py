@@ -135,8 +135,8 @@ class Drive:
 
     @property
     def generation(self) -> int:
-        """The fork of the metadata core."""
-        return self.metadata.fork
+        """The fork of the metadata core that look-ups show."""
+        return self._tree.fork
 
     def previous(self) -> int:
         """The version before this one; 0 if this is the first."""

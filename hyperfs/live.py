@@ -51,6 +51,8 @@ class LiveTree:
     def __init__(self, metadata_blocks: CoreBlocks, *, writable: bool) -> None:
         self.metadata_blocks = metadata_blocks
         self.view: TreeView | None = None
+        # The fork of the log that the view is of.
+        self.fork = metadata_blocks.core.fork
         # Woken when `show` has changed the view.
         self.shown = trio.lowlevel.ParkingLot()
         # How the log is read; known before the first view.
@@ -79,6 +81,7 @@ class LiveTree:
             self.set_content(blocks)
             self.reader.on_read = reader.on_read
         self.view = view
+        self.fork = self.metadata_blocks.core.fork
         self.shown.unpark_all()
 
     # -- what open files ask ------------------------------------------------------------------
