@@ -17,7 +17,6 @@ the sync is begun again from its first step.
 from __future__ import annotations
 
 import enum
-import errno
 import logging
 import math
 from typing import TYPE_CHECKING, Final
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from corestore.errors import StorageError
+from corestore.storage.rules import is_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,6 @@ SYNC_INTERVAL: Final = 0.01
 DOWNLOAD_SYNC_DELAY: Final = 1.0
 # Before a disk that was full is tried again, unless somebody asks for it.
 FULL_DELAY: Final = 1.0
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class SyncPolicy(enum.Enum):
@@ -183,19 +182,23 @@ class SyncGroup:
         # Whatever went wrong, what is on disk is unknown: nobody may be told that it is safe.
         except Exception as error:
             # But for this: storage tells a failure that is its end by another class.
-            if isinstance(error, OSError) and error.errno in _FULL:
+            if isinstance(error, OSError) and is_full(error):
                 self._postpone(error)
             else:
                 self.fail(error)
             return
         self._finished = self._begun
+        if self._full is not None:
+            self._full = None
+            logger.info("there is room again: what was committed is durable")
         if ticket is not None:
             self._published(ticket)
         self._done.unpark_all()
 
     def _postpone(self, error: OSError) -> None:
         """The disk is full: whoever waits is told, and what is to be synced still is."""
-        logger.warning("nothing can be made durable: %s", error)
+        if self._full is None:
+            logger.warning("nothing can be made durable: %s", error)
         self._full = (self._begun, error)
         self._unsynced = True
         if self.policy is not SyncPolicy.NONE:

@@ -1,12 +1,13 @@
 """Writes what peers proved: one task for a store, many batches to a transaction.
 
-What storage refuses is refused to the machine it came from, which asks for it again; what is queued
-behind it may build on it, and goes with it.
+What storage refuses is refused to the machine it came from, which asks for nothing for a second,
+and then for it again; what is queued behind it may build on it, and goes with it.
 """
 
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 logger: Final = logging.getLogger("corestore")
 
-# After the disk refused a commit, before blocks are asked for again.
-REFUSED_DELAY: Final = 1.0
-
 
 class Receiving:
     """Writes the incoming batches of *driver*; `run` does everything."""
@@ -30,6 +28,8 @@ class Receiving:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._incoming = driver.incoming
+        # Cores of which the last that came could not be stored: that is said once.
+        self._refused: weakref.WeakSet[CoreState] = weakref.WeakSet()
 
     async def run(self) -> None:
         """Write what comes; until cancelled."""
@@ -38,33 +38,25 @@ class Receiving:
             await incoming.wait()
             while incoming:
                 await incoming.gather()
-                refused = self._commit_some()
+                self._commit_some()
                 incoming.made_room()
-                if refused:
-                    await trio.sleep(REFUSED_DELAY)
-                else:
-                    await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
 
-    def _commit_some(self) -> bool:
-        """One transaction of what peers proved; whether storage refused all of it."""
+    def _commit_some(self) -> None:
+        """One transaction of what peers proved."""
         taken, outdated = self._incoming.take()
         for state, batch in outdated:
             state.replicator.refused(batch, StorageConflict("the log has another history"))
             self._driver.drain(state)
-        if not taken:
-            return False
-        if (error := self._store(taken)) is None:
-            return False
+        if not taken or (error := self._store(taken)) is None:
+            return
         if len(taken) == 1:
             self._refuse(*taken.popitem(), error)
-            return True
+            return
         # It may be about one of them: who signs a core can place its blocks where no file ends.
-        refused = 0
         for state, batches in taken.items():
             if (error := self._store({state: batches})) is not None:
                 self._refuse(state, batches, error)
-                refused += 1
-        return refused == len(taken)
 
     def _store(self, taken: dict[CoreState, list[CommitBatch]]) -> OSError | StorageError | None:
         """Write *taken* in one transaction, or nothing and say why."""
@@ -78,6 +70,9 @@ class Receiving:
             logger.exception("what peers sent does not fit")
             return StorageError(str(error))
         for state, batches in taken.items():
+            if state in self._refused:
+                self._refused.discard(state)
+                logger.info("what peers send of core %s is stored again", state.key)
             for batch in batches:
                 state.replicator.committed(batch)
             state.report_downloads(batches)
@@ -92,7 +87,9 @@ class Receiving:
         self, state: CoreState, batches: list[CommitBatch], error: OSError | StorageError
     ) -> None:
         """Take back *batches*, and what is queued behind them: that may build on them."""
-        logger.warning("what peers sent of core %s cannot be stored: %s", state.key, error)
+        if state not in self._refused:
+            self._refused.add(state)
+            logger.warning("what peers sent of core %s cannot be stored: %s", state.key, error)
         state.reload()
         for batch in (*batches, *self._incoming.forget(state)):
             state.replicator.refused(batch, error)

@@ -356,7 +356,7 @@ class Committer:
         for each in frozen:
             each.file.record_dirty = True
             self._install(each, each.result)
-        self._room_error = self._error = None
+        self._succeeded()
         self._done.unpark_all()
 
     async def _commit(self) -> None:
@@ -399,7 +399,7 @@ class Committer:
                 waiter.done = True
         self._waiters = [waiter for waiter in self._waiters if not waiter.done]
         self._urgent = bool(self._waiters)
-        self._room_error = self._error = None
+        self._succeeded()
         self._not_before = -math.inf
         self._done.unpark_all()
 
@@ -526,11 +526,17 @@ class Committer:
             tree.dirty_files[each.file.id] = each.file
             tree.drop_if_idle(each.file)
 
+    def _succeeded(self) -> None:
+        if self._error is not None:
+            logger.info("what is written is stored again")
+        self._room_error = self._error = None
+
     def _failed(self, error: Exception, number: int) -> None:
         if isinstance(error, BlocksMissing):
             # The disk had damaged them, and they were forgotten. They come back when they are read.
             error = BlockNotAvailable(error.indices[0])
-        logger.warning("what is written cannot be stored: %s", error)
+        if self._error is None:
+            logger.warning("what is written cannot be stored: %s", error)
         self._first_change = min(self._first_change, trio.current_time())
         # A store that has failed has to be opened again; a full disk may have room later.
         final = isinstance(error, StorageError) and not isinstance(error, StorageLocked)

@@ -22,7 +22,7 @@ from corestore.storage import folder, recovery, rules, schema
 from corestore.storage.base import CoreRecord
 from corestore.storage.database import Database
 from corestore.storage.diskcore import DiskCore, RowCache
-from corestore.storage.files import FULL, DataFiles, FileIO
+from corestore.storage.files import DataFiles, FileIO
 from corestore.storage.health import Health
 from corestore.storage.locks import SigningLock, wait_for_recovery
 from corestore.storage.reserve import Reserve
@@ -275,7 +275,7 @@ class DiskStorage:
     def _makes_room(self, error: OSError) -> bool:
         """Whether the disk was full and has room now: what gives back must not fail for want of
         it."""
-        return error.errno in FULL and self._reserve.release()
+        return rules.is_full(error) and self._reserve.release()
 
     def _carry_out(self, own: Sequence[tuple[DiskCore, Commit]]) -> None:
         if len(own) == 1 and own[0][1].truncate is not None:

@@ -32,9 +32,6 @@ PAGE: Final = 4096
 _MAX_PIECES: Final = 1024
 _MAX_WRITE: Final = 1 << 20
 
-# The errno of what can be done again when there is room.
-FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-
 _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
 

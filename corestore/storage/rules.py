@@ -6,6 +6,7 @@ drift apart.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Final
 
 from corestore.errors import StorageConflict, StorageCorrupt
@@ -90,6 +91,11 @@ def replaces(record: CoreRecord, stored: Head, commit: Commit) -> bool:
     if record.signer is not None:
         return True
     return (head.fork, head.length) > (stored.fork, stored.length)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether what failed can be done again when the disk has room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_unsigned(head: Head) -> bool:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from corestore.storage import rules, schema
 from corestore.storage.base import SyncTicket
-from corestore.storage.files import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -155,7 +154,7 @@ class Syncer:
             try:
                 self.mark(ticket)
             except OSError as error:
-                if error.errno not in FULL or any(mark.signs for mark in token_of(ticket).marks):
+                if not rules.is_full(error) or any(mark.signs for mark in token_of(ticket).marks):
                     raise
                 self.flush_log(ticket)
                 return

@@ -15,7 +15,7 @@ from corestore.replication.machine import CommitBatch
 from corestore.storage import DiskStorage
 from corestore.storage.files import FileIO
 from corestore.tree.verify import VerifiedBatch
-from tests.support.builders import fill, linked, open_with
+from tests.support.builders import FaultyStorage, fill, linked, open_with
 
 
 class RefusingIO(FileIO):
@@ -52,6 +52,45 @@ async def test_a_core_that_cannot_be_written_does_not_keep_others_from_it(tmp_pa
             async with linked(store, reading), trio.open_nursery() as nursery:
                 for core in (bad, good):
                     nursery.start_soon(lambda core: get(core.key, refused=core is bad), core)
+
+
+class Refusing(FaultyStorage):
+    """A store in memory that refuses whatever is in a core called `refused`."""
+
+    refused = None
+
+    def commit(self, commits):
+        if any(core.record.key == self.refused for core, _ in commits):
+            raise OSError(errno.ENOSPC, "full")
+        super().commit(commits)
+
+
+async def test_a_core_that_is_refused_keeps_others_waiting_not_a_moment(autojump_clock, caplog):
+    caplog.set_level("INFO", "corestore")
+    storage = Refusing()
+    async with corestore.open(None) as store, open_with(storage) as reading:
+        bad, good = await store.get(name="bad"), await store.get(name="good")
+        for core in (bad, good):
+            await fill(core, 3)
+        await store.sync()
+        refused, copy = await reading.get(key=bad.key), await reading.get(key=good.key)
+        async with linked(store, reading):
+            await refused.wait_length(3)
+            await copy.wait_length(3)
+            storage.refused = bad.key
+            with pytest.raises(OSError, match="full"):
+                await refused.get(0)
+            began = trio.current_time()
+            await copy.download()
+            assert trio.current_time() - began < 0.5
+            with pytest.raises(OSError, match="full"):
+                await refused.get(0)
+            storage.refused = None
+            assert await refused.get(0) == await bad.get(0)
+    told = [text for text in caplog.messages if "stored" in text]
+    assert len(told) == 2, told
+    assert "cannot be stored" in told[0]
+    assert "is stored again" in told[1]
 
 
 async def test_a_core_that_is_forgotten_makes_room():

@@ -575,6 +575,27 @@ async def test_a_full_disk_leaves_the_core_as_it_was_and_usable():
 # -- group sync ------------------------------------------------------------------------------------
 
 
+async def test_a_disk_too_full_for_a_sync_is_told_once_and_again_when_there_is_room(
+    autojump_clock, caplog
+):
+    caplog.set_level("INFO", "corestore")
+    storage = FaultyStorage()
+    async with open_with(storage) as store:
+        core = await store.get(name="log")
+        await core.append(b"a")
+        for _ in range(3):
+            storage.errors["mark_synced"] = OSError(errno.ENOSPC, "full")
+            with pytest.raises(OSError, match="full"):
+                await store.sync()
+        await store.sync()
+        assert core.published_length == 1
+    told = [text for text in caplog.messages if "durable" in text]
+    assert told == [
+        "nothing can be made durable: [Errno 28] full",
+        "there is room again: what was committed is durable",
+    ]
+
+
 async def test_the_last_core_of_a_transaction_is_published_first():
     async with corestore.open(None) as store:
         metadata, content = await store.get(name="m"), await store.get(name="c")
