@@ -19,7 +19,9 @@ import pytest
 import trio
 
 import corestore
+from corestore import durability, receiving
 from corestore.errors import StorageError
+from corestore.replication import machine
 from corestore.storage import DiskStorage
 from tests.support.builders import block, linked
 from tests.support.failingdisk import FailingDisk
@@ -34,6 +36,14 @@ pytestmark = pytest.mark.slow
 # Nothing here takes a second; a hang is what this ends.
 DEADLINE = 30
 SIZES = (30, 3000, 9000, 200, 5000)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """After the disk refused something it is tried again at once: hundreds of runs wait for it."""
+    for module in (machine, receiving):
+        monkeypatch.setattr(module, "REFUSED_DELAY", 0.01)
+    monkeypatch.setattr(durability, "FULL_DELAY", 0.01)
 
 
 @dataclass
