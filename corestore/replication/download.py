@@ -15,6 +15,8 @@ and the peer is not trusted with order any more.
 
 from __future__ import annotations
 
+from heapq import nlargest
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from corestore.replication.messages import Cancel, RequestMessage
@@ -328,18 +330,19 @@ class Downloads:
             return
         if not (shared.downloading or shared.wants or shared.wants.upgrades):
             return
-        # Whoever broke its word comes last, else one that claims ever more would be asked for ever.
-        best: tuple[int, int, int, bool, float] | None = None
-        chosen = None
+        late = 0
+        ranked: list[tuple[tuple[int, int, int, bool, float], Peer]] = []
         for peer in shared.peers.values():
-            if not self.can_ask_upgrade(peer) or any(f.upgrade for f in peer.late.values()):
-                continue
-            rank = peer.trust, peer.fork, peer.length, not peer.stalled, -peer.estimate()
-            if best is None or rank > best:
-                best, chosen = rank, peer
-        if chosen is not None:
-            self._send_upgrade(chosen)
-        elif shared.manifest is None:
+            if any(flight.upgrade for flight in peer.late.values()):
+                late += 1
+            elif self.can_ask_upgrade(peer):
+                # Who broke its word comes last, else one that claims ever more is asked for ever.
+                rank = peer.trust, peer.fork, peer.length, not peer.stalled, -peer.estimate()
+                ranked.append((rank, peer))
+        # As many more as have not answered: a crowd of silent ones is gone through soon.
+        for _, peer in nlargest(max(1, late), ranked, key=itemgetter(0)):
+            self._send_upgrade(peer)
+        if not ranked and shared.manifest is None:
             self._ask_manifest()
 
     def can_ask_upgrade(self, peer: Peer) -> bool:
@@ -446,12 +449,18 @@ class Downloads:
                     and peer.blocks.get(index)
                     and peer.serves(fork)
                     and peer.room(self._block_bytes) > 0
-                    and (best is None or self.better(peer, best))
+                    and (best is None or self._surer(peer, best))
                 ):
                     best = peer
             if best is not None:
                 del self._late[index]
                 self._ask_block(best, index)
+
+    def _surer(self, peer: Peer, other: Peer) -> bool:
+        """Whether *peer* rather than *other* answers at all, or sooner."""
+        if (peer.latency is None) != (other.latency is None):
+            return other.latency is None
+        return self.better(peer, other)
 
     def _ask_urgent(self) -> None:
         wants = self._shared.wants

@@ -484,6 +484,41 @@ def test_peers_that_hang_up_when_asked_and_come_again_do_not_keep_the_log_from_u
     assert network.run(lambda: target.complete) < 5
 
 
+class SilentClaimer(Deserter):
+    def receive(self, peer, message):
+        pass
+
+
+class SilentCopy(AsLong):
+    def receive(self, peer, message):
+        pass
+
+
+def test_a_crowd_of_silent_peers_that_claim_more_is_soon_gone_through():
+    network = Network()
+    source = writer(network, 300)
+    target = reader(network, source, live=False)
+    for _ in range(100):
+        network.connect(reader(network, source, SilentClaimer, live=False), target)
+    network.connect(source, target)
+    assert network.run(lambda: target.core.head.length == 300) < 5
+
+
+def test_a_block_that_is_late_is_asked_of_who_has_answered_before():
+    network = Network()
+    source = writer(network, 300)
+    target = reader(network, source, live=False)
+    network.connect(source, target, latency=0.1)
+    network.run(lambda: target.core.head.length == 300)
+    for _ in range(100):
+        network.connect(reader(network, source, SilentCopy, live=False), target, latency=0.005)
+    network.run(seconds=1)
+    for index in (150, 7, 299):
+        ticket = target.machine.want_block(index)
+        target.drain()
+        assert network.run(lambda: target.outcome(ticket) is Outcome.DONE) < 1  # noqa: B023
+
+
 class SizeLiar(Site):
     """Moves bytes between the two lowest nodes of a path: no hash covers how they share a sum."""
 
