@@ -85,13 +85,21 @@ class Overview(click.Group):
                 formatter.write_dl([(verb.name or "", text) for verb, text in verbs])
 
 
+def program_version() -> str:
+    """The version of the installed distribution."""
+    try:
+        return metadata.version("hyperfs")
+    except metadata.PackageNotFoundError:
+        return "unknown (run from its sources, not installed)"
+
+
 @click.group(
     cls=Overview,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Every flag has a variable: --read-timeout is HYPERFS_READ_TIMEOUT. Data goes to stdout,"
     " everything else to stderr. `hyperfs VERB --help` tells more.",
 )
-@click.version_option(metadata.version("hyperfs"), prog_name="hyperfs")
+@click.version_option(program_version(), prog_name="hyperfs")
 def cli() -> None:
     """A peer-to-peer file system.
 

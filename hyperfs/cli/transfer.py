@@ -322,14 +322,20 @@ class Getter:
         folders = [(target, info)]
         _make_folder(target)
         top = source.rstrip(b"/")
+        # Folders that could not be made: nothing below them can be.
+        unmade: set[bytes] = set()
         try:
             async for path, found in walk(self._access, source):
                 place = target / os.fsdecode(path[len(top) + 1 :])
-                if found.is_directory:
-                    _make_folder(place)
+                if path.rpartition(b"/")[0] in unmade:
+                    if found.is_directory:
+                        unmade.add(path)
+                elif not found.is_directory:
+                    await self.one(path, found, place, meter)
+                elif self._folder(path, place):
                     folders.append((place, found))
                 else:
-                    await self.one(path, found, place, meter)
+                    unmade.add(path)
         except (OSError, Failure, trio.TooSlowError) as error:
             # What cannot be listed ends the copy; what is here stays.
             if _is_hopeless(error):
@@ -339,6 +345,18 @@ class Getter:
             place.chmod(st.S_IMODE(found.mode) & 0o777)
             os.utime(place, ns=(found.mtime_ns, found.mtime_ns))
 
+    def _folder(self, source: bytes, place: Path) -> bool:
+        """Make a folder; whether it could be. If not, that is noted."""
+        try:
+            _make_folder(place)
+        except (OSError, Failure) as error:
+            if _is_hopeless(error):
+                raise
+            text = f"{os.fsdecode(source)}, with all that is in it: {_reason(error)}"
+            self._tally.failed.append(text)
+            return False
+        return True
+
     async def one(self, source: bytes, info: FileInfo, target: Path, meter: Meter) -> None:
         """As `copy`, but a failure is noted, and the copy goes on with others."""
         try:
@@ -346,7 +364,7 @@ class Getter:
         except (OSError, Failure, trio.TooSlowError) as error:
             if _is_hopeless(error):
                 raise
-            self._tally.failed.append(f"{os.fsdecode(source)}: {explain(error)}")
+            self._tally.failed.append(f"{os.fsdecode(source)}: {_reason(error)}")
 
     async def copy(self, source: bytes, info: FileInfo, target: Path, meter: Meter) -> None:
         """A file or a link. A file appears under its name when it is whole.
@@ -389,6 +407,13 @@ class Getter:
                 file.write(data)
                 self._tally.bytes += len(data)
                 meter.add(len(data), os.fsdecode(source))
+
+
+def _reason(error: Exception) -> str:
+    """Why a copy failed, where the line names the file already."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return "its path would be longer than this system allows"
+    return str(explain(error))
 
 
 def _is_hopeless(error: Exception) -> bool:

@@ -11,10 +11,15 @@ import stat
 import subprocess
 import time
 from contextlib import contextmanager
+from importlib import metadata
 
 import pytest
+import trio
 
+import corestore
+import hyperfs
 from corestore import Key
+from hyperfs.cli.program import program_version
 from tools import sample_tree
 from tools.program import people, wait_until
 
@@ -203,6 +208,37 @@ def test_what_cannot_be_copied_is_told_and_the_rest_is(alice, tmp_path):
     assert "2 more" in done.stderr
     assert len(json.loads(alice.run("--json", "put", "-r", tmp_path, "photos:/").stdout)) == 4
     assert alice.ask("ls", "photos:/folder") == "file\n"
+
+
+def test_what_lies_too_deep_for_this_system_is_told_and_the_rest_is_copied(alice, tmp_path):
+    async def fill():
+        async with (
+            corestore.open(alice.environment()["HYPERFS_STORE"]) as store,
+            hyperfs.open(store, name="deep", create=True) as drive,
+            drive.batch() as batch,
+        ):
+            deep = "/top" + f"/{'d' * 99}" * 60
+            await batch.mkdir(deep, parents=True)
+            for path in (f"{deep}/file", "/top/e/file", "/top/file"):
+                await batch.write(path, b"bytes")
+
+    trio.run(fill)
+    done = alice.run("get", "-r", "deep:/top", tmp_path / "copy")
+    assert done.returncode == 3
+    assert "longer than this system allows" in done.stderr
+    assert "1 could not be copied" in done.stderr
+    for name in ("e/file", "file"):
+        assert (tmp_path / "copy" / name).read_bytes() == b"bytes"
+    # An absolute path of that length cannot be removed by one.
+    subprocess.run(["rm", "-r", "copy"], cwd=tmp_path, check=True)
+
+
+def test_a_program_that_is_not_installed_says_so(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert "not installed" in program_version()
 
 
 def test_a_file_alone_fails_with_its_own_code(alice, tmp_path):

@@ -180,9 +180,10 @@ async def test_a_version_that_is_just_compared_is_not_given_back(monkeypatch):
                 _, new, _ = await told(watch)
                 assert await new.read("/a") == b"y" * 100_000
 
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(look)
-                await comparing.wait()
-                await drive.write("/a", b"z" * 100_000)
-                await drive.collect(keep_last=1)
-                go_on.set()
+            with trio.fail_after(10):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(look)
+                    await comparing.wait()
+                    await drive.write("/a", b"z" * 100_000)
+                    await drive.collect(keep_last=1)
+                    go_on.set()
