@@ -92,18 +92,23 @@ async def test_who_waits_for_a_committer_that_failed_is_told(tmp_path, monkeypat
 
     monkeypatch.setattr(committer.Committer, "_step", fail)
 
+    told = []
+
     # It waited for ever: closing a drive commits, and nobody did.
     async def write():
         async with (
             corestore.open(tmp_path) as store,
             hyperfs.open(store, name="d", create=True) as drive,
         ):
-            await drive.write("/file", b"x")
-            await drive.commit()
+            make_file(drive, b"file").release()
+            with trio.CancelScope(shield=True), pytest.raises(StorageError, match="has ended"):
+                await drive.commit()
+            told.append("failed")
 
     with trio.fail_after(10), pytest.raises(ExceptionGroup) as caught:
         await write()
     assert caught.group_contains(ZeroDivisionError)
+    assert told
 
 
 async def test_attributes_of_a_closed_file_outlive_a_failed_commit(autojump_clock):

@@ -17,7 +17,7 @@ import hyperfs
 from hyperfs import committer
 from hyperfs.drive import ROOT_ID, SHARED
 from hyperfs.index.node import BlocksMissing
-from tests.support.builders import FaultyStorage, open_with
+from tests.support.builders import FaultyStorage, eventually, open_with
 from tests.support.drives import a_drive, committed, contents, make_file, snapshot
 
 # -- when ----------------------------------------------------------------------------------------
@@ -429,6 +429,20 @@ async def test_dirty_content_is_bounded_and_flushed_before_its_record(monkeypatc
             assert await file.read(n * 1_000_000 + 999_999, 1) == bytes([n])
         file.release()
         assert drive.statistics().dirty_bytes == 0
+
+
+async def test_a_file_is_recorded_after_its_content_was_flushed(monkeypatch):
+    monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 2_000_000)
+    async with a_drive() as drive:
+        file = make_file(drive, b"f")
+        await drive.commit()
+        version = drive.version
+        await file.write(0, b"x" * 3_000_000)
+        await eventually(lambda: not drive.statistics().dirty_bytes)
+        assert drive.version == version
+        await drive.commit()
+        assert await committed(drive, "/f") == b"x" * 3_000_000
+        file.release()
 
 
 async def test_a_replaced_content_that_is_being_flushed_is_whole(monkeypatch):

@@ -12,6 +12,7 @@ from corestore.tree import batch, flat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from corestore.storage import CoreStorage, Storage
     from corestore.tree.types import Head, Node
@@ -21,6 +22,12 @@ def record(number: int = 0, *, ours: bool = True) -> CoreRecord:
     """The record of core *number*, one of ours or somebody else's."""
     key = Key(bytes([number + 1]) * 32)
     return CoreRecord(key, None, b"signer" if ours else None)
+
+
+def data_file(path: Path, number: int = 0) -> Path:
+    """Where the store in *path* has the blocks of core *number*."""
+    text = record(number).key.discovery_key.hex()
+    return path / "data" / text[:2] / text
 
 
 def signature(number: int) -> bytes:
