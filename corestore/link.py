@@ -23,17 +23,12 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from corestore.errors import (
-    CorestoreError,
-    LimitExceeded,
-    RemoteProtocolError,
-    StorageCorrupt,
-)
+from corestore.channels import Channels
+from corestore.errors import CorestoreError, LimitExceeded, RemoteProtocolError, StorageCorrupt
 from corestore.inlet import receive_into
-from corestore.keys import DiscoveryKey
 from corestore.replication import messages
 from corestore.served import Served
-from corestore.wire.mux import ChannelClosed, ChannelMessage, ChannelOpened, Mux, RemoteOpen
+from corestore.wire.mux import Mux
 from corestore.wire.secretstream import (
     KEEPALIVE_SECONDS,
     HandshakeDone,
@@ -42,12 +37,11 @@ from corestore.wire.secretstream import (
 )
 
 if TYPE_CHECKING:
+    from corestore.channels import CoreChannel
     from corestore.driver import Driver
-    from corestore.keys import KeyPair
-    from corestore.replication.machine import PeerId
+    from corestore.keys import DiscoveryKey, KeyPair
     from corestore.replication.messages import Message, RequestMessage
     from corestore.state import CoreState
-    from corestore.wire.mux import Channel, MuxEvent
 
 logger: Final = logging.getLogger("corestore")
 
@@ -63,40 +57,6 @@ SLICE_SECONDS: Final = 0.001
 MAX_QUEUED_REQUESTS: Final = 1 << 16
 # Small messages for a peer that does not read: state, announcements, bitfields.
 MAX_UNSENT_BYTES: Final = 16 << 20
-# How long a core is not offered again to a peer that said it does not have it.
-OFFER_AGAIN_SECONDS: Final = 5.0
-# How long `update` waits for a peer to say whether it has a core.
-ANSWER_SECONDS: Final = 5.0
-
-
-class _Channel:
-    """One core's channel on a link: the `Port` of its machine."""
-
-    __slots__ = ("channel", "link", "peer", "refused_at", "remote_downloading", "state")
-
-    def __init__(self, link: Link, state: CoreState) -> None:
-        self.link = link
-        self.state = state
-        self.channel: Channel | None = None
-        # Set while the channel is open both ways.
-        self.peer: PeerId | None = None
-        # When the peer said that it does not have the core.
-        self.refused_at = -math.inf
-        # Whether the peer wants anything, as far as it has told.
-        self.remote_downloading = True
-
-    @property
-    def remote_public_key(self) -> bytes:
-        return self.link.remote_public_key
-
-    def send(self, message: Message) -> None:
-        self.link._send(self, message)
-
-    def serve(self, request: RequestMessage) -> None:
-        self.link._serve(self, request)
-
-    def drop(self, reason: CorestoreError) -> None:
-        self.link.stop(reason)
 
 
 @dataclass(slots=True)
@@ -135,22 +95,15 @@ class Link:
         self.established = False
         self._driver = driver
         self._stream = stream
-        # None for all cores of the store.
-        self._only = None if only is None else {only}
         self._secure = SecureStream(initiator, key_pair)
         self._mux = Mux()
-        self._handshake_hash = b""
+        self._channels = Channels(driver, self._mux, self, initiator=initiator, only=only)
         # Since when the reader has waited for the peer; infinite while it does not.
         self._waiting_since = math.inf
         # When `tick` was called last.
         self._ticked = -math.inf
-        self._by_core: dict[DiscoveryKey, _Channel] = {}
-        self._by_channel: dict[Channel, _Channel] = {}
         self._served = Served()
-        self._requests: deque[tuple[_Channel, RequestMessage]] = deque()
-        # Channels we opened and the peer has not answered, with the time until which `update` waits
-        # for that; in order of time.
-        self._awaited: dict[_Channel, float] = {}
+        self._requests: deque[tuple[CoreChannel, RequestMessage]] = deque()
         self._unsent = 0
         # Whether the log has it that a block could not be read; once is enough.
         self._damage_told = False
@@ -163,7 +116,7 @@ class Link:
     @property
     def cores(self) -> list[DiscoveryKey]:
         """The cores whose channels are open."""
-        return [core for core, channel in self._by_core.items() if channel.peer is not None]
+        return self._channels.cores
 
     async def run(self) -> None:
         """Replicate until the stream ends, the peer is dropped, or this is cancelled.
@@ -185,8 +138,7 @@ class Link:
             self._ended.set()
             if not isinstance(self.failure, CorestoreError):
                 self._driver.left(self._served.recent(trio.current_time()))
-            for channel in list(self._by_core.values()):
-                self._closed(channel)
+            self._channels.end()
             # Forcefully: what could be said at the end of the stream, nobody waits for.
             await trio.aclose_forcefully(self._stream)
 
@@ -196,13 +148,7 @@ class Link:
 
     def attach(self, only: CoreState | None) -> None:
         """Carry *only* too, or every core of the store (None); nothing if that is so already."""
-        if only is None:
-            self._only = None
-        elif self._only is not None:
-            self._only.add(only)
-        if self.established:
-            self._offer_all()
-            self._wake.set()
+        self._channels.attach(only)
 
     async def wait_ended(self) -> None:
         """Wait for the end of the stream."""
@@ -230,127 +176,17 @@ class Link:
             logger.info("lost a peer (%s): %s", peer, reason or type(reason).__name__)
         self._scope.cancel()
 
-    # -- channels ---------------------------------------------------------------------------------
-
     def open_channel(self, state: CoreState) -> None:
         """Offer the peer to talk about this core; nothing if that was done a moment ago."""
-        if not self.established or not self._carried(state):
-            return
-        if state.lease.evidence is not None:
-            return  # stopped: nobody is spoken to about it
-        channel = self._by_core.get(state.discovery_key)
-        if channel is not None:
-            if channel.channel is not None:
-                return
-            if trio.current_time() < channel.refused_at + OFFER_AGAIN_SECONDS:
-                return
-        self._open(state)
-        self._wake.set()
-
-    def _carried(self, state: CoreState) -> bool:
-        return self._only is None or state in self._only
+        self._channels.open(state)
 
     def close_channel(self, state: CoreState) -> None:
         """End the conversation about this core, if there is one."""
-        entry = self._by_core.pop(state.discovery_key, None)
-        if entry is not None and entry.channel is not None:
-            entry.channel.close()
-            self._closed(entry)
-            self._wake.set()
+        self._channels.close(state)
 
     def close_idle(self, state: CoreState) -> None:
-        """End the conversation about this core if neither side wants anything of it.
-
-        Whoever wants something later opens the channel again.
-        """
-        entry = self._by_core.get(state.discovery_key)
-        if entry is None or entry.peer is None or state.handles or entry.remote_downloading:
-            return
-        self.close_channel(state)
-
-    def _open(self, state: CoreState) -> None:
-        proof = messages.capability(state.key, self._handshake_hash, initiator=self.initiator)
-        entry = self._by_core[state.discovery_key] = _Channel(self, state)
-        entry.channel = self._mux.open(
-            messages.PROTOCOL,
-            state.discovery_key,
-            messages.encode_handshake(messages.OpenHandshake(proof)),
-            messages.ALIASES,
-        )
-        self._by_channel[entry.channel] = entry
-        # Until the peer answers, `update` waits for it.
-        state.finding += 1
-        self._awaited[entry] = trio.current_time() + ANSWER_SECONDS
-        # It may have answered, and said more, before we asked. Who asked is not to blame for it.
-        turn = _Turn(trio.current_time(), 0)
-        try:
-            for event in self._mux.events():
-                self._handle(event, turn)
-        except CorestoreError as error:
-            self.stop(error)
-        if turn.touched:
-            self._driver.drain(state)
-
-    def _offer_all(self) -> None:
-        self._mux.cork()
-        for state in list(self._driver.states.values()):
-            if state.handles:
-                self.open_channel(state)
-        self._mux.uncork()
-
-    def _asked(self, event: RemoteOpen) -> None:
-        """The peer opened a channel that we have not."""
-        state = None
-        known = event.protocol == messages.PROTOCOL or event.protocol in messages.ALIASES
-        if known and event.id is not None and len(event.id) == 32:
-            state = self._driver.find_for_peer(DiscoveryKey(event.id))
-        if state is not None and state.lease.evidence is not None:
-            state = None
-        if state is None or not self._carried(state):
-            self._mux.reject(event)
-            return
-        entry = self._by_core.get(state.discovery_key)
-        if entry is not None and entry.channel is not None:
-            # A second channel for one core would only say everything twice.
-            self._mux.reject(event)
-            return
-        # Before we show our own proof: a stranger learns nothing.
-        self._check(state, event.handshake)
-        self._open(state)
-
-    def _check(self, state: CoreState, handshake: bytes) -> messages.OpenHandshake:
-        shown = messages.decode_handshake(handshake)
-        messages.check_capability(
-            shown, state.key, self._handshake_hash, initiator=not self.initiator
-        )
-        return shown
-
-    def _opened(self, entry: _Channel, handshake: bytes) -> None:
-        state = entry.state
-        shown = self._check(state, handshake)
-        self._found(entry)
-        entry.peer = self._driver.add_peer(
-            state, entry, initiator=self.initiator, seeks=shown.seeks
-        )
-
-    def _closed(self, entry: _Channel) -> None:
-        """The channel is closed, by whomever; there may come another one for its core."""
-        if entry.channel is None:
-            return
-        del self._by_channel[entry.channel]
-        entry.channel = None
-        if entry.peer is None:
-            entry.refused_at = trio.current_time()
-            self._found(entry)
-        else:
-            self._driver.remove_peer(entry.peer)
-            entry.peer = None
-
-    def _found(self, entry: _Channel) -> None:
-        """The peer has answered whether it has this core, or nobody waits for that any more."""
-        if self._awaited.pop(entry, None) is not None:
-            entry.state.finding -= 1
-            entry.state.changed.unpark_all()
+        """End the conversation about this core if neither side wants anything of it."""
+        self._channels.close_idle(state)
 
     def tick(self, now: float) -> None:
         """Some time has passed: a peer that does not answer is not waited for, one that has not
@@ -360,11 +196,7 @@ class Link:
         self._ticked = now
         if self.established and ran and now - self._waiting_since >= SILENCE_SECONDS:
             self.stop(trio.BrokenResourceError(f"nothing heard for {SILENCE_SECONDS} seconds"))
-        while self._awaited:
-            entry, end = next(iter(self._awaited.items()))
-            if now < end:
-                break
-            self._found(entry)
+        self._channels.tick(now)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -401,17 +233,18 @@ class Link:
             match event:
                 case MessageReceived(plain):
                     for received in self._mux.receive(plain):
-                        self._handle(received, turn)
+                        state = self._channels.handle(received, turn.now)
+                        if state is not None:
+                            turn.touched.add(state)
                         if perf_counter() > turn.ends:
                             self._end_turn(turn)
                             self._check_unsent()
                             await trio.lowlevel.checkpoint()
                             turn = self._begin_turn()
                 case HandshakeDone(handshake_hash, remote_public_key):
-                    self._handshake_hash = handshake_hash
                     self.remote_public_key = remote_public_key
                     self.established = True
-                    self._offer_all()
+                    self._channels.begin(handshake_hash)
                     self._settle()
         self._end_turn(turn)
         self._check_unsent()
@@ -424,7 +257,7 @@ class Link:
     def _end_turn(self, turn: _Turn) -> None:
         for state in turn.touched:
             self._driver.heard(state)
-            self.close_idle(state)
+            self._channels.close_idle(state)
         self._mux.uncork()
         self._wake.set()
 
@@ -437,43 +270,26 @@ class Link:
         if self._mux.outgoing_bytes > MAX_UNSENT_BYTES:
             raise LimitExceeded("the peer does not read what it is sent")
 
-    def _handle(self, event: MuxEvent, turn: _Turn) -> None:
-        """Take what the mux reports to its machine, whose state *turn* has touched then."""
-        match event:
-            case ChannelMessage(channel, kind, body):
-                entry = self._by_channel.get(channel)
-                if entry is None or entry.peer is None:
-                    return
-                message = messages.decode(kind, body)
-                if message is not None:
-                    state = entry.state
-                    if isinstance(message, messages.Sync):
-                        entry.remote_downloading = message.downloading
-                    state.replicator.receive(entry.peer, message, turn.now)
-                    turn.touched.add(state)
-            case RemoteOpen():
-                self._asked(event)
-            case ChannelOpened(channel, handshake):
-                if (entry := self._by_channel.get(channel)) is not None:
-                    self._opened(entry, handshake)
-            case ChannelClosed(channel):
-                if (entry := self._by_channel.get(channel)) is not None:
-                    self._closed(entry)
-
     # -- writing ----------------------------------------------------------------------------------
 
-    def _send(self, entry: _Channel, message: Message) -> None:
-        if entry.channel is None:
+    def wake(self) -> None:
+        """See `Carrier`."""
+        self._wake.set()
+
+    def send(self, channel: CoreChannel, message: Message) -> None:
+        """See `Carrier`."""
+        if channel.channel is None:
             return
         kind, body = messages.encode(message)
-        entry.channel.send(kind, body)
+        channel.channel.send(kind, body)
         self._unsent += len(body)
         if self._unsent > MAX_UNSENT_BYTES:
             self.stop(LimitExceeded("the peer does not read what it is sent"))
         self._wake.set()
 
-    def _serve(self, entry: _Channel, request: RequestMessage) -> None:
-        self._requests.append((entry, request))
+    def serve(self, channel: CoreChannel, request: RequestMessage) -> None:
+        """See `Carrier`."""
+        self._requests.append((channel, request))
         if len(self._requests) > MAX_QUEUED_REQUESTS:
             self.stop(LimitExceeded(f"more than {MAX_QUEUED_REQUESTS} requests at once"))
         self._wake.set()

@@ -53,6 +53,7 @@ LINES = [
         "hyperfs.clearing",
         "hyperfs.changes",
         "hyperfs.pace",
+        "hyperfs.paging",
     ],
     [
         "hyperfs.hyperbee",
@@ -81,6 +82,7 @@ LINES = [
         "corestore.signing|corestore.obtaining|corestore.checking",
         "corestore.reading",
         "corestore.receiving|corestore.link",
+        "corestore.channels",
         "corestore.driver",
         "corestore.incoming|corestore.inlet|corestore.ports|corestore.served|corestore.timers"
         "|corestore.waiting",

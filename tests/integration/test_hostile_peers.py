@@ -18,7 +18,7 @@ import trio.lowlevel
 import trio.testing
 
 import corestore
-from corestore import link
+from corestore import channels, link
 from corestore.encoding import encode_uint
 from corestore.replication import messages
 from corestore.replication.messages import (
@@ -616,7 +616,7 @@ async def test_a_peer_that_does_not_answer_an_opening_does_not_hold_up_update(
     async with scene(caplog) as found:
         await found.copy.update()
         _, ended = await found.attack()
-        with trio.fail_after(2 * link.ANSWER_SECONDS):
+        with trio.fail_after(2 * channels.ANSWER_SECONDS):
             assert not await found.copy.update()
         assert not ended.is_set()
 

@@ -11,8 +11,8 @@ import trio.testing
 
 import corestore
 from corestore import PeerAdded, PeerRemoved
+from corestore.channels import OFFER_AGAIN_SECONDS
 from corestore.commit import Commit, Run, StoredBlock
-from corestore.link import OFFER_AGAIN_SECONDS
 from corestore.storage import CoreRecord
 from corestore.wire.mux import ChannelMessage, RemoteOpen
 from tests.support.builders import FaultyStorage, RawPeer, block, eventually, linked, two_stores
