@@ -338,6 +338,26 @@ def test_what_is_committed_during_a_sync_waits_for_the_next(tmp_path: Path) -> N
     storage.close()
 
 
+def test_what_was_cut_during_a_sync_does_not_count_as_synced(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 5))
+    ticket = storage.begin_sync()
+    assert ticket is not None
+    storage.flush(ticket)
+    storage.cut(core, 2)
+    append_to(storage, core, some_blocks(2, 5))
+    storage.mark_synced(ticket)
+    storage.flush_log(ticket)
+    storage.finish_sync(ticket)
+    # Of the seven blocks five were written after the flush.
+    assert core.synced_length <= 2
+    assert core.published.length <= 2
+    sync(storage)
+    assert core.synced_length == core.published.length == 7
+    storage.close()
+
+
 # -- full and failing disks --------------------------------------------------------------------
 
 

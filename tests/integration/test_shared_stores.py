@@ -130,6 +130,25 @@ def test_core_opened_late_shows_what_is_published(tmp_path: Path) -> None:
     two.close()
 
 
+def test_core_opened_late_shows_only_what_it_has_made_durable(tmp_path: Path) -> None:
+    io = FaultyIO()
+    one, two = DiskStorage(tmp_path), DiskStorage(tmp_path, io=io)
+    writer = one.create_core(record())
+    append_to(one, writer, some_blocks(1, 3))
+    ticket = one.begin_sync()
+    assert ticket is not None
+    one.flush(ticket)
+    one.mark_synced(ticket)
+    # The other process has not flushed its log yet, and may never do it.
+    before = io.calls["fdatasync"]
+    reader = two.open_core(NAME)
+    assert reader is not None
+    assert reader.published == writer.head
+    assert io.calls["fdatasync"] == before + 1
+    one.close()
+    two.close()
+
+
 def test_two_processes_download_one_core(tmp_path: Path) -> None:
     log = RemoteLog(some_blocks(1, 40))
     one, two = DiskStorage(tmp_path), DiskStorage(tmp_path)
