@@ -15,7 +15,7 @@ from corestore.checking import is_stored_block
 from corestore.codec import Value
 from corestore.cosigning import Proposal
 from corestore.errors import BlockNotAvailable, InvalidChecksum, SnapshotNotAvailable
-from corestore.handle import CoreHandle
+from corestore.owner import OwnerHandle
 from corestore.reading import Blocks, Chunks, Position
 from corestore.replication.machine import Outcome
 from corestore.signing import ready_to_sign
@@ -41,7 +41,7 @@ READ_COST: Final = 4 << 10
 APPEND_COST: Final = 64 << 10
 
 
-class Hypercore(CoreHandle, Generic[Value]):
+class Hypercore(OwnerHandle, Generic[Value]):
     """A handle on a core of an open store. Made by `Corestore.get`.
 
     Its blocks are bytes unless it was opened with an encoding (`corestore.codec`); what counts

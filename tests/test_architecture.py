@@ -78,6 +78,7 @@ LINES = [
         "corestore.transaction",
         "corestore.core",
         "corestore.cosigning",
+        "corestore.owner",
         "corestore.handle",
         "corestore.signing|corestore.obtaining|corestore.checking",
         "corestore.reading",
