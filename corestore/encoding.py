@@ -83,11 +83,6 @@ def encode_uint(value: int) -> bytes:
     return b"\xff" + value.to_bytes(8, "little")
 
 
-def encode_int(value: int) -> bytes:
-    """One signed integer: zig-zag, then `uint`."""
-    return encode_uint(value << 1 if value >= 0 else (-value << 1) - 1)
-
-
 class Reader:
     """Takes encoded fields from bytes that nobody vouches for; raises only `DecodeError`.
 
@@ -126,11 +121,6 @@ class Reader:
         self.at = end
         return value
 
-    def int_(self) -> int:
-        """One signed integer."""
-        value = self.uint()
-        return -((value + 1) >> 1) if value & 1 else value >> 1
-
     def fixed(self, length: int) -> bytes:
         """Exactly *length* bytes."""
         end = self.at + length
@@ -139,17 +129,6 @@ class Reader:
         value = bytes(self._data[self.at : end])
         self.at = end
         return value
-
-    def fixed_uint(self, width: int) -> int:
-        """An integer of *width* bytes."""
-        value = int.from_bytes(self.fixed(width), "little")
-        if value > MAX_SAFE_INTEGER:
-            raise DecodeError("integer of at most 53 bits", self.at - width)
-        return value
-
-    def bool_(self) -> bool:
-        """One byte; only 1 is true."""
-        return self.fixed(1) == b"\x01"
 
     def buffer(self) -> bytes:
         """A length and that many bytes."""

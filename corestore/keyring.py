@@ -6,6 +6,7 @@ primary key leads to them again. Only a pair that was given is kept itself.
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from corestore import crypto
@@ -20,28 +21,28 @@ _DERIVED: Final = b"\x01"
 _GIVEN: Final = b"\x02"
 _NAMESPACE_END: Final = 1 + 32
 
+# A core that is loaded again needs its pair again, and deriving it takes 20 us.
+MAX_DERIVED: Final = 1024
+
 
 class KeyRing:
     """The key pairs that follow from a primary key."""
 
     def __init__(self, primary_key: bytes) -> None:
         self.primary_key = primary_key
-        # Notes for the pairs that were handed out, by public key, and the pairs by note.
-        self._notes: dict[bytes, bytes] = {}
-        self._derived: dict[bytes, KeyPair] = {}
+        self._derive = lru_cache(MAX_DERIVED)(partial(derive_key_pair, primary_key))
 
     def derive(self, namespace: bytes, name: bytes) -> KeyPair:
         """The key pair called *name* in *namespace*."""
-        note = _DERIVED + namespace + name
-        key_pair = self._derived.get(note)
-        if key_pair is None:
-            key_pair = self._derived[note] = derive_key_pair(self.primary_key, namespace, name)
-            self._notes[key_pair.public_key] = note
-        return key_pair
+        return self._derive(namespace, name)
 
     def note(self, key_pair: KeyPair) -> bytes:
         """What to keep with a core in order to find its key pair again."""
-        return self._notes.get(key_pair.public_key, _GIVEN + key_pair.secret_key)
+        origin = key_pair.origin
+        # It may come from another store.
+        if origin is not None and self.derive(*origin) == key_pair:
+            return _DERIVED + b"".join(origin)
+        return _GIVEN + key_pair.secret_key
 
     def find(self, record: CoreRecord) -> KeyPair | None:
         """The key pair that a core's record leads to; None for a core of somebody else."""

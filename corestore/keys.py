@@ -8,7 +8,7 @@ Format: hypercore-id-encoding, hypercore-crypto 3.7.0, corestore 7.12.5 (derivat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from corestore import crypto
@@ -100,10 +100,14 @@ class Key(bytes):
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """An Ed25519 key pair: 32 bytes of public key, 64 of secret key (never shown)."""
+    """An Ed25519 key pair: 32 bytes of public key, 64 of secret key (never shown).
+
+    `origin`: the namespace (32 bytes) and the name it was derived from, if it was.
+    """
 
     public_key: bytes
     secret_key: bytes = field(repr=False)
+    origin: tuple[bytes, bytes] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_seed(cls, seed: bytes) -> KeyPair:
@@ -128,4 +132,5 @@ def derive_namespace(parent: bytes, name: str | bytes) -> bytes:
 def derive_key_pair(primary_key: bytes, namespace: bytes, name: str | bytes) -> KeyPair:
     """The key pair called *name* in *namespace* of the store whose primary key this is."""
     encoded = name.encode() if isinstance(name, str) else name
-    return KeyPair.from_seed(crypto.keyed_hash(primary_key, crypto.CORESTORE, namespace, encoded))
+    seed = crypto.keyed_hash(primary_key, crypto.CORESTORE, namespace, encoded)
+    return replace(KeyPair.from_seed(seed), origin=(namespace, encoded))

@@ -22,6 +22,7 @@ from corestore.commit import Commit
 from corestore.errors import StorageLocked
 from corestore.lease import EVIDENCE, HOLD, Hold
 from corestore.replication.machine import Outcome
+from corestore.storage.base import sync
 from corestore.storage.rules import is_unsigned
 
 if TYPE_CHECKING:
@@ -80,12 +81,7 @@ def sign_recovered(driver: Driver) -> None:
     if not taken:
         return
     signed = driver.sign_heads()
-    ticket = storage.begin_sync()
-    if ticket is not None:
-        storage.flush(ticket)
-        storage.mark_synced(ticket)
-        storage.flush_log(ticket)
-        storage.finish_sync(ticket)
+    sync(storage)
     for state in signed:
         state.publish()
     for core in taken:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 # Proofs that came before those they build on, until the peer is to blame for the next one.
 MAX_BROKEN_PROMISES: Final = GREATEST_WINDOW
-# So many refusals of what a peer has announced, blocks that came taken off, end its stream: it
-# would announce and refuse for ever. Honest ones refuse what they dropped a moment ago, a window of
-# requests at most.
+# When a peer has failed to bring what was asked of it so many times more often than it has brought
+# a block, its stream ends: it would promise and refuse for ever. An honest one fails to bring what
+# it dropped a moment ago, a window of requests at most.
 MAX_REFUSALS: Final = 4096
 
 

@@ -111,14 +111,47 @@ class SyncTicket:
     token: object = None
 
 
-class Storage(Protocol):
-    """A store of many cores.
+class Syncs(Protocol):
+    """The steps of a sync, of which the two slow ones can run in a worker thread.
 
-    A sync is three steps, so that the two slow ones can run in a worker thread:
     `begin_sync` (loop), `flush` (thread), `mark_synced` (loop), `flush_log` (thread); when the
     last has returned the heads of the ticket are durable and count as published:
     `finish_sync` (loop). Memory storage does nothing in any of them but publish.
     """
+
+    def begin_sync(self) -> SyncTicket | None:
+        """Collect what is committed and not yet durable; None if there is nothing."""
+        ...
+
+    def flush(self, ticket: SyncTicket) -> None:
+        """fdatasync the data files (may run in a thread)."""
+        ...
+
+    def mark_synced(self, ticket: SyncTicket) -> None:
+        """Commit the watermarks (on the loop)."""
+        ...
+
+    def flush_log(self, ticket: SyncTicket) -> None:
+        """fdatasync the write-ahead log (may run in a thread)."""
+        ...
+
+    def finish_sync(self, ticket: SyncTicket) -> None:
+        """The heads of *ticket* are published from now on (on the loop)."""
+        ...
+
+
+def sync(storage: Syncs) -> None:
+    """A whole sync, in this thread."""
+    ticket = storage.begin_sync()
+    if ticket is not None:
+        storage.flush(ticket)
+        storage.mark_synced(ticket)
+        storage.flush_log(ticket)
+        storage.finish_sync(ticket)
+
+
+class Storage(Syncs, Protocol):
+    """A store of many cores."""
 
     @property
     def primary_key(self) -> bytes: ...
@@ -188,26 +221,6 @@ class Storage(Protocol):
     def unsigned(self) -> Sequence[CoreStorage]:
         """Cores of ours that wait for a sync, are locked here, and whose heads are not signed: a
         sync makes them durable, but they are not published. Sign them before it begins."""
-        ...
-
-    def begin_sync(self) -> SyncTicket | None:
-        """Collect what is committed and not yet durable; None if there is nothing."""
-        ...
-
-    def flush(self, ticket: SyncTicket) -> None:
-        """fdatasync the data files (may run in a thread)."""
-        ...
-
-    def mark_synced(self, ticket: SyncTicket) -> None:
-        """Commit the watermarks (on the loop)."""
-        ...
-
-    def flush_log(self, ticket: SyncTicket) -> None:
-        """fdatasync the write-ahead log (may run in a thread)."""
-        ...
-
-    def finish_sync(self, ticket: SyncTicket) -> None:
-        """The heads of *ticket* are published from now on (on the loop)."""
         ...
 
     def checkpoint_due(self) -> bool:

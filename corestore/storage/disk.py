@@ -446,7 +446,7 @@ class DiskStorage:
 
     def begin_sync(self) -> SyncTicket | None:
         """Collect what is committed and not yet durable; None if there is nothing."""
-        return self.syncer.begin()
+        return self.syncer.begin_sync()
 
     def flush(self, ticket: SyncTicket) -> None:
         """fdatasync the data files. May run in a thread."""
@@ -454,7 +454,7 @@ class DiskStorage:
 
     def mark_synced(self, ticket: SyncTicket) -> None:
         """Commit the watermarks."""
-        self.syncer.mark(ticket)
+        self.syncer.mark_synced(ticket)
 
     def flush_log(self, ticket: SyncTicket) -> None:
         """fdatasync the write-ahead log. May run in a thread."""
@@ -462,7 +462,7 @@ class DiskStorage:
 
     def finish_sync(self, ticket: SyncTicket) -> None:
         """The heads of *ticket* are published from now on."""
-        self.syncer.finish(ticket)
+        self.syncer.finish_sync(ticket)
 
     def checkpoint_due(self) -> bool:
         """Whether the write-ahead log is so long that `checkpoint` should run."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from corestore.storage import rules, schema
-from corestore.storage.base import SyncTicket
+from corestore.storage.base import SyncTicket, sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,7 +84,7 @@ class Syncer:
         """*core* is gone."""
         self._cores.pop(core, None)
 
-    def begin(self) -> SyncTicket | None:
+    def begin_sync(self) -> SyncTicket | None:
         """Take down what there is to sync; None if everything is durable."""
         self._health.check()
         if not self._cores and self._log_changes == self._log_synced:
@@ -100,7 +100,7 @@ class Syncer:
         with self._health.final("syncing a data file"):
             self._files.flush(token_of(ticket).files)
 
-    def mark(self, ticket: SyncTicket) -> None:
+    def mark_synced(self, ticket: SyncTicket) -> None:
         """Step 2: the watermarks."""
         self._health.check()
         marks = [mark for mark in token_of(ticket).marks if _stands(mark)]
@@ -127,7 +127,7 @@ class Syncer:
         """Step 3: the log. May run in a thread."""
         self._database.log.flush()
 
-    def finish(self, ticket: SyncTicket) -> None:
+    def finish_sync(self, ticket: SyncTicket) -> None:
         """Publish the heads of *ticket*."""
         token = token_of(ticket)
         self._log_synced = max(self._log_synced, token.log_changes)
@@ -148,18 +148,12 @@ class Syncer:
         On a full disk the note that blocks of other people's cores are synced is left for later: a
         store must open to have room made in it, and close.
         """
-        ticket = self.begin()
-        if ticket is not None:
-            self.flush(ticket)
-            try:
-                self.mark(ticket)
-            except OSError as error:
-                if not rules.is_full(error) or any(mark.signs for mark in token_of(ticket).marks):
-                    raise
-                self.flush_log(ticket)
-                return
-            self.flush_log(ticket)
-            self.finish(ticket)
+        try:
+            sync(self)
+        except OSError as error:
+            if not rules.is_full(error) or any(_signs(core) for core in self._cores):
+                raise
+            self._database.log.flush()
 
 
 def token_of(ticket: SyncTicket) -> Token:
@@ -169,13 +163,17 @@ def token_of(ticket: SyncTicket) -> Token:
 
 
 def _mark(core: DiskCore) -> Mark:
-    signs = core.record.signer is not None and core.lock is not None
+    signs = _signs(core)
     publish: Head | None = core.head if signs else core.stored_published
     if publish is None or not rules.may_publish(core.published, publish):
         publish = None
     rows = tuple((row, start, end) for row, (start, end) in core.unsynced.items())
     core.open_row = None  # a run that goes on needs a row that this sync does not delete
     return Mark(core, core.head, core.epoch, core.changes, signs, publish, rows)
+
+
+def _signs(core: DiskCore) -> bool:
+    return core.record.signer is not None and core.lock is not None
 
 
 def _write_watermark(cursor: apsw.Cursor, mark: Mark) -> None:

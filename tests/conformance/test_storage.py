@@ -11,6 +11,7 @@ from corestore.commit import Commit, Run, StoredBlock
 from corestore.errors import StorageConflict, StorageError
 from corestore.keys import Key
 from corestore.storage import CoreRecord, DiskStorage, MemoryStorage
+from corestore.storage.base import sync
 from corestore.tree.types import EMPTY_HEAD, Head
 from tests.support.storage import (
     RemoteLog,
@@ -20,7 +21,6 @@ from tests.support.storage import (
     record,
     signature,
     some_blocks,
-    sync,
 )
 
 if TYPE_CHECKING:

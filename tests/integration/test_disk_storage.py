@@ -14,6 +14,7 @@ import pytest
 from corestore.commit import Commit, Run, StoredBlock
 from corestore.errors import StorageCorrupt, StorageError
 from corestore.storage import DiskStorage, database
+from corestore.storage.base import sync
 from corestore.storage.files import DataFiles, FileIO
 from corestore.storage.health import Health
 from corestore.tree.types import EMPTY_HEAD
@@ -26,7 +27,6 @@ from tests.support.storage import (
     held,
     record,
     some_blocks,
-    sync,
 )
 
 if TYPE_CHECKING:

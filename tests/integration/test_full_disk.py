@@ -10,10 +10,11 @@ import pytest
 from corestore.commit import Commit, Run
 from corestore.errors import StorageError
 from corestore.storage import DiskStorage
+from corestore.storage.base import sync
 from corestore.storage.reserve import RESERVE_BYTES, Reserve
 from corestore.tree import truncate
 from tests.support.failingdisk import FailingDisk
-from tests.support.storage import RemoteLog, append_to, held, record, some_blocks, sync
+from tests.support.storage import RemoteLog, append_to, held, record, some_blocks
 
 if TYPE_CHECKING:
     from pathlib import Path

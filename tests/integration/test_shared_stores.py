@@ -12,6 +12,7 @@ import pytest
 from corestore.commit import Commit, Run
 from corestore.errors import StorageConflict, StorageLocked
 from corestore.storage import DiskStorage
+from corestore.storage.base import sync
 from corestore.storage.files import FileIO
 from corestore.tree.types import EMPTY_HEAD
 from tests.support.faults import FaultyIO
@@ -23,7 +24,6 @@ from tests.support.storage import (
     held,
     record,
     some_blocks,
-    sync,
 )
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ import pytest
 from corestore.commit import Commit
 from corestore.errors import StorageError
 from corestore.storage import DiskStorage
+from corestore.storage.base import sync
 from corestore.storage.locks import SigningLock, recovery_lock
 from tests.support.crash import (
     CONTENT,
@@ -32,7 +33,7 @@ from tests.support.crash import (
     remote_log,
 )
 from tests.support.faults import FaultyIO, UnstableIO
-from tests.support.storage import RemoteLog, append, append_to, held, record, some_blocks, sync
+from tests.support.storage import RemoteLog, append, append_to, held, record, some_blocks
 
 if TYPE_CHECKING:
     from corestore.storage import SyncTicket

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from corestore import crypto
 from corestore.commit import Commit, Run
 from corestore.storage import DiskStorage
-from tests.support.storage import RemoteLog, append, held, record, sync
+from corestore.storage.base import sync
+from tests.support.storage import RemoteLog, append, held, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable

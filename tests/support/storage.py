@@ -57,16 +57,6 @@ def append_to(storage: Storage, core: CoreStorage, blocks: Sequence[bytes]) -> N
     storage.commit([(core, append(core.head, blocks))])
 
 
-def sync(storage: Storage) -> None:
-    """A whole sync."""
-    ticket = storage.begin_sync()
-    if ticket is not None:
-        storage.flush(ticket)
-        storage.mark_synced(ticket)
-        storage.flush_log(ticket)
-        storage.finish_sync(ticket)
-
-
 class RemoteLog:
     """A log of somebody else, whole, from which parts are committed as if they had been proven."""
 

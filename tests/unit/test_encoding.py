@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corestore.encoding import Reader, Writer, encode_int, encode_uint
+from corestore.encoding import Reader, Writer, encode_uint
 from corestore.errors import DecodeError
 from tests.support.vectors import load, unhex
 
@@ -22,13 +22,6 @@ def test_uint_matches_the_reference(vector):
     encoded = unhex(vector["hex"])
     assert encode_uint(int(vector["value"])) == encoded
     assert Reader(encoded).uint() == int(vector["value"])
-
-
-@pytest.mark.parametrize("vector", of_type("int"))
-def test_int_matches_the_reference(vector):
-    encoded = unhex(vector["hex"])
-    assert encode_int(int(vector["value"])) == encoded
-    assert Reader(encoded).int_() == int(vector["value"])
 
 
 @pytest.mark.parametrize("vector", of_type("string", "utf8"))
@@ -63,15 +56,12 @@ def test_an_array_longer_than_its_bytes_is_refused_before_it_is_made():
 def test_any_bytes_give_a_value_or_a_decode_error(data):
     reads = (
         Reader.uint,
-        Reader.int_,
-        Reader.bool_,
         Reader.buffer,
         Reader.optional_buffer,
         Reader.string,
         Reader.uint32_array,
         Reader.rest,
         lambda r: r.fixed(7),
-        lambda r: r.fixed_uint(8),
         lambda r: r.array(Reader.buffer),
     )
     for read in reads:
@@ -81,19 +71,6 @@ def test_any_bytes_give_a_value_or_a_decode_error(data):
         except DecodeError:
             continue
         assert 0 <= reader.at <= len(data)
-
-
-@pytest.mark.parametrize("vector", of_type("bool"))
-def test_bool_matches_the_reference(vector):
-    assert Reader(unhex(vector["hex"])).bool_() is vector["value"]
-
-
-@pytest.mark.parametrize(
-    ("vector", "width"),
-    [(v, w) for name, w in (("uint16", 2), ("uint32", 4)) for v in of_type(name)],
-)
-def test_fixed_integers_match_the_reference(vector, width):
-    assert Reader(unhex(vector["hex"])).fixed_uint(width) == int(vector["value"])
 
 
 @pytest.mark.parametrize("vector", of_type("array(uint)"))
