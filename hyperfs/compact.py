@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from hyperfs import paths, walk
 from hyperfs.extents import WINDOW_BYTES, Extent
 from hyperfs.pace import Pace
+from hyperfs.paging import Pages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,7 @@ async def rewrite_scattered(tree: LiveTree) -> None:
     Raises OSError, StorageError, DecodeError, as reading and writing the files does.
     """
     done: set[int] = set()
-    async for found in walk.walk(tree, ()):
+    async for found in Pages(walk.Walk(tree, ()).page):
         entry = found.entry
         if not entry.is_file or not (entry.extents or entry.grouped) or entry.id in done:
             continue

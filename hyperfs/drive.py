@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from hyperfs import compact, paths, versions, walk
+from hyperfs import compact, paths, walk
 from hyperfs.batch import Batch
 from hyperfs.cache import CacheLimit
 from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
@@ -29,7 +29,9 @@ from hyperfs.held import held_bytes
 from hyperfs.index.node import BlocksMissing
 from hyperfs.links import DriveLink
 from hyperfs.live import LiveTree
+from hyperfs.paging import Pages
 from hyperfs.records import ROOT_ID, check_name
+from hyperfs.versions import Diff
 from hyperfs.walk import PathEntry
 from hyperfs.watch import Watch
 from hyperfs.whole import Holder
@@ -241,7 +243,8 @@ class Drive:
         tree = self._tree
         assert tree.format is not None
         pair = other._view, self._view
-        return versions.diff(*pair, tree.format, tree.metadata_blocks, paths.split(path))
+        names = paths.split(path)
+        return Pages(Diff(*pair, tree.format, tree.metadata_blocks, names).page)
 
     def watch(self, path: str | bytes = "/") -> Watch[Drive]:
         """What changes at or below *path*, here or elsewhere, from now on, with the versions before
@@ -275,11 +278,11 @@ class Drive:
 
         Not one instant: what changes meanwhile may be shown or not.
         """
-        return walk.scan(self._tree, paths.split(path))
+        return Pages(walk.Scan(self._tree, paths.split(path)).page)
 
     def walk(self, path: str | bytes = "/") -> AsyncIterator[PathEntry]:
         """Everything below a directory, each directory before what is in it."""
-        return walk.walk(self._tree, paths.split(path))
+        return Pages(walk.Walk(self._tree, paths.split(path)).page)
 
     async def download(self, path: str | bytes = "/") -> None:
         """Fetch everything below a path, and return when it is here. Cancel to stop; what came

@@ -7,12 +7,12 @@ been met.
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from corestore import DecodeError
 from hyperfs.changes import PathChange
+from hyperfs.paging import Pages
 from hyperfs.records import (
     ID_BYTES,
     ROOT_ID,
@@ -24,7 +24,7 @@ from hyperfs.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import Sequence
 
     from hyperfs.blocks import CoreBlocks
     from hyperfs.view import Format, TreeView
@@ -32,32 +32,75 @@ if TYPE_CHECKING:
 _PAGE: Final = 256
 
 
-async def diff(
-    old: TreeView, new: TreeView, form: Format, blocks: CoreBlocks, names: Sequence[bytes]
-) -> AsyncGenerator[PathChange, None]:
+class Diff:
     """The changes from *old* to *new* below the path of *names*, that path included."""
-    changed = await _changed(old, new, form, blocks)
-    prefix = b"/" + b"/".join(names)
-    before = await _at(old, blocks, names)
-    after = await _at(new, blocks, names)
-    stack = [(prefix if names else b"", before, after)]
-    entered: set[tuple[int, int]] = set()
-    while stack:
-        path, was, now = stack.pop()
-        # What kind of thing it is may have changed; then all below the one goes, and comes.
-        if was != now and (path or was is None or now is None):
-            kind = "added" if was is None else "removed" if now is None else "changed"
-            yield PathChange(path or b"/", kind, was, now)
+
+    def __init__(
+        self,
+        old: TreeView,
+        new: TreeView,
+        form: Format,
+        blocks: CoreBlocks,
+        names: Sequence[bytes],
+    ) -> None:
+        self._old = old
+        self._new = new
+        self._form = form
+        self._blocks = blocks
+        self._names = names
+        # Changed directories that were not met yet; None before the beginning.
+        self._changed: set[int] | None = None
+        self._entered: set[tuple[int, int]] = set()
+        # (path, entry before, entry after) of what is to be looked at, the next one at the end.
+        self._stack: list[tuple[bytes, Entry | None, Entry | None]] = []
+        self._told = False
+
+    async def page(self) -> list[PathChange] | None:
+        """For `Pages`."""
+        if self._changed is None:
+            await self._begin()
+        if not self._stack:
+            return None
+        path, was, now = self._stack[-1]
+        if not self._told:
+            self._told = True
+            # What kind of thing it is may have changed; then all below the one goes, and comes.
+            if was != now and (path or was is None or now is None):
+                kind = "added" if was is None else "removed" if now is None else "changed"
+                return [PathChange(path or b"/", kind, was, now)]
+        pairs = await self._pairs(was, now)
+        self._told = False
+        self._stack[-1:] = [
+            (path + b"/" + name, *pairs[name]) for name in sorted(pairs, reverse=True)
+        ]
+        return []
+
+    async def _begin(self) -> None:
+        changed = await _changed(self._old, self._new, self._form, self._blocks)
+        before = await _at(self._old, self._blocks, self._names)
+        after = await _at(self._new, self._blocks, self._names)
+        path = b"".join(b"/" + name for name in self._names)
+        self._changed, self._stack = changed, [(path, before, after)]
+
+    async def _pairs(
+        self, was: Entry | None, now: Entry | None
+    ) -> dict[bytes, tuple[Entry | None, Entry | None]]:
+        """The names below, each with its entry before and after; none where nothing can have
+        changed."""
+        assert self._changed is not None
         old_id = was.id if was is not None and was.is_dir else 0
         new_id = now.id if now is not None and now.is_dir else 0
-        if (old_id, new_id) == (0, 0) or (old_id, new_id) in entered:
-            continue
-        entered.add((old_id, new_id))
-        if old_id == new_id and not changed:
-            continue
-        changed.discard(old_id)
-        pairs = await _pairs(old, old_id, new, new_id, blocks)
-        stack += [(path + b"/" + name, *pairs[name]) for name in sorted(pairs, reverse=True)]
+        if (old_id, new_id) == (0, 0) or (old_id, new_id) in self._entered:
+            return {}
+        if old_id == new_id and not self._changed:
+            return {}
+        before = await _children(self._old, old_id, self._blocks)
+        after = before
+        if self._old.version != self._new.version:
+            after = await _children(self._new, new_id, self._blocks)
+        self._entered.add((old_id, new_id))
+        self._changed.discard(old_id)
+        return {name: (before.get(name), after.get(name)) for name in {**before, **after}}
 
 
 async def differ(
@@ -73,8 +116,8 @@ async def differ(
             if change.directory is not None or entry is None or entry.id != ROOT_ID:
                 return True
         return False
-    async with aclosing(diff(old, new, form, blocks, names)) as changes:
-        return await anext(changes, None) is not None
+    changes = Pages(Diff(old, new, form, blocks, names).page)
+    return await anext(changes, None) is not None
 
 
 async def _changed(old: TreeView, new: TreeView, form: Format, blocks: CoreBlocks) -> set[int]:
@@ -99,15 +142,6 @@ async def _at(view: TreeView, blocks: CoreBlocks, names: Sequence[bytes]) -> Ent
         key = entry_key(found.id, name)
         found = await blocks.complete(partial(_find, view, key))
     return found
-
-
-async def _pairs(
-    old: TreeView, old_id: int, new: TreeView, new_id: int, blocks: CoreBlocks
-) -> dict[bytes, tuple[Entry | None, Entry | None]]:
-    """The names of a directory in both versions (id 0: not there)."""
-    was = await _children(old, old_id, blocks)
-    now = was if old.version == new.version else await _children(new, new_id, blocks)
-    return {name: (was.get(name), now.get(name)) for name in {**was, **now}}
 
 
 async def _children(view: TreeView, id: int, blocks: CoreBlocks) -> dict[bytes, Entry]:

@@ -15,11 +15,12 @@ from hyperfs.batch import path_error
 from hyperfs.content import ContentMap
 from hyperfs.extents import Extent
 from hyperfs.pace import Pace
+from hyperfs.paging import Pages
 from hyperfs.records import ROOT_ID
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from hyperfs.blocks import CoreBlocks
     from hyperfs.live import LiveTree
@@ -107,81 +108,102 @@ async def read(tree: LiveTree, names: Sequence[bytes], offset: int, length: int 
         file.release()
 
 
-async def scan(tree: LiveTree, names: Sequence[bytes]) -> AsyncIterator[PathEntry]:
+class Scan:
     """The entries of a directory, in name order."""
-    directory = await _directory(tree, names)
-    prefix = _prefix(names)
-    async for name, entry in _children(tree, directory):
-        yield PathEntry(prefix + name, entry)
+
+    def __init__(self, tree: LiveTree, names: Sequence[bytes]) -> None:
+        self._tree = tree
+        self._names = names
+        self._prefix = _prefix(names)
+        self._pace = Pace()
+        self._directory: int | None = None
+        # The last name told; None after the last one there is.
+        self._after: bytes | None = b""
+
+    async def page(self) -> list[PathEntry] | None:
+        """For `Pages`."""
+        if self._after is None:
+            return None
+        if self._directory is None:
+            self._directory = await _directory(self._tree, self._names)
+        page = await _page(self._tree, self._directory, self._after, self._pace)
+        self._after = page[-1][0] if len(page) == _PAGE else None
+        return [PathEntry(self._prefix + name, entry) for name, entry in page]
 
 
-async def walk(tree: LiveTree, names: Sequence[bytes]) -> AsyncIterator[PathEntry]:
+class Walk:
     """Everything below a directory, each directory before what is in it, in order of names.
 
     A directory that is reached a second time (which no writer of ours makes) is shown, not entered.
     """
-    entered: set[int] = set()
-    stack = [(_prefix(names), await _directory(tree, names))]
-    while stack:
-        prefix, directory = stack.pop()
-        below: list[tuple[bytes, int]] = []
-        async for name, entry in _children(tree, directory):
-            yield PathEntry(prefix + name, entry)
-            if entry.is_dir and entry.id not in entered:
-                entered.add(entry.id)
-                below.append((prefix + name + b"/", entry.id))
-        stack += reversed(below)
+
+    def __init__(self, tree: LiveTree, names: Sequence[bytes]) -> None:
+        self._tree = tree
+        self._names = names
+        self._pace = Pace()
+        self._entered: set[int] = set()
+        # Directories to list, the next one at the end: (prefix, id, last name told).
+        self._stack: list[tuple[bytes, int, bytes]] | None = None
+        # Those that were found in that one.
+        self._below: list[tuple[bytes, int, bytes]] = []
+
+    async def page(self) -> list[PathEntry] | None:
+        """For `Pages`."""
+        if self._stack is None:
+            self._stack = [(_prefix(self._names), await _directory(self._tree, self._names), b"")]
+        if not self._stack:
+            return None
+        prefix, directory, after = self._stack[-1]
+        page = await _page(self._tree, directory, after, self._pace)
+        for name, entry in page:
+            if entry.is_dir and entry.id not in self._entered:
+                self._entered.add(entry.id)
+                self._below.append((prefix + name + b"/", entry.id, b""))
+        if len(page) == _PAGE:
+            self._stack[-1] = prefix, directory, page[-1][0]
+        else:
+            self._stack[-1:] = reversed(self._below)
+            self._below.clear()
+        return [PathEntry(prefix + name, entry) for name, entry in page]
 
 
 async def download(tree: LiveTree, names: Sequence[bytes], content: CoreBlocks) -> None:
     """Fetch all content below a path; listing it fetches the index nodes."""
+    core = content.core
     entry, _ = await resolve(tree, names)
-    if entry.is_file:
-        await _download_file(tree, entry, content)
     if not entry.is_dir:
+        if entry.is_file:
+            for start in _parts(entry):
+                await core.download(blocks=await _blocks(tree, entry, start))
         return
     # The blocks of many small files are asked for together.
     waiting: set[int] = set()
-    async for found in walk(tree, names):
-        if found.entry.is_file:
-            async for blocks in _missing_blocks(tree, found.entry, content):
-                waiting |= blocks
-                if len(waiting) >= _DOWNLOAD_BLOCKS:
-                    await content.core.download(blocks=waiting)
-                    waiting.clear()
+    async for found in Pages(Walk(tree, names).page):
+        for start in _parts(found.entry) if found.entry.is_file else ():
+            blocks = await _blocks(tree, found.entry, start)
+            waiting.update(block for block in blocks if not core.has(block))
+            if len(waiting) >= _DOWNLOAD_BLOCKS:
+                await core.download(blocks=waiting)
+                waiting.clear()
     if waiting:
-        await content.core.download(blocks=waiting)
+        await core.download(blocks=waiting)
 
 
-async def _download_file(tree: LiveTree, entry: Entry, content: CoreBlocks) -> None:
-    async for blocks in _missing_blocks(tree, entry, content):
-        await content.core.download(blocks=blocks)
+def _parts(entry: Entry) -> range:
+    """Where the parts of a file begin that `_blocks` looks at."""
+    return range(0, entry.size if entry.inline is None else 0, _DOWNLOAD_BYTES)
 
 
-async def _missing_blocks(
-    tree: LiveTree, entry: Entry, content: CoreBlocks
-) -> AsyncIterator[set[int]]:
-    """The content blocks of a file that are not here, some at a time."""
-    async for blocks in _blocks(tree, entry):
-        missing = {block for block in blocks if not content.core.has(block)}
-        if missing:
-            yield missing
-
-
-async def _blocks(tree: LiveTree, entry: Entry) -> AsyncIterator[set[int]]:
-    """The content blocks of a file, some at a time."""
-    if entry.inline is not None or tree.view is None:
-        return
-    found = ContentMap.of_entry(entry, tree.view)
-    blob = entry.blob
-    for start in range(0, entry.size, _DOWNLOAD_BYTES):
-        end = min(entry.size, start + _DOWNLOAD_BYTES)
-        if blob is not None:
-            blocks = set(await tree.reader.blob_blocks(blob, start, end))
-        else:
-            pieces = await tree.metadata_blocks.complete(partial(found.pieces, start, end))
-            blocks = {piece.block for piece in pieces if isinstance(piece, Extent)}
-        yield blocks
+async def _blocks(tree: LiveTree, entry: Entry, start: int) -> Iterable[int]:
+    """The content blocks of a part of a file."""
+    end = min(entry.size, start + _DOWNLOAD_BYTES)
+    if entry.blob is not None:
+        return await tree.reader.blob_blocks(entry.blob, start, end)
+    if tree.view is None:
+        return ()
+    content = ContentMap.of_entry(entry, tree.view)
+    pieces = await tree.metadata_blocks.complete(partial(content.pieces, start, end))
+    return {piece.block for piece in pieces if isinstance(piece, Extent)}
 
 
 async def evict(tree: LiveTree, names: Sequence[bytes], content: CoreBlocks) -> int:
@@ -192,12 +214,12 @@ async def evict(tree: LiveTree, names: Sequence[bytes], content: CoreBlocks) -> 
     entry, _ = await resolve(tree, names)
     found: list[Entry] = [entry] if entry.is_file else []
     if entry.is_dir:
-        found = [each.entry async for each in walk(tree, names) if each.entry.is_file]
+        found = [each.entry async for each in Pages(Walk(tree, names).page) if each.entry.is_file]
     freed = 0
     waiting: set[int] = set()
     for each in found:
-        async for blocks in _blocks(tree, each):
-            waiting.update(block for block in blocks if core.has(block))
+        for start in _parts(each):
+            waiting.update(filter(core.has, await _blocks(tree, each, start)))
             if len(waiting) >= _EVICT_BLOCKS:
                 freed += await content.clear(_joined(waiting))
                 waiting.clear()
@@ -225,14 +247,8 @@ def _prefix(names: Sequence[bytes]) -> bytes:
     return b"/" + b"/".join(names) + (b"/" if names else b"")
 
 
-async def _children(tree: LiveTree, directory: int) -> AsyncIterator[tuple[bytes, Entry]]:
-    after = b""
-    pace = Pace()
-    while True:
-        await pace.keep()
-        page = await tree.metadata_blocks.complete(partial(tree.page, directory, after, _PAGE))
-        for found in page:
-            yield found
-        if len(page) < _PAGE:
-            return
-        after = page[-1][0]
+async def _page(
+    tree: LiveTree, directory: int, after: bytes, pace: Pace
+) -> list[tuple[bytes, Entry]]:
+    await pace.keep()
+    return await tree.metadata_blocks.complete(partial(tree.page, directory, after, _PAGE))

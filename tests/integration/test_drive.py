@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
 import subprocess
@@ -452,3 +453,32 @@ async def test_a_torn_commit_is_cut_off(tmp_path):
             # Its root takes the place of the torn one.
             assert drive.version == whole + 1
             assert await snapshot(drive) == {b"/": None, b"/f": b"1" * 1000, b"/g": "2"}
+
+
+async def test_iterations_may_be_left_early_and_go_on_later(recwarn):
+    """Leaving a loop is enough: no generator has to be closed, and none complains."""
+    async with a_drive() as drive:
+        async with drive.batch() as batch:
+            for number in range(300):
+                await batch.write(f"/{number % 7}/{number}", b"")
+        with drive.watch() as watch:
+            before = await drive.checkout(drive.version)
+            async with drive.batch() as batch:
+                await batch.write("/0/0", b"changed")
+                await batch.write("/1/1", b"changed")
+            change = await anext(watch)
+        everything = [each.path async for each in drive.walk()]
+        for iteration in (drive.walk(), drive.scandir("/0"), drive.diff(before), change.changes()):
+            async for _ in iteration:
+                break
+            gc.collect()
+            assert len([each async for each in iteration]) > 0
+        walk = drive.walk()
+        found = []
+        async for each in walk:
+            found.append(each.path)
+            if len(found) == 100:
+                break
+        assert found + [each.path async for each in walk] == everything
+        gc.collect()
+    assert not recwarn.list
