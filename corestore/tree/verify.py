@@ -348,7 +348,8 @@ def _push_all(
     """Push the upgrade's nodes, *root* among them if it is one; returns whether it was."""
     prologue = verifier.prologue
     start, length = upgrade.start, upgrade.length
-    if prologue is not None and start < prologue.length and (start or length < prologue.length):
+    if prologue is not None and start < prologue.length and (start or length != prologue.length):
+        # Nor together with what follows them, or nothing would show that they are the prologue.
         raise InvalidProof(f"the first {prologue.length} blocks cannot be proven in parts")
     if not 0 < length <= MAX_SAFE_INTEGER:
         raise InvalidProof(f"an upgrade by {length} blocks")

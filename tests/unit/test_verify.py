@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from corestore import crypto
 from corestore.errors import DecodeError, ForkConflict, InvalidProof, InvalidSignature
-from corestore.manifest import Manifest, ManifestVerifier, Prologue, manifest_key
+from corestore.manifest import Manifest, ManifestVerifier, Prologue, manifest_key, sign
 from corestore.replication import messages
 from corestore.tree import (
     EMPTY_HEAD,
@@ -345,6 +345,12 @@ def with_prologue(log: Log, length: int):
     return ManifestVerifier(manifest, manifest_key(manifest))
 
 
+def signed_by(verifier: ManifestVerifier, blocks):
+    """The head of a log of *blocks*, signed under the manifest of *verifier*."""
+    batch = append(EMPTY_HEAD, blocks)
+    return batch.head(sign(verifier.manifest, verifier.key, KEY_PAIR, batch))
+
+
 def test_a_prologue_is_proven_as_a_whole():
     log = Log.of_length(8)
     for prologue in (3, 5):
@@ -378,13 +384,32 @@ def test_a_prologue_is_proven_as_a_whole():
 def test_what_follows_a_prologue_is_signed():
     log = Log.of_length(8)
     verifier = with_prologue(log, 5)
-    batch = append(EMPTY_HEAD, log.blocks)
-    from corestore.manifest import sign
-
-    head = batch.head(sign(verifier.manifest, verifier.key, KEY_PAIR, batch))
+    head = signed_by(verifier, log.blocks)
     verifier.verify(head)
     with pytest.raises(InvalidSignature):
         verifier.verify(replace(head, signature=log.head.signature))
+
+
+@pytest.mark.parametrize("prologue", [3, 4, 5, 7])
+def test_a_signed_log_that_begins_otherwise_than_its_prologue_is_refused(prologue):
+    log = Log.of_length(8)
+    verifier = with_prologue(log, prologue)
+    for differs_at, is_refused in ((0, True), (prologue - 1, True), (7, False)):
+        other = other_history(8, differs_at)
+        signature = signed_by(verifier, other.blocks).signature
+        nodes, more = (
+            tuple(other.nodes.by_index[i] for i in flat.upgrade_nodes(2 * start, 2 * end))
+            for start, end in ((0, prologue), (prologue, 8))
+        )
+        proof = Proof(upgrade=UpgradeProof(0, prologue, nodes, more, signature))
+        whole = Proof(upgrade=UpgradeProof(0, 8, other.head.roots, (), signature))
+        with pytest.raises(InvalidProof, match="in parts"):
+            verify(whole, EMPTY_HEAD, nodes=Nodes(), verifier=verifier)
+        if is_refused:
+            with pytest.raises(InvalidProof, match="those of the prologue"):
+                verify(proof, EMPTY_HEAD, nodes=Nodes(), verifier=verifier)
+        else:
+            assert verify(proof, EMPTY_HEAD, nodes=Nodes(), verifier=verifier).head.length == 8
 
 
 # -- overlays ------------------------------------------------------------------------------------
