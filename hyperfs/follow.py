@@ -374,6 +374,7 @@ class Follower:
             # On its way while the header is: a round trip less.
             self._metadata.hint((length - 1,))
             await self._begin()
+            await self._wait_for_content()
         self._fork = fork
         form = tree.format
         assert form is not None
@@ -406,18 +407,28 @@ class Follower:
         tree, content = self._tree, self._tree.content_blocks
         if self._fork != fork:
             logger.warning("the log of drive %s was truncated by its writer", self._metadata.key)
-            if content is not None and self._metadata.peers:
-                # What the metadata names is in the content that was truncated with it.
-                core = content.core
-                with trio.move_on_after(_CONTENT_SECONDS), suppress(ForkConflict):
-                    await core.update()
-                    await core.wait_until(lambda: core.fork >= fork)
+            await self._wait_for_content()
         tree.metadata_blocks = tree.metadata_blocks.renewed()
         self._blocks = tree.metadata_blocks.patient()
         if content is not None:
             # Read when the new version is shown.
             tree.content_blocks = content.renewed()
         await self._begin()
+
+    async def _wait_for_content(self) -> None:
+        """What the metadata names is in the content that was truncated with it: let that come.
+
+        No version tells the fork of its content, and the metadata can be truncated alone. So
+        somebody who has the content is asked at least: what is here would be taken for it.
+        """
+        content, fork = self._tree.content_blocks, self._metadata.fork
+        if content is None or not content.core.length or not self._content_is_behind():
+            return
+        core = content.core
+        await core.wait_peers()
+        with trio.move_on_after(_CONTENT_SECONDS), suppress(ForkConflict):
+            await core.update()
+            await core.wait_until(lambda: core.fork >= fork)
 
     async def _show_empty(self) -> None:
         """Show that there is nothing, if that is what all peers say."""

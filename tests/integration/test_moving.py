@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import stat
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 import corestore
 import hyperfs
-from corestore import ForkConflict, MustRecover, NotWritable, Reason
+from corestore import ForkConflict, MustRecover, NotWritable, Reason, SnapshotNotAvailable
 from hyperfs.cli.session import cautions
 from tests.support.builders import linked
 
@@ -234,8 +236,10 @@ async def test_a_restored_store_recovers_its_drive(tmp_path):
                             assert await reader.read("/other") == b"the same history"
 
 
-async def test_a_forked_drive_goes_on_with_one_of_its_histories(tmp_path):
-    """Two copies of one store were written; a reader of the other copy goes over as well."""
+@asynccontextmanager
+async def forked(tmp_path):
+    """(key, store, reader's store) of a drive of which two copies were written: the owner has found
+    it out, and the reader follows the other copy."""
     async with corestore.open(tmp_path / "one") as store:
         key = await make(store)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
@@ -248,17 +252,33 @@ async def test_a_forked_drive_goes_on_with_one_of_its_histories(tmp_path):
                 if folder == "two":
                     await drive.write("/longer", b"")
                 await drive.sync()
-    async with corestore.open(tmp_path / "one") as one, corestore.open(None) as reading:
+    async with (
+        corestore.open(tmp_path / "one") as one,
+        corestore.open(tmp_path / "reader") as reading,
+    ):
         async with corestore.open(tmp_path / "two") as two:
             async with linked(two, reading), hyperfs.open(reading, key=key) as drive:
-                await drive.ready()
-                await drive.download()
+                with trio.fail_after(10):
+                    await drive.ready()
+                    await drive.download()
                 assert await drive.read("/two") == b"two" * 1000
             async with await one.get(key=key) as core:
                 core.lock()
                 async with linked(one, two):
                     with trio.fail_after(10):
                         await core.wait_until(lambda: core.conflict is not None)
+        yield key, one, reading
+
+
+async def caught_up(copy, drive):
+    """*copy* shows what *drive* does, after a fork."""
+    with trio.fail_after(10):
+        while (copy.generation, copy.version) != (1, drive.version):
+            await copy.update()
+
+
+async def test_a_forked_drive_goes_on_with_one_of_its_histories(tmp_path):
+    async with forked(tmp_path) as (key, one, reading):
         # 1. The owner says that this history is the one to go on with.
         async with hyperfs.open(one, name="photos") as drive:
             with pytest.raises(ForkConflict):
@@ -272,9 +292,40 @@ async def test_a_forked_drive_goes_on_with_one_of_its_histories(tmp_path):
         ):
             await drive.write("/more", b"1")
             await drive.sync()
-            with trio.fail_after(10):
-                while (copy.generation, copy.version) != (1, drive.version):
-                    await copy.update()
+            await caught_up(copy, drive)
             assert [each.path async for each in copy.walk()] == [b"/file", b"/more", b"/one"]
             assert await copy.read("/one") == b"one" * 1000
             assert await hyperfs.settle_drive(reading, key) == drive.version
+
+
+async def test_a_new_history_is_not_read_from_the_content_of_the_one_that_was_left(tmp_path):
+    async with forked(tmp_path) as (key, one, reading):
+        await hyperfs.settle_drive(one, key)
+        async with hyperfs.open(one, name="photos") as drive:
+            near, far = trio.testing.memory_stream_pair()
+            async with hyperfs.open(reading, key=key) as copy, trio.open_nursery() as nursery:
+                # 1. A peer that has the metadata alone.
+                nursery.start_soon(partial(drive.metadata.replicate, near, initiator=True))
+                nursery.start_soon(partial(reading.replicate, far, initiator=False))
+                with trio.fail_after(10):
+                    await copy.metadata.wait_until(lambda: copy.metadata.fork == 1)
+                    await copy.metadata.download()
+                with trio.move_on_after(1):
+                    while True:
+                        with suppress(FileNotFoundError, SnapshotNotAvailable):
+                            assert await copy.read("/one") == b"one" * 1000
+                        await trio.sleep(0.05)
+                assert copy.content.fork == 0
+                nursery.cancel_scope.cancel()
+            # 2. So it is in a later run.
+            async with hyperfs.open(reading, key=key) as copy:
+                with pytest.raises(trio.TooSlowError), trio.fail_after(0.2):
+                    await copy.ready()
+                # 3. A peer that has both.
+                async with linked(one, reading):
+                    await caught_up(copy, drive)
+                    assert await copy.read("/one") == b"one" * 1000
+        # 4. From now on it is shown without peers.
+        async with hyperfs.open(reading, key=key) as copy:
+            assert (copy.generation, copy.version) == (1, drive.version)
+            assert await copy.read("/one") == b"one" * 1000
