@@ -15,8 +15,6 @@ and the peer is not trusted with order any more.
 
 from __future__ import annotations
 
-from heapq import nlargest
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from corestore.replication.messages import Cancel, RequestMessage
@@ -24,6 +22,7 @@ from corestore.replication.pages import Pages
 from corestore.replication.peer import GREATEST_WINDOW, URGENT_WINDOW, Flight
 from corestore.replication.seeking import Seeks
 from corestore.replication.sharing import Crowd, take_rare
+from corestore.replication.updates import Updates
 from corestore.tree.types import BlockRequest, HashRequest, Request, SeekRequest, UpgradeRequest
 
 if TYPE_CHECKING:
@@ -54,16 +53,15 @@ class Downloads:
     Attributes:
       in_flight: requests under way for each block; more than one if the first is late.
       pending: blocks that are verified and not yet committed.
-      upgrade: the one upgrade under way.
       paused: nothing is asked for while it is set.
       seeks: the byte positions that are wanted.
+      updates: what lengthens the log.
     """
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self.in_flight: dict[int, list[Flight]] = {}
         self.pending: dict[int, CommitBatch] = {}
-        self.upgrade: Flight | None = None
         self.paused = False
         self._pending_bytes = 0
         self._block_bytes = FIRST_BLOCK_BYTES
@@ -71,7 +69,7 @@ class Downloads:
         self._late: dict[int, None] = {}
         self._pages = Pages(shared)
         self.seeks = Seeks(shared, self)
-        self._upgrade_due = False
+        self.updates = Updates(shared, self)
         self._urgent_due = False
 
     # -- what changed ----------------------------------------------------------------------------
@@ -95,16 +93,16 @@ class Downloads:
 
     def upgrade_wanted(self) -> None:
         """Somebody waits for the log to grow."""
-        self._upgrade_due = True
+        self.updates.due = True
 
     def log_changed(self) -> None:
         """Our head is another one."""
-        self._upgrade_due = self.seeks.due = self._pages.due = self._urgent_due = True
+        self.updates.due = self.seeks.due = self._pages.due = self._urgent_due = True
         self.all_hungry()
 
     def peer_changed(self, peer: Peer) -> None:
         """A peer is new, or told its state."""
-        self._upgrade_due = self._pages.due = self.seeks.due = True
+        self.updates.due = self._pages.due = self.seeks.due = True
         self._hungry[peer] = None
 
     def announced(self, peer: Peer, start: int, end: int) -> None:
@@ -211,7 +209,7 @@ class Downloads:
             if flight.block >= 0 and flight.block not in self.in_flight:
                 blocks.append(flight.block)
         self._hungry.pop(peer, None)
-        self._upgrade_due = True
+        self.updates.due = True
         self._shared.wants.forget_peer(peer.id)
         self._release(blocks)
         # What was left to the one who has gone must come from others.
@@ -256,9 +254,7 @@ class Downloads:
 
     def _end(self, flight: Flight) -> None:
         """Take a flight out of the tables here."""
-        if flight is self.upgrade:
-            self.upgrade = None
-            self._upgrade_due = True
+        self.updates.over(flight)
         if flight.seek is not None:
             flight.seek.waiting = False
             self.seeks.due = True
@@ -285,10 +281,8 @@ class Downloads:
                 self._shared.statistics.requests_late += 1
                 if flight.block >= 0:
                     self._late[flight.block] = None
-                if flight is self.upgrade:
-                    # It may still come; until then somebody else is asked.
-                    self.upgrade = None
-                    self._upgrade_due = True
+                # It may still come; until then somebody else is asked.
+                self.updates.over(flight)
             for flight in peer.hopeless(now):
                 self.abandon(flight)
                 self.failed(flight)
@@ -302,9 +296,8 @@ class Downloads:
         """Ask for what can be asked for now."""
         if self.paused or not self._shared.peers:
             return
-        if self._upgrade_due:
-            self._upgrade_due = False
-            self._ask_upgrade()
+        if self.updates.due:
+            self.updates.ask()
         wants = self._shared.wants
         if self._pages.due and wants:
             self._pages.ask()
@@ -321,96 +314,6 @@ class Downloads:
             if wants.ranges:
                 self._ask_ranges()
             self._hungry.clear()
-
-    # -- upgrades --------------------------------------------------------------------------------
-
-    def _ask_upgrade(self) -> None:
-        shared = self._shared
-        if self.upgrade is not None or shared.pending_head is not None or not shared.follows:
-            return
-        if not (shared.downloading or shared.wants or shared.wants.upgrades):
-            return
-        late = 0
-        ranked: list[tuple[tuple[int, int, int, bool, float], Peer]] = []
-        for peer in shared.peers.values():
-            if any(flight.upgrade for flight in peer.late.values()):
-                late += 1
-            elif self.can_ask_upgrade(peer):
-                # Who broke its word comes last, else one that claims ever more is asked for ever.
-                rank = peer.trust, peer.fork, peer.length, not peer.stalled, -peer.estimate()
-                ranked.append((rank, peer))
-        # As many more as have not answered: a crowd of silent ones is gone through soon.
-        for _, peer in nlargest(max(1, late), ranked, key=itemgetter(0)):
-            self._send_upgrade(peer)
-        if not ranked and shared.manifest is None:
-            self._ask_manifest()
-
-    def can_ask_upgrade(self, peer: Peer) -> bool:
-        """Whether the peer says that it can lengthen our log, or has a newer history."""
-        head = self._shared.head
-        if not peer.length or peer.upgrade_refused or not peer.serves(peer.fork):
-            return False
-        if peer.fork != head.fork:
-            return peer.fork > head.fork
-        # A Node peer waits until its length was acknowledged, so that `can_upgrade` is about it. We
-        # do not: a copy that could serve us before can as a rule still, and if not says so. It
-        # saves a round trip whenever appends follow each other closely.
-        return peer.can_upgrade and peer.length > head.length
-
-    def _send_upgrade(self, peer: Peer) -> None:
-        shared = self._shared
-        head = shared.head
-        start = head.length if peer.fork == head.fork else 0
-        index = self._block_beyond(peer, start) if peer.fork == head.fork else -1
-        flight = Flight(
-            peer.take_id(),
-            peer,
-            shared.now,
-            peer.fork,
-            block=index,
-            upgrade=(start, peer.length - start),
-            manifest=shared.manifest is None,
-            believed=peer.sync,
-        )
-        self.upgrade = flight
-        self.launch(flight)
-
-    def _ask_manifest(self) -> None:
-        """Get at least the manifest: from it other keys may derive, before there is any block."""
-        shared = self._shared
-        for peer in shared.peers.values():
-            if peer.serves(peer.fork) and peer.has_manifest and not peer.upgrade_refused:
-                flight = Flight(
-                    peer.take_id(),
-                    peer,
-                    shared.now,
-                    peer.fork,
-                    manifest=True,
-                    believed=peer.sync,
-                )
-                self.upgrade = flight
-                self.launch(flight)
-                return
-
-    def _block_beyond(self, peer: Peer, start: int) -> int:
-        """A block from *start* on to ask for together with the upgrade: it saves a round trip."""
-        wants = self._shared.wants
-        index = wants.first_beyond()
-        if index is not None and start <= index < peer.length and peer.blocks.get(index):
-            return index
-        for want in wants.ranges:
-            index = self._shared.view.bitfield.first(False, want.low)
-            # Only if the range has come to the end of our log: it goes on in order.
-            if (
-                want.blocks is None
-                and index is not None
-                and start <= index < peer.length
-                and want.contains(index)
-                and peer.blocks.get(index)
-                and not self.claimed(index)
-            ):
-                return index
-        return -1
 
     # -- blocks ----------------------------------------------------------------------------------
 

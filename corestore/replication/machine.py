@@ -64,7 +64,6 @@ from corestore.replication.messages import (
 )
 from corestore.replication.peer import Flight, Peer, check_answers
 from corestore.replication.shared import Shared
-from corestore.replication.updates import settle_upgrades
 from corestore.replication.upload import Uploads
 from corestore.replication.wants import SeekWant, UpgradeWant
 
@@ -534,7 +533,7 @@ class Replicator:
         self._uploads.flush()
         self._downloads.schedule()
         if shared.wants.upgrades:
-            settle_upgrades(shared)
+            self._downloads.updates.settle()
         self._checks.settle()
         if self._wake_at is None and self._needs_time():
             self._wake_at = now + TICK

@@ -17,8 +17,7 @@ from corestore.tree.types import HashRequest, SeekRequest
 from corestore.tree.verify import NodeOverlay
 
 if TYPE_CHECKING:
-    from corestore.replication.download import Downloads
-    from corestore.replication.shared import Shared
+    from corestore.replication.shared import Asker, Shared
     from corestore.replication.wants import SeekWant
 
 # A block that a seek needs goes before those of other readers' single wants.
@@ -33,9 +32,9 @@ class Seeks:
       hints: nodes that peers only claim.
     """
 
-    def __init__(self, shared: Shared, downloads: Downloads) -> None:
+    def __init__(self, shared: Shared, asker: Asker) -> None:
         self._shared = shared
-        self._downloads = downloads
+        self._asker = asker
         self.due = False
         self.hints = NodeOverlay(shared.nodes)
 
@@ -46,7 +45,7 @@ class Seeks:
             self._go_on(want)
 
     def _go_on(self, want: SeekWant) -> None:
-        shared, downloads = self._shared, self._downloads
+        shared, asker = self._shared, self._asker
         step = next_step(want, shared, self.hints)
         match step:
             case Settle():
@@ -56,20 +55,20 @@ class Seeks:
                 if not shared.wants.seeks:
                     self.hints.clear()
             case int(block):
-                if block not in shared.wants.blocks and not downloads.claimed(block):
+                if block not in shared.wants.blocks and not asker.claimed(block):
                     length = shared.head.length
                     shared.wants.add_block(block, SEEK_PRIORITY, length, claimed=False)
-                    downloads.block_wanted(block)
+                    asker.block_wanted(block)
             case SeekStopped():
                 self._ask_nodes(want, step)
 
     def _ask_nodes(self, want: SeekWant, stop: SeekStopped) -> None:
-        shared, downloads = self._shared, self._downloads
+        shared, asker = self._shared, self._asker
         best = None
         for peer in shared.peers.values():
             if peer.serves(shared.head.fork) and peer.seeks:
                 index = peer.blocks.first(True, stop.start, stop.end)
-                if index is not None and (best is None or downloads.better(peer, best[0])):
+                if index is not None and (best is None or asker.better(peer, best[0])):
                     best = peer, index
         if best is None:
             return
@@ -81,7 +80,7 @@ class Seeks:
         # The answer must reach a node that is certain, which `stop.node` need not be.
         levels = max(missing_levels(2 * index, shared.head, shared.nodes), flat.depth(stop.node))
         request = SeekRequest(want.offset, want.padding)
-        downloads.launch(flight, HashRequest(2 * index, levels), request)
+        asker.launch(flight, HashRequest(2 * index, levels), request)
 
 
 def next_step(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from corestore.manifest import Manifest
 from corestore.replication.actions import ReplicationStatistics, Send
@@ -15,8 +15,34 @@ if TYPE_CHECKING:
     from corestore.keys import Key
     from corestore.replication.actions import Action, CoreView, PeerId
     from corestore.replication.messages import Message
-    from corestore.replication.peer import Peer
-    from corestore.tree.types import Head, Verifier
+    from corestore.replication.peer import Flight, Peer
+    from corestore.tree.types import HashRequest, Head, SeekRequest, Verifier
+
+
+class Asker(Protocol):
+    """What those who decide what to ask for use of the requests under way."""
+
+    def claimed(self, index: int) -> bool:
+        """Whether a block is under way or being written."""
+        ...
+
+    def better(self, peer: Peer, other: Peer) -> bool:
+        """Whether *peer* would answer sooner than *other*."""
+        ...
+
+    def block_wanted(self, index: int) -> None:
+        """A single block is wanted."""
+        ...
+
+    def launch(
+        self,
+        flight: Flight,
+        hash_request: HashRequest | None = None,
+        seek_request: SeekRequest | None = None,
+        priority: int = 0,
+    ) -> None:
+        """Send the request of *flight*, and remember it."""
+        ...
 
 
 class Shared:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from corestore.bitfield import first_gap
 from corestore.replication.actions import Outcome, Settle, Ticket
@@ -25,7 +25,20 @@ if TYPE_CHECKING:
     from corestore.bitfield import Bitfield
     from corestore.errors import CorestoreError
     from corestore.replication.actions import PeerId
-    from corestore.replication.peer import Peer
+
+
+class Copy(Protocol):
+    """A peer, as far as a range looks at it."""
+
+    @property
+    def id(self) -> PeerId:
+        """Names it."""
+        ...
+
+    @property
+    def blocks(self) -> Bitfield:
+        """What it has told that it has."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -85,7 +98,7 @@ class RangeWant:
 
     def take(
         self,
-        peer: Peer,
+        peer: Copy,
         count: int,
         length: int,
         held: Bitfield,
