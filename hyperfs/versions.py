@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from corestore import DecodeError
 from hyperfs.changes import PathChange
+from hyperfs.pace import Pace
 from hyperfs.paging import Pages
 from hyperfs.records import (
     ID_BYTES,
@@ -54,6 +55,7 @@ class Diff:
         # (path, entry before, entry after) of what is to be looked at, the next one at the end.
         self._stack: list[tuple[bytes, Entry | None, Entry | None]] = []
         self._told = False
+        self._pace = Pace()
 
     async def page(self) -> list[PathChange] | None:
         """For `Pages`."""
@@ -94,6 +96,7 @@ class Diff:
             return {}
         if old_id == new_id and not self._changed:
             return {}
+        await self._pace.keep()
         before = await _children(self._old, old_id, self._blocks)
         after = before
         if self._old.version != self._new.version:
@@ -103,21 +106,92 @@ class Diff:
         return {name: (before.get(name), after.get(name)) for name in {**before, **after}}
 
 
-async def differ(
-    old: TreeView, new: TreeView, form: Format, blocks: CoreBlocks, names: Sequence[bytes]
-) -> bool:
-    """Whether there is any such change."""
-    if not names:
-        # Nothing has to be found: any change is one below the root. (That the root directory is
-        # recorded again says nothing.)
-        steps = form.changes(old, new)
-        while change := await blocks.complete(lambda: next(steps, None)):
+class Below:
+    """Finds out whether anything at or below a path changed from one version to the next.
+
+    It remembers which directories lie there, so that it costs as the change does, wherever that is;
+    the first time, as the number of directories.
+    """
+
+    def __init__(self, form: Format, blocks: CoreBlocks, names: Sequence[bytes]) -> None:
+        self._form = form
+        self._blocks = blocks
+        self._names = names
+        # The version that the ids are of.
+        self._view: TreeView | None = None
+        # The directory and all below it, and the files there that have several names.
+        self._directories: set[int] = set()
+        self._shared: set[int] = set()
+
+    async def changed(self, old: TreeView, new: TreeView) -> bool:
+        """Whether there is any change from *old* to *new*. Raises as reads do."""
+        if not self._names:
+            return await self._anything(old, new)
+        was = await _at(old, self._blocks, self._names)
+        now = await _at(new, self._blocks, self._names)
+        if was is None or now is None or not (was.is_dir and now.is_dir) or was.id != now.id:
+            return was != now
+        if self._view is not old:
+            self._directories, self._shared = await self._all(old, {was.id})
+            self._view = old
+        ids = await _changed(old, new, self._form, self._blocks)
+        directories = ids & self._directories
+        if directories:
+            await self._follow(old, new, directories)
+        self._view = new
+        if was != now or directories:
+            return True
+        # Such a file may have lost its name here, and may have had several.
+        return bool(ids & self._shared) and await self._differs(old, new)
+
+    async def _anything(self, old: TreeView, new: TreeView) -> bool:
+        # Any change is one below the root. (That the root directory is recorded again says
+        # nothing.)
+        steps = self._form.changes(old, new)
+        while change := await self._blocks.complete(lambda: next(steps, None)):
             entry = change.new or change.old
             if change.directory is not None or entry is None or entry.id != ROOT_ID:
                 return True
         return False
-    changes = Pages(Diff(old, new, form, blocks, names).page)
-    return await anext(changes, None) is not None
+
+    async def _differs(self, old: TreeView, new: TreeView) -> bool:
+        changes = Pages(Diff(old, new, self._form, self._blocks, self._names).page)
+        return await anext(changes, None) is not None
+
+    async def _follow(self, old: TreeView, new: TreeView, changed: set[int]) -> None:
+        """What came and went in *changed* directories comes and goes with all below it."""
+        gone: set[int] = set()
+        come: set[int] = set()
+        shared: set[int] = set()
+        for directory in changed:
+            before = await _children(old, directory, self._blocks)
+            after = await _children(new, directory, self._blocks)
+            gone.update(entry.id for entry in before.values() if entry.is_dir)
+            come.update(entry.id for entry in after.values() if entry.is_dir)
+            shared.update(entry.id for entry in after.values() if _is_shared(entry))
+        left, _ = await self._all(old, gone - come)
+        entered, more = await self._all(new, come - gone)
+        self._directories = (self._directories - left) | entered
+        self._shared |= shared | more
+
+    async def _all(self, view: TreeView, directories: set[int]) -> tuple[set[int], set[int]]:
+        """These directories with all below them, and the files there with several names."""
+        found, shared = set(directories), set[int]()
+        waiting = list(directories)
+        pace = Pace()
+        while waiting:
+            for entry in (await _children(view, waiting.pop(), self._blocks)).values():
+                if entry.is_dir and entry.id not in found:
+                    found.add(entry.id)
+                    waiting.append(entry.id)
+                elif _is_shared(entry):
+                    shared.add(entry.id)
+            await pace.keep()
+        return found, shared
+
+
+def _is_shared(entry: Entry) -> bool:
+    return entry.is_file and entry.nlink > 1
 
 
 async def _changed(old: TreeView, new: TreeView, form: Format, blocks: CoreBlocks) -> set[int]:

@@ -5,8 +5,8 @@ Local commits and what others publish are told alike, once look-ups show them. V
 while the last change is being looked at are told as one: the old version of a change is the new one
 of the change before. Nothing is told of versions that changed nothing there.
 
-Whether something changed below a path is found by comparing the two versions: at a cost that
-follows the change and, except for the root, the number of directories below the path.
+Whether something changed below a path is found by comparing the two versions, at a cost that
+follows the change; the first time, except for the root, also the number of directories there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 import trio
 
 from corestore import DecodeError, SnapshotNotAvailable
-from hyperfs import versions
+from hyperfs.versions import Below
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hyperfs.changes import PathChange
     from hyperfs.live import LiveTree
-    from hyperfs.view import TreeView
+    from hyperfs.view import Format, TreeView
 
 logger: Final = logging.getLogger("hyperfs")
 
@@ -72,6 +72,8 @@ class Watch(Generic[Drive]):
         self._names = tuple(names)
         self._snapshot = snapshot
         self._closed = False
+        # How versions are compared, in one history of the log.
+        self._below: tuple[Format, Below] | None = None
         self._view = tree.view
         # Held so that it is not given back before it is told.
         self._old = None if tree.view is None else snapshot(tree.view)
@@ -108,9 +110,12 @@ class Watch(Generic[Drive]):
 
     async def _differs(self, old: TreeView, new: TreeView) -> bool:
         tree = self._tree
-        assert tree.format is not None
+        form = tree.format
+        assert form is not None
+        if self._below is None or self._below[0] is not form:
+            self._below = form, Below(form, tree.metadata_blocks, self._names)
         try:
-            return await versions.differ(old, new, tree.format, tree.metadata_blocks, self._names)
+            return await self._below[1].changed(old, new)
         except (DecodeError, SnapshotNotAvailable, trio.TooSlowError) as error:
             # Who watches will find out what can be read.
             logger.warning("what version %d changed is not readable: %s", new.version, error)

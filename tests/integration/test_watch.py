@@ -12,6 +12,7 @@ import trio.testing
 import corestore
 import hyperfs
 from hyperfs import versions
+from hyperfs.versions import Below
 
 
 async def told(watch):
@@ -163,14 +164,14 @@ async def test_a_version_that_is_held_is_not_given_back():
 
 async def test_a_version_that_is_just_compared_is_not_given_back(monkeypatch):
     comparing, go_on = trio.Event(), trio.Event()
-    differ = versions.differ
+    changed = Below.changed
 
     async def slowly(*args):
         comparing.set()
         await go_on.wait()
-        return await differ(*args)
+        return await changed(*args)
 
-    monkeypatch.setattr(versions, "differ", slowly)
+    monkeypatch.setattr(Below, "changed", slowly)
     async with own_drive() as drive:
         await drive.write("/a", b"x" * 100_000)
         with drive.watch() as watch:
@@ -187,3 +188,67 @@ async def test_a_version_that_is_just_compared_is_not_given_back(monkeypatch):
                     await drive.write("/a", b"z" * 100_000)
                     await drive.collect(keep_last=1)
                     go_on.set()
+
+
+async def test_a_change_elsewhere_is_found_out_about_without_a_look_at_all_directories(monkeypatch):
+    async with own_drive() as drive:
+        async with drive.batch() as batch:
+            for number in range(300):
+                await batch.write(f"/big/{number}/file", b"1")
+            await batch.mkdir("/other")
+        looked = []
+        children = versions._children
+
+        async def counted(view, id, blocks):
+            looked.append(id)
+            return await children(view, id, blocks)
+
+        monkeypatch.setattr(versions, "_children", counted)
+        with drive.watch("/big") as watch:
+            # 1. The first time all directories are looked at, then those that changed.
+            for number in range(3):
+                await drive.write("/other/file", b"%d" % number)
+                with trio.move_on_after(0.01):
+                    await anext(watch)
+                assert len(looked) == (301 if number == 0 else 0)
+                looked.clear()
+            await drive.write("/big/7/file", b"22")
+            *_, changes = await told(watch)
+            assert changes == {"/big/7/file": "changed"}
+            looked.clear()
+            # 2. A directory that comes, with what is in it, is watched; one that went is not.
+            await drive.write("/other/deep/down/file", b"1")
+            await drive.rename("/other/deep", "/big/9/deep")
+            await anext(watch)
+            await drive.rename("/big/8", "/other/8")
+            await anext(watch)
+            looked.clear()
+            await drive.write("/big/9/deep/down/file", b"22")
+            await anext(watch)
+            await drive.write("/other/8/file", b"22")
+            with trio.move_on_after(0.01) as quiet:
+                await anext(watch)
+            assert quiet.cancelled_caught
+            assert len(looked) < 10
+
+
+async def test_a_file_with_several_names_is_told_at_each():
+    async with own_drive() as drive:
+        await drive.write("/a/file", b"1")
+        await drive.mkdir("/b")
+        entry = await drive.entry("/a/file")
+        a, b = (await drive.entry("/a")).id, (await drive.entry("/b")).id
+        drive.put_shared(entry._replace(nlink=2))
+        drive.put_link(a, b"file", entry.id)
+        drive.put_link(b, b"linked", entry.id)
+        await drive.commit()
+        with drive.watch("/b") as watch:
+            await drive.write("/a/file", b"22")
+            *_, changes = await told(watch)
+            assert changes == {"/b/linked": "changed"}
+            await drive.remove("/b/linked")
+            await told(watch)
+            await drive.write("/a/file", b"333")
+            with trio.move_on_after(0.01) as quiet:
+                await anext(watch)
+            assert quiet.cancelled_caught
