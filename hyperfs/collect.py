@@ -49,6 +49,8 @@ _REST_SECONDS: Final = 0.004
 # And the next one begins this much later, or after this many times what the last one took.
 _INTERVAL_SECONDS: Final = 30.0
 _INTERVAL_FACTOR: Final = 20.0
+# What shows past versions has so long to end those that nobody uses.
+_ENDING_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +215,8 @@ class _Collection:
         if oldest > floor:
             # From here on older ones are not checked out any more; those that are, are kept.
             await self._metadata.set_user_data(_OLDEST, b"%d" % oldest)
-        for past in list(self._tree.checkouts):
-            view = past.view
-            if isinstance(view, View) and view.version < oldest:
-                await self._steps(self._reach.add_version(view.index.root.index))
+        for view in await self._checkouts(oldest):
+            await self._steps(self._reach.add_version(view.index.root.index))
         for root in reversed(roots):
             await self._steps(self._reach.add_version(root))
         self._counted = newest.version
@@ -225,6 +225,22 @@ class _Collection:
         if info.previous is not None:
             await self._committer.tell_oldest(oldest)
         return Collected(oldest, self._blocks, self._bytes)
+
+    async def _checkouts(self, oldest: int) -> list[View]:
+        """The versions before *oldest* that are in use."""
+        tree = self._tree
+
+        def found() -> list[View]:
+            views = [past.view for past in tree.checkouts]
+            return [view for view in views if isinstance(view, View) and view.version < oldest]
+
+        if tree.before_collection is not None and found():
+            tree.before_collection(oldest)
+            for _ in range(20):
+                if not found():
+                    break
+                await trio.sleep(_ENDING_SECONDS / 20)
+        return found()
 
     async def _clear(self, core: Hypercore, needed: BlockSet, start: int) -> None:
         """Clear what of *core* from *start* on is not needed."""

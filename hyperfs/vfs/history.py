@@ -10,8 +10,8 @@ down into all it has ever held. A drive that has that name itself is shown with 
 `History` answers for all inode numbers and handles beyond those of the live tree: the upper 16 bits
 say which *view* they belong to, the lower 48 are a file's id there. A past version is a file system
 of its own, read-only. A view lasts as long as the kernel knows an inode in it. From a number of
-views on the kernel is asked to forget the one that was used least recently; whoever works in that
-goes on, but finds it by its name as a new one.
+views on the kernel is asked to forget the one that was used least recently, and before a collection
+all that it is to give back; whoever works in one goes on, but finds it by its name as a new one.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ class History(Generic[S]):
         self._last_link = _FIRST_LINK
         self._texts: Handles[bytes] = Handles()
         self._listings: Handles[list[Listed[S]]] = Handles()
+        self._drive.tree.before_collection = self._leave_before
 
     # -- what there is ----------------------------------------------------------------------------
 
@@ -181,7 +182,14 @@ class History(Generic[S]):
     def _make_room(self) -> None:
         """Have the kernel forget the views that were not used lately, but for the newest ones."""
         staying = [past for past in self._views.values() if not past.leaving]
-        for past in staying[:-MOST_VIEWS]:
+        self._leave(staying[:-MOST_VIEWS])
+
+    def _leave_before(self, oldest: int) -> None:
+        """Have the kernel forget what it knows of versions before *oldest* and nobody uses."""
+        self._leave([past for past in self._views.values() if past.version < oldest])
+
+    def _leave(self, views: Sequence[Past[S]]) -> None:
+        for past in views:
             past.leaving = True
             self._live.invalidations.put(InvalidateEntry(_VERSIONS, b"%d" % past.version))
             self._drop_unknown(past)
@@ -189,6 +197,7 @@ class History(Generic[S]):
     def _drop_unknown(self, past: Past[S]) -> None:
         if past.known <= 0 and self._views.get(past.view) is past:
             del self._views[past.view], self._view_of[past.version]
+            self._drive.tree.checkouts.discard(past.fs.drive.tree)
 
     def _link(self, target: bytes) -> S:
         link = self._link_to.get(target)

@@ -61,6 +61,30 @@ def test_deleted_files_free_the_disk_under_a_mount(tmp_path):
         here.interrupt()
 
 
+@pytest.mark.parametrize("in_use", [False, True])
+def test_versions_that_were_looked_at_are_given_back_unless_they_are_in_use(tmp_path, in_use):
+    def given_back():
+        return json.loads(alice.ask("--json", "gc", "d", "--keep-last", "1"))["bytes"]
+
+    with people(tmp_path, "alice", seconds=120) as (alice,):
+        alice.ask("create", "d")
+        here = alice.mount("d", tmp_path / "here")
+        (here.folder / "large").write_bytes(LARGE)
+        sync(here.folder)
+        control = here.folder / ".hyperfs"
+        version = json.loads((control / "status.json").read_text())["version"]
+        past = control / "versions" / str(version) / "large"
+        assert past.read_bytes() == LARGE
+        (here.folder / "large").unlink()
+        if in_use:
+            with past.open("rb"):
+                assert given_back() < 100_000
+                assert past.read_bytes() == LARGE
+        assert given_back() >= len(LARGE)
+        assert not past.exists()
+        here.interrupt()
+
+
 def test_a_mount_gives_versions_back_by_itself(tmp_path):
     with people(tmp_path, "alice", seconds=120) as (alice,):
         alice.ask("create", "d")
