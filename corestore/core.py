@@ -13,14 +13,13 @@ import trio
 from corestore import tree
 from corestore.checking import is_stored_block
 from corestore.codec import Value
-from corestore.cosigning import Proposal
+from corestore.cosigning import Proposal, propose, propose_truncation, read_proposal
 from corestore.errors import BlockNotAvailable, InvalidChecksum, SnapshotNotAvailable
 from corestore.owner import OwnerHandle
 from corestore.reading import Blocks, Chunks, Position
 from corestore.replication.machine import Outcome
 from corestore.signing import ready_to_sign
 from corestore.staging import HASH_IN_PLACE, Staged, append_commit
-from corestore.state import MAX_BLOCK_BYTES
 from corestore.tree.seek import seek
 
 if TYPE_CHECKING:
@@ -292,21 +291,15 @@ class Hypercore(OwnerHandle, Generic[Value]):
         """
         self._check_open()
         await trio.lowlevel.checkpoint()
-        state, base = self._state, self._state.head
+        state = self._state
         encoded: Sequence[bytes | memoryview] = [self._codec.encode(block) for block in blocks]
         if state.cipher is not None:
-            cipher = state.cipher
+            cipher, head = state.cipher, state.head
             encoded = [
-                cipher.encrypt(base.length + i, base.fork, bytes(block))
+                cipher.encrypt(head.length + i, head.fork, bytes(block))
                 for i, block in enumerate(encoded)
             ]
-        if any(len(block) > MAX_BLOCK_BYTES for block in encoded):
-            raise ValueError(f"a block of more than {MAX_BLOCK_BYTES} bytes")
-        if sum(map(len, encoded)) > HASH_IN_PLACE:
-            batch = await trio.to_thread.run_sync(tree.append, base, encoded)
-        else:
-            batch = tree.append(base, encoded)
-        return Proposal(self._driver, state, base, batch)
+        return await propose(self._driver, state, encoded)
 
     async def propose_truncation(self, length: int, *, fork: int | None = None) -> Proposal:
         """As `propose`, for the log cut to its first *length* blocks, on a new fork.
@@ -317,12 +310,22 @@ class Hypercore(OwnerHandle, Generic[Value]):
         """
         self._check_open()
         await trio.lowlevel.checkpoint()
-        state, base = self._state, self._state.head
-        fork = base.fork + 1 if fork is None else fork
-        if fork <= base.fork or length == 0:
-            raise ValueError(f"a truncation to {length} blocks on fork {fork} of {base.fork}")
-        batch = tree.truncate(base, length, fork, nodes=state)
-        return Proposal(self._driver, state, base, batch)
+        fork = self._state.head.fork + 1 if fork is None else fork
+        return propose_truncation(self._driver, self._state, length, fork)
+
+    async def read_proposal(self, data: bytes | memoryview) -> Proposal:
+        """What another signer has proposed and sent (`Proposal.encode`). Look at what it changes
+        (`Proposal.blocks`, `length`, `fork`) before you sign it.
+
+        Raises:
+          DecodeError: the bytes are no proposal.
+          ValueError: it is for another core, or nothing a log can become.
+          LookupError: as `propose_truncation`.
+          StorageConflict: the log here is not the one it was proposed for: follow, and read again.
+        """
+        self._check_open()
+        await trio.lowlevel.checkpoint()
+        return await read_proposal(self._driver, self._state, data)
 
     # -- more handles ------------------------------------------------------------------------------
 

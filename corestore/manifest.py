@@ -63,7 +63,8 @@ _PATCH, _PROLOGUE, _LINKED, _USER_DATA = 1, 2, 4, 8
 _SIGNER_BYTES: Final = 1 + crypto.HASH_BYTES + crypto.PUBLIC_KEY_BYTES
 _NODE_BYTES: Final = 2 + crypto.HASH_BYTES
 # No upgrade has more nodes than this (two a bit of the length), and a container shares them.
-_MAX_PATCH_NODES: Final = 128 * MAX_SIGNERS
+_MAX_PART_NODES: Final = 128
+_MAX_PATCH_NODES: Final = _MAX_PART_NODES * MAX_SIGNERS
 
 
 class Signable(Protocol):
@@ -238,6 +239,27 @@ class PartialSignature:
     patch: int = 0
     nodes: tuple[Node, ...] = ()
 
+    def encode(self) -> bytes:
+        """The bytes to send to whoever commits (corestore/PROTOCOL.md, 5.12)."""
+        writer = Writer()
+        _write_part(writer, self)
+        return writer.array(self.nodes, _write_node).finish()
+
+    @classmethod
+    def decode_untrusted(cls, data: bytes | memoryview) -> PartialSignature:
+        """Undo `encode`. Whether it is anybody's signature turns out when it is committed.
+
+        Raises:
+          DecodeError: it is no part of a signature.
+        """
+        reader = Reader(data)
+        part = _read_part(reader)
+        at = reader.at
+        nodes = reader.array(_read_node, item_bytes=_NODE_BYTES)
+        if len(nodes) > _MAX_PART_NODES:
+            raise DecodeError("part of a signature with a bounded number of nodes", at)
+        return replace(part, nodes=tuple(nodes))
+
 
 def signable(context: bytes | None, tree_hash: bytes, length: int, fork: int) -> bytes:
     """The bytes a signer signs.
@@ -313,7 +335,7 @@ def assemble(manifest: Manifest, parts: Sequence[PartialSignature]) -> bytes:
     patch = {node.index: node for part in parts for node in reversed(part.nodes)}
     writer = Writer().uint(len(parts))
     for part in parts:
-        writer.uint(part.signer).fixed(part.signature).uint(part.patch)
+        _write_part(writer, part)
     ordered = dict.fromkeys(node.index for part in parts for node in part.nodes)
     writer.array([patch[index] for index in ordered], _write_node)
     return writer.finish()
@@ -448,6 +470,10 @@ def _read_signers(reader: Reader) -> tuple[Signer, ...]:
 
 def _read_node(reader: Reader) -> Node:
     return Node(reader.uint(), reader.uint(), reader.fixed(crypto.HASH_BYTES))
+
+
+def _write_part(writer: Writer, part: PartialSignature) -> None:
+    writer.uint(part.signer).fixed(part.signature).uint(part.patch)
 
 
 def _read_part(reader: Reader) -> PartialSignature:

@@ -11,10 +11,12 @@ import trio.testing
 
 import corestore
 from corestore import (
+    DecodeError,
     InvalidSignature,
     KeyPair,
     Manifest,
     NotWritable,
+    PartialSignature,
     Prologue,
     Signer,
     StorageConflict,
@@ -82,6 +84,64 @@ async def test_signers_on_three_machines_sign_the_same_and_any_of_them_commits()
                 await (await cores[2].propose(b"%d" % number)).commit(parts)
                 for core in reversed(cores):
                     assert await core.get(number) == b"%d" % number
+
+
+def as_mailed(part):
+    return PartialSignature.decode_untrusted(part.encode())
+
+
+@pytest.mark.parametrize("secret", [None, bytes(range(32))])
+async def test_signers_send_each_other_bytes(secret):
+    async with corestore.open(None) as one, corestore.open(None) as other:
+        mine, his = [
+            await store.get(manifest=TWO_OF_THREE, encryption_key=secret) for store in (one, other)
+        ]
+        steps = [
+            lambda: mine.propose(b"one", b"two"),
+            lambda: mine.propose(b"three"),
+            lambda: mine.propose_truncation(1),
+            lambda: mine.propose(bytes(300_000)),
+        ]
+        for step in steps:
+            proposal = await step()
+            read = await his.read_proposal(proposal.encode())
+            assert (read.length, read.fork) == (proposal.length, proposal.fork)
+            assert read.blocks() == proposal.blocks()
+            parts = [as_mailed(read.sign(PAIRS[2])), as_mailed(proposal.sign(PAIRS[0]))]
+            await proposal.commit(parts)
+            await read.commit(parts)
+            assert his.tree_hash() == mine.tree_hash()
+        assert read.blocks() == [bytes(300_000)]
+        assert [await his.get(0), await his.get(1)] == [b"one", bytes(300_000)]
+
+
+async def test_a_part_with_a_patch_is_sent_as_bytes():
+    async with corestore.open(None) as store, corestore.open(None) as other:
+        mine, his = [await each.get(manifest=TWO_OF_THREE) for each in (store, other)]
+        ahead = await his.propose(*[b"%d" % number for number in range(11)])
+        proposal = await mine.propose(*[b"%d" % number for number in range(6)])
+        parts = [as_mailed(ahead.sign(PAIRS[2], patch=5)), as_mailed(proposal.sign(PAIRS[0]))]
+        assert await proposal.commit(parts) == 6
+
+
+async def test_a_proposal_is_read_only_where_its_log_is():
+    async with corestore.open(None) as one, corestore.open(None) as other:
+        mine, his = [await store.get(manifest=TWO_OF_THREE) for store in (one, other)]
+        sent = (await mine.propose(b"one")).encode()
+        proposal = await his.read_proposal(sent)
+        await proposal.commit(signed(proposal, 0, 1))
+        with pytest.raises(StorageConflict, match="1 blocks on fork 0 here"):
+            await his.read_proposal(sent)
+        # Two of three can sign two histories of one length.
+        proposal = await mine.propose(b"uno")
+        await proposal.commit(signed(proposal, 1, 2))
+        with pytest.raises(StorageConflict, match="another history"):
+            await his.read_proposal((await mine.propose(b"due")).encode())
+        strange = await one.get(manifest=Manifest(version=1, quorum=1, signers=SIGNERS))
+        with pytest.raises(ValueError, match="another core"):
+            await strange.read_proposal(sent)
+        with pytest.raises(DecodeError):
+            await his.read_proposal(sent[:-1])
 
 
 async def test_a_signer_who_is_ahead_signs_with_a_patch():
