@@ -5,81 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import trio
 
-import corestore
-import hyperfs
+from hyperfs.changes import Changed
 from hyperfs.records import ROOT_ID
+from hyperfs.vfs import names as vfs_names
 from hyperfs.vfs.attributes import Attributes, Presentation, SetAttributes
 from hyperfs.vfs.filesystem import FileSystem
 from hyperfs.vfs.history import History
-from hyperfs.vfs.rules import ROOT, Credentials
+from hyperfs.vfs.rules import ROOT
 from hyperfs.vfs.tree import InvalidateEntry, InvalidateInode
+from tests.support.vfs import file_system, names, raises, read, write
 from tests.support.waiting import Waiting
-
-ALICE = Credentials(1000, 1000)
-BOB = Credentials(1001, 1001, (2000,))
-
-
-class Told:
-    """Invalidations, kept."""
-
-    def __init__(self) -> None:
-        self.items = []
-
-    def put(self, item):
-        self.items.append(item)
-
-
-@asynccontextmanager
-async def file_system(**options):
-    told = Told()
-    async with (
-        corestore.open(None) as store,
-        hyperfs.open(store, name="drive", create=True) as drive,
-    ):
-        fs = Waiting(FileSystem(drive, Attributes, invalidations=told, **options))
-        root = SetAttributes(mode=0o777)
-        await fs.setattr(ROOT_ID, root, ROOT)
-        yield fs
-
-
-async def write(fs, parent, name, data=b"", who=ROOT, mode=0o644):
-    """Make a file; its attributes then."""
-    handle, attributes = await fs.create(parent, name, mode, os.O_WRONLY, who)
-    await fs.write(handle, 0, data)
-    await fs.release(handle)
-    return await fs.getattr(attributes.ino)
-
-
-async def read(fs, ino, who=ROOT):
-    handle = await fs.open(ino, os.O_RDONLY, who)
-    try:
-        return await fs.read(handle, 0, 1 << 20)
-    finally:
-        await fs.release(handle)
-
-
-async def names(fs, ino):
-    handle = await fs.opendir(ino, ROOT)
-    found, position = [], 0
-    while listed := await fs.readdir(handle, position):
-        for entry in listed[:3]:
-            found.append(entry.name)
-            position = entry.position
-        fs.remember(handle, listed[:3])
-    await fs.releasedir(handle)
-    return found
-
-
-@contextmanager
-def raises(number):
-    with pytest.raises(OSError) as caught:
-        yield
-    assert caught.value.errno == number
 
 
 async def test_a_file_is_found_again_after_its_inode_was_forgotten():
@@ -269,6 +208,42 @@ async def test_a_directory_cannot_move_below_itself():
             await fs.rename(a, b"b", ROOT_ID, b"a", 2, ROOT)
 
 
+async def test_a_directory_with_names_in_it_is_not_replaced():
+    async with file_system() as fs:
+        full = (await fs.mkdir(ROOT_ID, b"full", 0o755, ROOT)).ino
+        await write(fs, full, b"f")
+        await fs.mkdir(ROOT_ID, b"empty", 0o755, ROOT)
+        with raises(errno.ENOTEMPTY):
+            await fs.rename(ROOT_ID, b"empty", ROOT_ID, b"full", 0, ROOT)
+        await fs.rename(ROOT_ID, b"full", ROOT_ID, b"empty", 0, ROOT)
+        assert await names(fs, full) == [b".", b"..", b"f"]
+
+
+async def test_no_name_is_moved_to_where_the_past_is_shown():
+    async with file_system() as fs:
+        await write(fs, ROOT_ID, b"f")
+        for flags in (0, 1, 2):
+            with raises(errno.EBUSY):
+                await fs.rename(ROOT_ID, b"f", ROOT_ID, b".hyperfs", flags, ROOT)
+        folder = (await fs.mkdir(ROOT_ID, b"d", 0o755, ROOT)).ino
+        await fs.rename(ROOT_ID, b"f", folder, b".hyperfs", 0, ROOT)
+
+
+async def test_names_told_to_be_missing_are_taken_back_when_there_are_too_many(monkeypatch):
+    monkeypatch.setattr(vfs_names, "MISSING_NAMES", 3)
+    async with file_system() as writable:
+        told = writable.invalidations.items
+        same = {"invalidations": writable.invalidations, "read_only": True}
+        fs = Waiting(FileSystem(writable.drive, Attributes, **same))
+        for name in (b"a", b"b", b"c", b"a", b"d"):
+            await fs.lookup(ROOT_ID, name, ROOT)
+        assert told == [InvalidateEntry(ROOT_ID, b"b")]
+        told.clear()
+        # Nor is anything of them trusted when too much has changed to be listed.
+        await fs.apply(Changed(99, (), complete=False))
+        assert {InvalidateEntry(ROOT_ID, name) for name in (b"a", b"c", b"d")} <= set(told)
+
+
 async def test_nothing_is_made_in_a_removed_directory():
     async with file_system() as fs:
         directory = (await fs.mkdir(ROOT_ID, b"d", 0o755, ROOT)).ino
@@ -276,64 +251,6 @@ async def test_nothing_is_made_in_a_removed_directory():
         with raises(errno.ENOENT):
             await write(fs, directory, b"f")
         assert await names(fs, directory) == [b".", b".."]
-
-
-async def test_permissions_are_decided_here_unless_the_kernel_does():
-    async with file_system() as fs:
-        mine = await fs.mkdir(ROOT_ID, b"d", 0o755, ALICE)
-        made = await write(fs, mine.ino, b"f", b"x", ALICE, 0o640)
-        for attempt in (
-            lambda: fs.open(made.ino, os.O_RDONLY, BOB),
-            lambda: fs.open(made.ino, os.O_WRONLY, BOB),
-            lambda: fs.create(mine.ino, b"g", 0o644, os.O_WRONLY, BOB),
-            lambda: fs.unlink(mine.ino, b"f", BOB),
-            lambda: fs.mkdir(mine.ino, b"e", 0o755, BOB),
-            lambda: fs.setattr(made.ino, SetAttributes(size=0), BOB),
-            lambda: fs.getxattr(made.ino, b"user.a", BOB),
-        ):
-            with raises(errno.EACCES):
-                await attempt()
-        for changes in (SetAttributes(mode=0o777), SetAttributes(uid=1001), SetAttributes(gid=5)):
-            with raises(errno.EPERM):
-                await fs.setattr(made.ino, changes, BOB)
-        assert not await fs.access(made.ino, 4, BOB)
-        assert await fs.access(made.ino, 4, ALICE)
-        await fs.setattr(mine.ino, SetAttributes(mode=0o1777), ALICE)
-        with raises(errno.EPERM):
-            await fs.unlink(mine.ino, b"f", BOB)
-        with raises(errno.EPERM):
-            await fs.rename(mine.ino, b"f", mine.ino, b"g", 0, BOB)
-        await fs.setattr(mine.ino, SetAttributes(mode=0o600), ALICE)
-        with raises(errno.EACCES):
-            await fs.lookup(mine.ino, b"f", ALICE)
-
-    async with file_system(check_permissions=False) as fs:
-        made = await write(fs, ROOT_ID, b"f", b"x", ALICE, 0o600)
-        assert await read(fs, made.ino, BOB) == b"x"
-
-
-async def test_a_file_made_unreadable_is_still_writable_through_its_handle():
-    async with file_system() as fs:
-        handle, made = await fs.create(ROOT_ID, b"f", 0o400, os.O_RDWR, ALICE)
-        await fs.write(handle, 0, b"x")
-        await fs.setattr(made.ino, SetAttributes(size=0), ALICE, handle)
-        with raises(errno.EACCES):
-            await fs.setattr(made.ino, SetAttributes(size=0), ALICE)
-        await fs.release(handle)
-
-
-async def test_set_id_bits_go_when_somebody_writes():
-    async with file_system() as fs:
-        made = await write(fs, ROOT_ID, b"f", b"x", ALICE)
-        await fs.setattr(made.ino, SetAttributes(mode=0o6777), ALICE)
-        handle = await fs.open(made.ino, os.O_WRONLY, BOB)
-        assert (await fs.getattr(made.ino)).mode & 0o6000
-        await fs.write(handle, 0, b"y")
-        assert not (await fs.getattr(made.ino)).mode & 0o6000
-        await fs.setattr(made.ino, SetAttributes(mode=0o4777), ALICE)
-        await fs.write(handle, 0, b"z")
-        assert not (await fs.getattr(made.ino)).mode & 0o6000
-        await fs.release(handle)
 
 
 async def test_truncation_and_open_with_truncation():
