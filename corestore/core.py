@@ -15,6 +15,7 @@ from corestore.checking import is_stored_block
 from corestore.codec import Value
 from corestore.cosigning import Proposal, propose, propose_truncation, read_proposal
 from corestore.errors import BlockNotAvailable, InvalidChecksum, SnapshotNotAvailable
+from corestore.handle import check_index
 from corestore.owner import OwnerHandle
 from corestore.reading import Blocks, Chunks, Position
 from corestore.replication.machine import Outcome
@@ -135,12 +136,14 @@ class Hypercore(OwnerHandle, Generic[Value]):
 
         Raises:
           ValueError: *offset* is negative or beyond `byte_length`.
+          SnapshotNotAvailable: the core was truncated below this snapshot.
         """
         if not 0 <= offset <= self.byte_length:
             raise ValueError(f"byte {offset} is not in a log of {self.byte_length} bytes")
         await trio.lowlevel.checkpoint()
         while True:
             self._check_open()
+            self._check_snapshot()
             state = self._state
             padding = state.padding
             found = seek(offset, self._head, nodes=state, padding=padding)
@@ -187,13 +190,15 @@ class Hypercore(OwnerHandle, Generic[Value]):
     def hint(self, blocks: Iterable[int]) -> None:
         """Say that *blocks* will be needed soon: they are fetched in the background.
 
-        Does not wait, promises nothing, ends with this handle.
+        Does not wait, promises nothing, ends with this handle. Raises ValueError for a negative
+        index.
         """
         self._check_open()
         held = self._state.bitfield.get
         missing = sorted({index for index in blocks if not held(index)})
         if not missing:
             return
+        check_index(missing[0])
         replicator = self._state.replicator
         self._hints.append(replicator.want_range(0, None, blocks=missing))
         if len(self._hints) > MAX_HINTS:
@@ -203,9 +208,7 @@ class Hypercore(OwnerHandle, Generic[Value]):
     def _local(self, index: int, *, check: bool = False) -> bytes | None:
         state = self._state
         if self._snapshot is not None:
-            cuts = state.cuts[self._cuts_before :]
-            if cuts and min(cuts) < self._snapshot.length:
-                raise SnapshotNotAvailable("the core was truncated below this snapshot")
+            self._check_snapshot()
         block = state.block(index)
         if block is not None:
             if check and not is_stored_block(state, index, block):
@@ -214,6 +217,10 @@ class Hypercore(OwnerHandle, Generic[Value]):
                 block = state.decrypt(index, block)
                 self._driver.keep_encryption_key(state)
         return block
+
+    def _check_snapshot(self) -> None:
+        if self._snapshot is not None and self.uncut_length(self._cuts_before) < self.length:
+            raise SnapshotNotAvailable("the core was truncated below this snapshot")
 
     async def _fetch(self, index: int, priority: int) -> None:
         """Wait until it is worth looking for block *index* again."""

@@ -224,7 +224,7 @@ class CoreHandle:
     def has(self, start: int, end: int | None = None) -> bool:
         """Whether block *start*, or every block of `start..end`, is held here."""
         end = start + 1 if end is None else end
-        return self._state.bitfield.has_all(start, end)
+        return start >= 0 and self._state.bitfield.has_all(start, end)
 
     def offered(self, index: int) -> bool:
         """Whether a peer whose channel is open has told that it has block *index*; a hint, not
@@ -323,11 +323,16 @@ class CoreHandle:
 
         *end* None is the length now; *live*: whatever comes as well, for ever. Cancelling stops
         the fetching; what arrived stays.
+
+        Raises:
+          ValueError: a negative index.
+          OSError, StorageError: what comes cannot be stored.
         """
         self._check_open()
         if end is None and not live:
             end = self.length
         wanted = None if blocks is None else sorted(set(blocks))
+        check_index(start if wanted is None else min(wanted, default=0))
         ticket = self._state.replicator.want_range(start, end, blocks=wanted)
         await self._wait(ticket)
 
@@ -353,19 +358,23 @@ class CoreHandle:
 
     # -- changing it -------------------------------------------------------------------------------
 
-    async def clear(self, start: int, end: int) -> None:
+    async def clear(self, start: int, end: int) -> int:
         """Forget the bytes of blocks `start..end` here; they can be fetched again from peers.
+        Returns how many bytes that gives back.
 
         Raises:
+          ValueError: a negative index.
           StorageLocked: another process writes this core.
         """
-        await self.clear_runs(((start, end),))
+        return await self.clear_runs(((start, end),))
 
     async def clear_runs(self, runs: Iterable[tuple[int, int]]) -> int:
         """Forget several ranges of blocks in one commit, which costs one flush; returns how many
         bytes that gives back. Raises as `clear`."""
         self._check_open()
         state = self._state
+        runs = list(runs)
+        check_index(min((start for start, _ in runs), default=0))
         async with state.commit_lock:
             cleared = tuple(
                 Run(*held, False)
@@ -471,3 +480,9 @@ class CoreHandle:
         if not self._state.writable:
             raise NotWritable(f"the secret key of core {self.key} is not here")
         return self._state
+
+
+def check_index(index: int) -> None:
+    """Raises ValueError for a negative index, which is no block's."""
+    if index < 0:
+        raise ValueError(f"there is no block {index}")

@@ -102,7 +102,7 @@ class OwnerHandle(CoreHandle):
         one after the other; nothing else may be done about a mistake in a signed log.
 
         Raises:
-          ValueError: the log is shorter, or *fork* is not above the present one.
+          ValueError: the log is shorter, or *fork* is not above the present one, or beyond 53 bits.
           NotWritable, StorageLocked, OSError, StorageError: as `append`.
         """
         state = self._writable_state()

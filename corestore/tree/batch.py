@@ -13,6 +13,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from corestore import crypto
+from corestore.encoding import MAX_SAFE_INTEGER
 from corestore.tree import flat
 from corestore.tree.types import Head, Node, NodeNotAvailable, StoredBlock
 
@@ -116,13 +117,16 @@ def truncate(head: Head, length: int, fork: int, *, nodes: NodeReader) -> TreeBa
     fork.
 
     Raises:
-      ValueError: *length* is more than the log has, or *fork* is lower than the head's.
+      ValueError: *length* is more than the log has, or *fork* is lower than the head's or beyond
+        53 bits.
       NodeNotAvailable: a root of the shorter log is not known here.
     """
     if not 0 <= length <= head.length:
         raise ValueError(f"cannot truncate {head.length} blocks to {length}")
     if fork < head.fork:
         raise ValueError(f"fork {fork} is older than fork {head.fork}")
+    if fork > MAX_SAFE_INTEGER:
+        raise ValueError(f"fork {fork} is beyond 53 bits, and cannot be told to anybody")
     roots = roots_at(head, length, nodes=nodes)
     return TreeBatch(fork, length, sum(root.size for root in roots), roots)
 

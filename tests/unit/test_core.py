@@ -264,6 +264,37 @@ async def test_a_snapshot_stays_as_it_is():
             await snapshot.wait_length(3)
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda core: core.clear(-1, 1),
+        lambda core: core.download(-1, 1),
+        lambda core: core.download(blocks=[0, -1]),
+        lambda core: anext(core.blocks(-1)),
+    ],
+)
+async def test_no_block_has_a_negative_index(use):
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"a", b"b")
+        with pytest.raises(ValueError, match="no block -1"):
+            await use(core)
+        with pytest.raises(ValueError, match="no block -1"):
+            core.hint([-1])
+        assert not core.has(-1)
+        assert not core.has(-1, 1)
+        assert core.has(0, 2)
+
+
+async def test_clear_returns_how_many_bytes_it_gives_back():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"a", b"bcd", b"ef")
+        assert await core.clear(1, 9) == 5
+        assert await core.clear(0, 2) == 1
+        assert await core.clear(0, 3) == 0
+
+
 async def test_a_snapshot_of_a_log_truncated_below_it_says_so():
     async with corestore.open(None) as store:
         core = await store.get(name="log")
@@ -277,6 +308,8 @@ async def test_a_snapshot_of_a_log_truncated_below_it_says_so():
             await whole.get(0)
         with pytest.raises(SnapshotNotAvailable):
             await whole.session().get(0)
+        with pytest.raises(SnapshotNotAvailable):
+            await whole.seek(1)
 
 
 async def test_sessions_live_apart():
@@ -340,6 +373,19 @@ async def test_truncate_begins_a_new_fork():
             await core.truncate(0, fork=7)
         with pytest.raises(ValueError, match="truncate"):
             await core.truncate(3)
+
+
+async def test_no_fork_is_begun_that_cannot_be_told_to_peers():
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(b"a", b"b", b"c")
+        with pytest.raises(ValueError, match="beyond 53 bits"):
+            await core.truncate(2, fork=1 << 53)
+        assert (core.fork, core.length) == (0, 3)
+        await core.truncate(2, fork=(1 << 53) - 1)
+        with pytest.raises(ValueError, match="beyond 53 bits"):
+            await core.truncate(1)
+        assert await core.append(b"d") == 3
 
 
 async def test_only_what_nobody_saw_can_be_cut():
