@@ -30,6 +30,7 @@ are the caller's cancel scopes. Appends are seen locally at once, by peers when 
 `store.sync` waits for that. Several cores change together in `store.transaction`.
 """
 
+from corestore.checking import Findings
 from corestore.codec import Codec, EncodingName
 from corestore.conflict import ForkEvidence
 from corestore.core import Hypercore
@@ -120,6 +121,7 @@ __all__ = [
     "DiskStorage",
     "Downloaded",
     "EncodingName",
+    "Findings",
     "ForkConflict",
     "ForkDetected",
     "ForkEvidence",

@@ -7,8 +7,9 @@ if a block had been damaged.
 
 from __future__ import annotations
 
+import errno
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
@@ -29,17 +30,30 @@ logger: Final = logging.getLogger("corestore")
 _PORTION_BYTES: Final = 1 << 20
 
 
-async def check(driver: Driver, state: CoreState, start: int, end: int) -> list[int]:
-    """The held blocks of `start..end` that are not what the tree says; they are forgotten.
+class Findings(NamedTuple):
+    """What `Hypercore.check` has found, by block.
+
+    `damaged` ones are forgotten. `unreadable` are those of a core written here that the disk fails
+    to read: they are kept, for it may be the cable.
+    """
+
+    damaged: list[int]
+    unreadable: list[int]
+
+
+async def check(driver: Driver, state: CoreState, start: int, end: int) -> Findings:
+    """The held blocks of `start..end` that are not what the tree says, or cannot be read.
 
     Raises:
       StorageLocked: some are damaged, and another process writes this core.
-      OSError: they cannot be read.
+      OSError: anything but a failing disk (EIO).
     """
-    damaged = await _damaged(state, start, end)
+    damaged, unreadable = await _find(state, start, end)
+    if not state.writable:
+        damaged, unreadable = sorted(damaged + unreadable), []
     if damaged:
         await _forget(driver, state, damaged)
-    return damaged
+    return Findings(damaged, unreadable)
 
 
 async def check_served(driver: Driver, state: CoreState, indices: Iterable[int]) -> None:
@@ -54,7 +68,8 @@ async def check_served(driver: Driver, state: CoreState, indices: Iterable[int])
     run: list[int] = []
     for index in (*sorted(set(indices)), -1):
         if run and index != run[-1] + 1:
-            damaged += await _damaged(state, run[0], run[-1] + 1)
+            found, unreadable = await _find(state, run[0], run[-1] + 1)
+            damaged += sorted(found + unreadable)
             run.clear()
         run.append(index)
     if not damaged:
@@ -71,33 +86,35 @@ async def check_served(driver: Driver, state: CoreState, indices: Iterable[int])
         driver.drain(state)
 
 
-async def _damaged(state: CoreState, start: int, end: int) -> list[int]:
-    damaged: list[int] = []
+async def _find(state: CoreState, start: int, end: int) -> Findings:
+    findings = Findings([], [])
     for first, stop in list(state.bitfield.runs(start, min(end, state.head.length))):
         at = first
         while at < stop:
-            at, found = await _check_portion(state, at, stop)
-            damaged += found
-    return damaged
+            at = await _check_portion(state, at, stop, findings)
+    return findings
 
 
-async def _check_portion(state: CoreState, at: int, stop: int) -> tuple[int, list[int]]:
-    """Where to go on, and which blocks before are damaged."""
+async def _check_portion(state: CoreState, at: int, stop: int, findings: Findings) -> int:
+    """Where to go on."""
     blocks: list[tuple[int, bytes, bytes]] = []
-    damaged: list[int] = []
     size = 0
     while at < stop and size < _PORTION_BYTES:
         try:
             block, leaf = state.block(at), state.node(2 * at)
         except StorageCorrupt:
-            damaged.append(at)
+            findings.damaged.append(at)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            findings.unreadable.append(at)
         else:
             if block is not None:
                 blocks.append((at, block, b"" if leaf is None else leaf.hash))
                 size += len(block)
         at += 1
-    damaged += await trio.to_thread.run_sync(_differing, blocks)
-    return at, damaged
+    findings.damaged.extend(await trio.to_thread.run_sync(_differing, blocks))
+    return at
 
 
 def _differing(blocks: Iterable[tuple[int, bytes, bytes]]) -> list[int]:
@@ -108,10 +125,17 @@ async def _forget(driver: Driver, state: CoreState, damaged: Iterable[int]) -> N
     async with state.commit_lock:
         # One that was fetched anew meanwhile is good.
         runs = tuple(
-            Run(index, index + 1, False) for index in damaged if not is_intact(state, index)
+            Run(index, index + 1, False) for index in damaged if not _is_good(state, index)
         )
         if runs:
             driver.commit([(state, Commit(runs=runs))])
+
+
+def _is_good(state: CoreState, index: int) -> bool:
+    try:
+        return is_intact(state, index)
+    except OSError:
+        return False
 
 
 def is_intact(state: CoreState, index: int) -> bool:

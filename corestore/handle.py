@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
+    from corestore.checking import Findings
     from corestore.conflict import ForkEvidence
     from corestore.driver import Driver
     from corestore.events import CoreEvent, Subscription
@@ -387,10 +388,11 @@ class CoreHandle:
             self._driver.commit([(state, Commit(runs=cleared))])
             return size
 
-    async def check(self, start: int = 0, end: int | None = None) -> list[int]:
+    async def check(self, start: int = 0, end: int | None = None) -> Findings:
         """Compare the stored blocks `start..end` with their hashes: those the disk has damaged.
 
-        They are forgotten, as by `clear`. Raises StorageLocked as that, OSError.
+        They are forgotten, as by `clear`; so are those it fails to read, but of a core that is
+        written here. Raises StorageLocked as that, OSError.
         """
         self._check_open()
         return await check(self._driver, self._state, start, self.length if end is None else end)

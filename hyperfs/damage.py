@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """How many blocks a drive has here, their bytes, and how many of them were `damaged`."""
+    """How many blocks a drive has here, their bytes, and how many of them were `damaged`, or are
+    `unreadable` (`corestore.Findings`)."""
 
     blocks: int
     byte_length: int
     damaged: int
+    unreadable: int
 
 
 async def check_drive(drive: Drive) -> Checked:
@@ -25,12 +27,14 @@ async def check_drive(drive: Drive) -> Checked:
 
     Raises:
       StorageLocked: some is damaged, and another process writes the drive.
-      OSError: it cannot be read.
+      OSError: anything but a disk that fails to read a block.
     """
-    blocks = size = damaged = 0
+    blocks = size = damaged = unreadable = 0
     for core in filter(None, (drive.metadata, drive.content)):
         length = core.length
         blocks += sum(end - start for start, end in core.held(0, length))
         size += core.held_byte_length(0, length)
-        damaged += len(await core.check(0, length))
-    return Checked(blocks, size, damaged)
+        found = await core.check(0, length)
+        damaged += len(found.damaged)
+        unreadable += len(found.unreadable)
+    return Checked(blocks, size, damaged, unreadable)

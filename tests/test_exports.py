@@ -9,7 +9,7 @@ import corestore
 PUBLIC = """
 Appended BlockNotAvailable BlockRequest Blocks Chunks Codec CoreEvent CoreHandle CoreNotFound
 CoreOpened CoreOptions CoreStatistics Corestore CorestoreError DecodeError DialInfo DiscoveryKey
-DiskStorage Downloaded EncodingName ForkConflict ForkDetected ForkEvidence HashRequest Head
+DiskStorage Downloaded EncodingName Findings ForkConflict ForkDetected ForkEvidence HashRequest Head
 Hypercore InvalidCapability InvalidChecksum InvalidProof InvalidRequest InvalidSignature Key
 KeyPair LimitExceeded LocalProtocolError Manifest MAX_BLOCK_BYTES MemoryStorage Missed MustRecover
 Namespace Node NotWritable Overtaken PartialSignature PeerAdded PeerInfo PeerRemoved Position

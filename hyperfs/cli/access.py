@@ -113,8 +113,9 @@ class Access(Protocol):
         """Forget fetched content below a path; how many bytes."""
         ...
 
-    async def check(self) -> tuple[int, int, int]:
-        """Compare what is stored with its hashes: blocks, their bytes, how many were damaged."""
+    async def check(self) -> tuple[int, int, int, int]:
+        """Compare what is stored with its hashes: blocks, their bytes, how many were damaged and
+        how many cannot be read."""
         ...
 
 
@@ -181,6 +182,6 @@ class DriveAccess:
     async def evict(self, path: bytes) -> int:
         return await self._drive.evict(path)
 
-    async def check(self) -> tuple[int, int, int]:
+    async def check(self) -> tuple[int, int, int, int]:
         found = await check_drive(self._drive)
-        return found.blocks, found.byte_length, found.damaged
+        return found.blocks, found.byte_length, found.damaged, found.unreadable

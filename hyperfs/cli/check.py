@@ -34,14 +34,21 @@ def check(settings: Settings, drive: Address) -> None:
 async def _check(settings: Settings, drive: Address) -> None:
     async with open_access(settings, drive, ALONE) as access:
         with settings.output.waiting("checking"):
-            blocks, size, damaged = await access.check()
+            blocks, size, damaged, unreadable = await access.check()
     if settings.output.json:
-        settings.output.record(blocks=blocks, bytes=size, damaged=damaged)
+        settings.output.record(blocks=blocks, bytes=size, damaged=damaged, unreadable=unreadable)
     else:
-        settings.output.data(f"{blocks} blocks checked ({size_text(size)}), {damaged} damaged")
+        bad = f"{damaged} damaged" + (f", {unreadable} unreadable" if unreadable else "")
+        settings.output.data(f"{blocks} blocks checked ({size_text(size)}), {bad}")
     if damaged:
         raise Failure(
             f"the disk has damaged {damaged} of {blocks} blocks; they were forgotten, and are"
             " fetched again from a peer that has them: mount or get it with --peer HOST:PORT",
+            Exit.VERIFICATION,
+        )
+    if unreadable:
+        raise Failure(
+            f"the disk fails to read {unreadable} of {blocks} blocks; they are kept, for the disk"
+            " may be read elsewhere",
             Exit.VERIFICATION,
         )

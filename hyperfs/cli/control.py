@@ -467,11 +467,11 @@ class ControlAccess:
             raise Failure(OTHER_VERSION)
         return result
 
-    async def check(self) -> tuple[int, int, int]:
+    async def check(self) -> tuple[int, int, int, int]:
         result, _ = await self._client.call("check", drive=self._key)
         match result:
-            case [int(blocks), int(size), int(damaged)]:
-                return blocks, size, damaged
+            case [int(blocks), int(size), int(damaged), int(unreadable)]:
+                return blocks, size, damaged, unreadable
         raise Failure(OTHER_VERSION)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import stat
@@ -11,8 +12,9 @@ import trio
 
 import corestore
 import hyperfs
-from corestore import BlockNotAvailable, InvalidChecksum
-from tests.support.builders import eventually, fill, linked
+from corestore import BlockNotAvailable, DiskStorage, InvalidChecksum
+from corestore.storage.files import FileIO
+from tests.support.builders import block, eventually, fill, linked, open_with
 
 DATA = random.Random(3).randbytes(3_000_000)
 
@@ -38,7 +40,7 @@ async def test_damaged_blocks_are_found_and_forgotten(tmp_path):
         core = await store.get(name="log")
         await fill(core, 100, size=1000)
         await store.sync()
-        assert await core.check() == []
+        assert await core.check() == ([], [])
         key = core.key
     (file,) = data_files(tmp_path / "s")
     flip(file, [5_500, 70_999, 99_000])
@@ -46,13 +48,55 @@ async def test_damaged_blocks_are_found_and_forgotten(tmp_path):
         core = await store.get(key=key)
         with pytest.raises(InvalidChecksum):
             core.get_nowait(5, check=True)
-        assert await core.check(6) == [70, 99]
-        assert await core.check() == [5]
-        assert await core.check() == []
+        assert await core.check(6) == ([70, 99], [])
+        assert await core.check() == ([5], [])
+        assert await core.check() == ([], [])
         assert not core.has(70)
         with pytest.raises(BlockNotAvailable):
             core.get_nowait(5)
         assert await core.append(b"goes on") == 101
+
+
+class FailingSector(FileIO):
+    """A disk that fails to read one byte of a data file."""
+
+    at = None
+
+    def pread(self, fd, length, offset):
+        if self.at is not None and offset <= self.at < offset + length:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().pread(fd, length, offset)
+
+
+async def test_a_check_goes_on_past_what_the_disk_fails_to_read(tmp_path):
+    near, far = FailingSector(), FailingSector()
+    async with (
+        open_with(DiskStorage(tmp_path / "near", io=near)) as store,
+        open_with(DiskStorage(tmp_path / "far", io=far)) as reading,
+    ):
+        core = await store.get(name="log")
+        await fill(core, 100, size=1000)
+        await store.sync()
+        copy = await reading.get(key=core.key)
+        async with linked(store, reading):
+            with trio.fail_after(10):
+                await copy.wait_length(100)
+                await copy.download()
+        await reading.sync()
+        near.at = far.at = 70_500
+        flip(data_files(tmp_path / "near")[-1], [80_500])
+        # The only copy may be read again, in another place; a reader's block comes again.
+        assert await core.check() == ([80], [70])
+        assert core.has(70)
+        assert await copy.check() == ([70], [])
+        assert not copy.has(70)
+        with pytest.raises(OSError, match="error"):
+            await core.get(70)
+        near.at = far.at = None
+        assert await core.check() == ([], [])
+        async with linked(store, reading):
+            with trio.fail_after(10):
+                assert await copy.get(70) == block(70, 1000)
 
 
 async def test_blocks_that_cannot_be_read_do_not_keep_peers_from_the_others(tmp_path, caplog):
