@@ -229,7 +229,7 @@ class LiveTree:
     # -- changing -----------------------------------------------------------------------------
 
     def new_id(self) -> int:
-        """See `Drive.new_id`."""
+        """A file id never used in this drive. Raises NotWritable, StorageLocked."""
         self.check_writable()
         id = self.next_id
         if id > MAX_ID:
@@ -244,7 +244,11 @@ class LiveTree:
         return self._next_id if self._next_id > stored else stored
 
     def put(self, directory: int, name: bytes, entry: Entry) -> None:
-        """See `Drive.put`."""
+        """Stage a name. If the file is open its size and content stay the open file's; the
+        other attributes become *entry*'s, and its `location` this name.
+
+        Raises NotWritable, StorageLocked, ValueError (a name or an entry no reader would take).
+        """
         self.check_writable()
         check_name(name)
         check_attributes(entry)
@@ -262,20 +266,22 @@ class LiveTree:
         self.staging.put(entry_key(directory, name), entry)
 
     def put_times(self, location: tuple[int, bytes] | Shared, entry: Entry) -> None:
-        """See `Drive.put_times`."""
+        """Stage *entry*, the record lying at *location*, with other times: quicker than `put`. Not
+        for what may be open. Raises NotWritable, StorageLocked."""
         self.check_writable()
         key = shared_key(entry.id) if location is SHARED else entry_key(*location)
         self.staging.put(key, entry)
 
     def waits(self, id: int, location: Location) -> bool:
-        """See `Drive.waits`."""
+        """Whether the record of *id*, lying at *location*, is staged for a version of which nothing
+        is written yet."""
         if location is None:
             return False
         key = shared_key(id) if location is SHARED else entry_key(*location)
         return key in self.staging.staged.records
 
     def put_link(self, directory: int, name: bytes, id: int) -> None:
-        """See `Drive.put_link`."""
+        """Stage a name of a file with several names (see `put_shared`)."""
         self.check_writable()
         check_name(name)
         at, file = (directory, name), self.files.get(id)
@@ -285,13 +291,17 @@ class LiveTree:
         self.staging.put(entry_key(directory, name), Link(id))
 
     def delete(self, directory: int, name: bytes) -> None:
-        """See `Drive.delete`; the name is known to be one."""
+        """Stage the removal of a name. An open file whose record lay there has `location` None
+        until a `put` gives it another name, which a rename does with no await between. *name* is
+        known to be one.
+        """
         self.check_writable()
         self._displace((directory, name), None)
         self.staging.delete(entry_key(directory, name))
 
     def put_shared(self, entry: Entry) -> None:
-        """See `Drive.put_shared`."""
+        """Stage the record of a file with several names (or of the root directory), under its id.
+        As `put` if it is open."""
         self.check_writable()
         check_attributes(entry)
         file = self.files.get(entry.id)
@@ -301,7 +311,7 @@ class LiveTree:
         self.staging.put(shared_key(entry.id), entry)
 
     def delete_shared(self, id: int) -> None:
-        """See `Drive.delete_shared`."""
+        """Stage the removal of a shared record: its last name goes, or becomes a plain `put`."""
         self.check_writable()
         file = self.files.get(id)
         if file is not None and file.location is SHARED:
@@ -309,7 +319,8 @@ class LiveTree:
         self.staging.delete(shared_key(id))
 
     def forget_content(self, entry: Entry) -> None:
-        """See `Drive.forget_content`."""
+        """Say that *entry*'s last name is gone, so that group records of its extents are removed
+        too. Harmless for open files: they keep reading what they had."""
         self.check_writable()
         # A commit in flight may make groups of what an open file has.
         if entry.grouped or entry.id in self.files:
@@ -367,7 +378,11 @@ class LiveTree:
     # -- open files ---------------------------------------------------------------------------
 
     def open_file(self, entry: Entry, location: Location, *, current: bool = False) -> OpenFile:
-        """See `Drive.open_file`."""
+        """The open file of an entry: one object per file id while anybody holds it. Acquires it;
+        the caller releases. *location* (from `resolve`) is used when it was not open yet: then the
+        record lying there now is taken, should *entry* be older; *current* says that it is not.
+        Reading needs no secret key.
+        """
         file = self.files.get(entry.id)
         if file is not None:
             return file.acquire()

@@ -27,6 +27,7 @@ LINES = [
         "hyperfs.registry",
         "hyperfs.damage",
         "hyperfs.drive",
+        "hyperfs.drivereader",
         "hyperfs.collect",
         "hyperfs.whole",
         "hyperfs.cache",

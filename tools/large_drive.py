@@ -90,14 +90,20 @@ async def fill(
         for part in above:
             child = parent + b"/" + part
             if child not in directories:
-                directories[child] = drive.new_id()
+                directories[child] = drive.tree.new_id()
                 entry = Entry(directories[child], stat.S_IFDIR | 0o755, *owner, now, now, 0)
-                drive.put(directories[parent], part, entry)
+                drive.tree.put(directories[parent], part, entry)
             parent = child
         entry = Entry(
-            drive.new_id(), stat.S_IFREG | 0o644, *owner, now, now, len(data), inline=data or None
+            drive.tree.new_id(),
+            stat.S_IFREG | 0o644,
+            *owner,
+            now,
+            now,
+            len(data),
+            inline=data or None,
         )
-        drive.put(directories[parent], name, entry)
+        drive.tree.put(directories[parent], name, entry)
         made += 1
         if made % COMMIT_NAMES == 0:
             await drive.commit()

@@ -180,7 +180,7 @@ async def test_a_drive_that_has_lost_part_of_its_index_says_so_and_goes_on(tmp_p
 
         async def change():
             async with hyperfs.open(store, name="d") as drive:
-                drive.put(entry.id, b"new", entry._replace(id=drive.new_id()))
+                drive.tree.put(entry.id, b"new", entry._replace(id=drive.tree.new_id()))
                 with pytest.raises(BlockNotAvailable):
                     await drive.commit()
 

@@ -309,9 +309,9 @@ async def test_hard_links_are_followed():
         await writer.write("/one", b"1" * 1000)
         entry, location = await writer.resolve(ROOT_ID, b"one")
         file = writer.open_file(entry, location)
-        writer.put_shared(file.entry)
-        writer.put_link(ROOT_ID, b"one", file.id)
-        writer.put_link(ROOT_ID, b"two", file.id)
+        writer.tree.put_shared(file.entry)
+        writer.tree.put_link(ROOT_ID, b"one", file.id)
+        writer.tree.put_link(ROOT_ID, b"two", file.id)
         file.update(nlink=2)
         await caught_up(writer, reader)
         assert (await reader.resolve(ROOT_ID, b"two"))[1] is SHARED

@@ -151,7 +151,7 @@ async def test_a_link_told_by_a_listing_is_treated_as_one():
         assert stat.S_IMODE((await fs.getattr(made.ino)).mode) == 0o600
         assert await read(fs, made.ino) == b"x"
         await fs.unlink(ROOT_ID, b"c", ROOT)
-        assert await fs.drive.shared(made.ino) is None
+        assert fs.drive.tree.shared(made.ino) is None
 
 
 async def test_linking_a_file_that_is_open_and_dirty_keeps_its_content():
@@ -345,7 +345,7 @@ async def test_used_blocks_follow_the_extents_once_nothing_waits():
         assert (await fs.getattr(made.ino)).blocks == ((10 << 20) + 8192) // 512
         await fs.release(handle)
         await fs.drive.commit()
-        while fs.drive.opened(made.ino) is not None:
+        while fs.drive.tree.files.get(made.ino) is not None:
             await trio.lowlevel.checkpoint()
         assert (await fs.getattr(made.ino)).blocks == 16
 

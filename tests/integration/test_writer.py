@@ -77,7 +77,7 @@ async def test_commit_without_changes_makes_no_version(autojump_clock):
         assert await drive.commit() == version
         await drive.sync()
         file = make_file(drive, b"f")
-        drive.delete(ROOT_ID, b"f")
+        drive.tree.delete(ROOT_ID, b"f")
         assert await drive.commit() == version
         file.release()
 
@@ -161,14 +161,14 @@ async def test_a_file_renamed_during_its_commit_ends_under_its_new_name():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drive.commit)
             await trio.testing.wait_all_tasks_blocked()
-            drive.delete(ROOT_ID, b"old")
-            drive.put(ROOT_ID, b"new", file.entry)
+            drive.tree.delete(ROOT_ID, b"old")
+            drive.tree.put(ROOT_ID, b"new", file.entry)
             assert file.location == (ROOT_ID, b"new")
             file.release()
         await drive.commit()
         assert await snapshot(drive) == {b"/": None, b"/new": b"b" * 1_000_000}
         assert await committed(drive, "/new") == b"b" * 1_000_000
-        assert drive.opened(file.id) is None
+        assert drive.tree.files.get(file.id) is None
 
 
 async def test_a_file_unlinked_during_its_commit_is_gone_and_still_reads():
@@ -178,7 +178,7 @@ async def test_a_file_unlinked_during_its_commit_is_gone_and_still_reads():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drive.commit)
             await trio.testing.wait_all_tasks_blocked()
-            drive.delete(ROOT_ID, b"f")
+            drive.tree.delete(ROOT_ID, b"f")
             assert file.location is None
         await drive.commit()
         assert await snapshot(drive) == {b"/": None}
@@ -186,7 +186,7 @@ async def test_a_file_unlinked_during_its_commit_is_gone_and_still_reads():
         await file.write(1, b"d")
         assert (await file.read(0, 3)) == b"cdc"
         file.release()
-        assert drive.opened(file.id) is None
+        assert drive.tree.files.get(file.id) is None
         assert drive.statistics().dirty_bytes == 0
         assert drive.statistics().files == 1
 
@@ -197,8 +197,8 @@ async def test_a_replaced_file_keeps_its_content_for_who_has_it_open():
         await old.write(0, b"old" * 100_000)
         await new.write(0, b"new" * 100_000)
         await drive.commit()
-        drive.delete(ROOT_ID, b"tmp")
-        drive.put(ROOT_ID, b"f", new.entry)
+        drive.tree.delete(ROOT_ID, b"tmp")
+        drive.tree.put(ROOT_ID, b"f", new.entry)
         assert (old.location, new.location) == (None, (ROOT_ID, b"f"))
         await drive.commit()
         assert await contents(old) == b"old" * 100_000
@@ -215,8 +215,8 @@ async def test_an_unlinked_file_with_many_extents_keeps_them_when_its_groups_go(
         await drive.commit()
         assert file.entry.grouped
         expected = await contents(file)
-        drive.delete(ROOT_ID, b"f")
-        drive.forget_content(file.entry)
+        drive.tree.delete(ROOT_ID, b"f")
+        drive.tree.forget_content(file.entry)
         await drive.commit()
         index = drive._tree.view.index
         assert [key for key, _ in index.scan(b"", None, 1000)] == [b"\0\0\0\0\0\1\0"]
@@ -267,7 +267,7 @@ async def test_putting_an_open_file_changes_its_attributes_only():
         file = make_file(drive, b"f")
         entry = file.entry
         await file.write(0, b"x" * 300)
-        drive.put(ROOT_ID, b"f", entry)
+        drive.tree.put(ROOT_ID, b"f", entry)
         assert file.size == 300
         await drive.commit()
         assert (await drive.lookup(ROOT_ID, b"f")).size == 300
@@ -278,9 +278,9 @@ async def test_hard_links_share_one_record():
     async with a_drive() as drive:
         file = make_file(drive, b"one")
         await file.write(0, b"shared" * 50)
-        drive.put_shared(file.entry)
-        drive.put_link(ROOT_ID, b"one", file.id)
-        drive.put_link(ROOT_ID, b"two", file.id)
+        drive.tree.put_shared(file.entry)
+        drive.tree.put_link(ROOT_ID, b"one", file.id)
+        drive.tree.put_link(ROOT_ID, b"two", file.id)
         file.update(nlink=2)
         assert file.location is SHARED
         await drive.commit()
@@ -295,7 +295,7 @@ async def test_hard_links_share_one_record():
         await drive.remove("/one")
         assert (await drive.entry("/two")).nlink == 1
         await drive.remove("/two")
-        assert await drive.shared(file.id) is None
+        assert drive.tree.shared(file.id) is None
         assert drive.statistics().files == 1
 
 
@@ -308,7 +308,7 @@ async def test_opening_with_an_old_entry_reads_the_new_content():
         await file.write(0, b"2" * 1000)
         file.release()
         await drive.commit()
-        assert drive.opened(old.id) is None
+        assert drive.tree.files.get(old.id) is None
         again = drive.open_file(old, (ROOT_ID, b"f"))
         assert await again.read(0, 10) == b"2" * 10
         again.release()
@@ -466,7 +466,7 @@ async def test_an_unlinked_file_is_bounded_too(monkeypatch):
         files = []
         for n in range(30):
             file = make_file(drive, b"f")
-            drive.delete(ROOT_ID, b"f")
+            drive.tree.delete(ROOT_ID, b"f")
             await file.write(0, bytes([n]) * 300_000)
             files.append(file)
         assert drive.statistics().dirty_bytes < 3_000_000
@@ -483,7 +483,7 @@ async def test_a_checkout_cannot_be_changed():
         with pytest.raises(corestore.NotWritable):
             await past.write("/f", b"y")
         with pytest.raises(corestore.NotWritable):
-            past.new_id()
+            past.tree.new_id()
         file = past.open_file(await past.entry("/f"), (ROOT_ID, b"f"))
         with pytest.raises(corestore.NotWritable):
             await file.write(0, b"y")
@@ -500,8 +500,8 @@ async def main():
     async with corestore.open(sys.argv[1]) as store:
         async with hyperfs.open(store, name="d", create=True) as drive:
             base = int.from_bytes(os.urandom(1 << 20), "little")
-            entry = hyperfs.Entry(drive.new_id(), stat.S_IFREG | 0o644, 0, 0, 0, 0, 0)
-            drive.put(1, b"big", entry)
+            entry = hyperfs.Entry(drive.tree.new_id(), stat.S_IFREG | 0o644, 0, 0, 0, 0, 0)
+            drive.tree.put(1, b"big", entry)
             file = drive.open_file(entry, (1, b"big"))
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             for n in range(256):
@@ -577,8 +577,8 @@ async def test_attributes_changed_before_a_commit_and_closed_during_it_are_not_l
             assert not done.is_set()
         # Nothing shows the old mode, and nothing that is made of what is shown has it.
         assert entry.mode == stat.S_IFREG | 0o600
-        drive.delete(ROOT_ID, b"draft")
-        drive.put(ROOT_ID, b"final", entry)
+        drive.tree.delete(ROOT_ID, b"draft")
+        drive.tree.put(ROOT_ID, b"final", entry)
         await drive.commit()
         past = await drive.checkout(drive.version)
         assert (await past.entry("/final")).mode == stat.S_IFREG | 0o600

@@ -242,8 +242,10 @@ async def test_open_files_behave_as_bytearrays(seed: int, tmp_path, monkeypatch)
                 for name in names:
                     entry = await drive.lookup(ROOT_ID, name)
                     if entry is None:
-                        entry = hyperfs.Entry(drive.new_id(), stat.S_IFREG | 0o600, 1, 2, 3, 4, 0)
-                        drive.put(ROOT_ID, name, entry)
+                        entry = hyperfs.Entry(
+                            drive.tree.new_id(), stat.S_IFREG | 0o600, 1, 2, 3, 4, 0
+                        )
+                        drive.tree.put(ROOT_ID, name, entry)
                     assert entry.size == len(oracle[name])
                     files[name] = drive.open_file(entry, (ROOT_ID, name))
                 async with trio.open_nursery() as nursery:

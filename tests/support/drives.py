@@ -47,8 +47,8 @@ async def a_drive(storage=None):
 def make_file(drive, name, directory=ROOT_ID):
     """A new empty file, open."""
     now = 1_000_000_000
-    entry = hyperfs.Entry(drive.new_id(), stat.S_IFREG | 0o644, 0, 0, now, now, 0)
-    drive.put(directory, name, entry)
+    entry = hyperfs.Entry(drive.tree.new_id(), stat.S_IFREG | 0o644, 0, 0, now, now, 0)
+    drive.tree.put(directory, name, entry)
     return drive.open_file(entry, (directory, name))
 
 
