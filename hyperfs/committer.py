@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from corestore import Corestore, Hypercore, Transaction
     from hyperfs.chunks import ChunkTable
     from hyperfs.content import ContentMap
+    from hyperfs.delta import Delta
     from hyperfs.index.node import NodeCache
     from hyperfs.live import LiveTree
     from hyperfs.staging import Layer, StagedRecord
-    from hyperfs.writer import Delta, OpenFile
+    from hyperfs.writer import OpenFile
 
 logger: Final = logging.getLogger("hyperfs")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperfs.writer import MAX_SIZE, Delta
+from hyperfs.delta import MAX_SIZE, Delta
 
 STORED = bytes(range(1, 41))
 steps = st.lists(
