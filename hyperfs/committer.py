@@ -180,18 +180,13 @@ class Committer:
         if self._error is not None:
             raise self._error
 
-    def schedule(self) -> None:
-        """Commit what is staged soon, in the background: once nobody has asked for some time."""
-        if self._first_change != math.inf:
-            if self._quiet_at == math.inf:
-                self._wake.set()
-            self._quiet_at = trio.current_time() + SOON_SECONDS
-
     async def wait_for_room(self) -> None:
         """Return when there is less unflushed content than `MAX_DIRTY_BYTES`.
 
         Raises what the last flush raised, if it failed.
         """
+        if self._enough:
+            self._wake.set()
         while self._tree.dirty_bytes > MAX_DIRTY_BYTES:
             error, self._room_error = self._room_error, None
             if error is not None:
@@ -203,9 +198,7 @@ class Committer:
     def _changed(self) -> None:
         if self._first_change == math.inf:
             self._first_change = trio.current_time()
-            self._wake.set()
-        elif self._enough:
-            self._wake.set()
+        self._wake.set()
 
     @property
     def _enough(self) -> bool:
@@ -302,13 +295,24 @@ class Committer:
         return max(min(aged, max(self._quiet_at, self._rests_until)), self._not_before)
 
     async def _wait_due(self) -> None:
+        """Return when a commit or a flush is due.
+
+        While anything is staged that is looked at every `SOON_SECONDS`: to be told of each change
+        would take a microsecond of it.
+        """
+        staging = self._tree.staging
         while True:
+            now = trio.current_time()
+            if staging.soon:
+                staging.soon = False
+                self._quiet_at = now + SOON_SECONDS
             due = self._due()
-            if due <= trio.current_time():
+            if due <= now:
                 await trio.lowlevel.checkpoint()
                 return
             self._wake = trio.Event()
-            with trio.move_on_at(due):
+            look_at = max(now + SOON_SECONDS, self._not_before) if staging.staged else math.inf
+            with trio.move_on_at(min(due, look_at)):
                 await self._wake.wait()
 
     async def _step(self) -> None:

@@ -309,8 +309,7 @@ class Drive(DriveReader):
 
     def schedule_commit(self) -> None:
         """Commit soon (10 ms), in the background: what the last close of a written file calls."""
-        if self._committer is not None:
-            self._committer.schedule()
+        self._tree.schedule_commit()
 
     async def collect(
         self, *, keep_last: int | None = None, keep_within: float | None = None

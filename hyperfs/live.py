@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 class LiveTree:
     """See the module. Also what open files know of their drive (`writer.FileOwner`).
 
-    *writable* says whether changes may be staged. `staging.on_change` is called after every change,
-    and `room` by writers that have added content: both are the committer's.
+    *writable* says whether changes may be staged. `staging.on_change` and `room`, which writers
+    that have added content call, are the committer's.
     """
 
     def __init__(self, metadata_blocks: CoreBlocks, *, writable: bool) -> None:
@@ -74,7 +74,8 @@ class LiveTree:
         self.before_collection: Callable[[int], None] | None = None
         self.layers: WeakSet[Layer] = WeakSet()
         self._at: dict[tuple[int, bytes], OpenFile] = {}
-        self._next_id = ROOT_ID + 1
+        # The first id that was not handed out.
+        self.next_id = ROOT_ID + 1
 
     def show(self, view: TreeView) -> None:
         """Look-ups show this version from now on, and reads its content."""
@@ -84,6 +85,7 @@ class LiveTree:
             self.reader.on_read = reader.on_read
         self.view = view
         self.fork = self.metadata_blocks.core.fork
+        self.next_id = max(self.next_id, view.next_id)
         self.shown.unpark_all()
 
     # -- what open files ask ------------------------------------------------------------------
@@ -114,7 +116,7 @@ class LiveTree:
         """See `FileOwner`."""
         self.dirty_bytes += dirty_bytes
         self.dirty_files[file.id] = file
-        if not self.staging.staged.touched or dirty_bytes:
+        if not self.staging.staged.touched:
             self.staging.touch()
 
     def file_moved(self, file: OpenFile, old: Location, new: Location) -> None:
@@ -162,7 +164,7 @@ class LiveTree:
 
     def find(self, key: bytes) -> StagedRecord | None:
         """The record of a key as of now. Raises BlocksMissing, DecodeError."""
-        found = self.staging.find(key)
+        found = self.staging.find(key, UNSAID)
         if found is UNSAID:
             return None if self.view is None else self.view.find(key)
         return found
@@ -173,7 +175,10 @@ class LiveTree:
 
     def resolve(self, directory: int, name: bytes) -> tuple[Entry, Location] | None:
         """The same, and where the record lies. Raises BlocksMissing, DecodeError."""
-        record = self.find(entry_key(directory, name))
+        key = entry_key(directory, name)
+        record = self.staging.find(key, UNSAID)
+        if record is UNSAID:
+            record = None if self.view is None else self.view.find(key)
         if record is None:
             return None
         if type(record) is Entry:
@@ -194,10 +199,14 @@ class LiveTree:
         """
         start, end = directory_range(directory, after)
         out: list[tuple[bytes, Entry]] = []
+        files = self.files
         while True:
             wanted = limit - len(out)
             page = self.staging.scan_over(self._scan_view, start, end, wanted)
             for key, record in page:
+                if type(record) is Entry and record.id not in files:
+                    out.append((key[ID_BYTES:], record))
+                    continue
                 try:
                     entry = self._live(record)
                 except DecodeError:
@@ -213,7 +222,7 @@ class LiveTree:
     ) -> list[tuple[bytes, StagedRecord]]:
         if self.view is None:
             return []
-        hidden = self.staging if len(self.staging) else ()
+        hidden = self.staging.keys if len(self.staging) else ()
         return list(self.view.scan(start, end, limit, hidden))
 
     def _live(self, record: StagedRecord | None) -> Entry | None:
@@ -234,14 +243,8 @@ class LiveTree:
         id = self.next_id
         if id > MAX_ID:
             raise NotWritable("the drive has used up its 2**48 file ids")
-        self._next_id = id + 1
+        self.next_id = id + 1
         return id
-
-    @property
-    def next_id(self) -> int:
-        """The first id that was not handed out."""
-        stored = 0 if self.view is None else self.view.next_id
-        return self._next_id if self._next_id > stored else stored
 
     def put(self, directory: int, name: bytes, entry: Entry) -> None:
         """Stage a name. If the file is open its size and content stay the open file's; the
@@ -260,14 +263,13 @@ class LiveTree:
         self.staging.put(entry_key(directory, name), entry)
 
     def add(self, directory: int, name: bytes, entry: Entry) -> None:
-        """As `put`, of a new file under a name that `resolve` has just not found; the name and what
-        the entry says are known to be good."""
-        self.check_writable()
+        """As `put`, of a file with a `new_id` under a name that `resolve` has just not found; the
+        name and what the entry says are known to be good."""
         self.staging.put(entry_key(directory, name), entry)
 
-    def put_times(self, location: tuple[int, bytes] | Shared, entry: Entry) -> None:
-        """Stage *entry*, the record lying at *location*, with other times: quicker than `put`. Not
-        for what may be open. Raises NotWritable, StorageLocked."""
+    def put_attributes(self, location: tuple[int, bytes] | Shared, entry: Entry) -> None:
+        """Stage *entry*, the record lying at *location*, with other attributes that are known to be
+        good: quicker than `put`. Not for what may be open. Raises NotWritable, StorageLocked."""
         self.check_writable()
         key = shared_key(entry.id) if location is SHARED else entry_key(*location)
         self.staging.put(key, entry)
@@ -278,7 +280,7 @@ class LiveTree:
         if location is None:
             return False
         key = shared_key(id) if location is SHARED else entry_key(*location)
-        return key in self.staging.staged.records
+        return key in self.staging.staged.records.keys
 
     def put_link(self, directory: int, name: bytes, id: int) -> None:
         """Stage a name of a file with several names (see `put_shared`)."""
@@ -296,7 +298,8 @@ class LiveTree:
         known to be one.
         """
         self.check_writable()
-        self._displace((directory, name), None)
+        if self._at:
+            self._displace((directory, name), None)
         self.staging.delete(entry_key(directory, name))
 
     def put_shared(self, entry: Entry) -> None:
@@ -370,6 +373,10 @@ class LiveTree:
         if self.before_first_change is not None:
             self.before_first_change()
             self.before_first_change = None
+
+    def schedule_commit(self) -> None:
+        """See `Drive.schedule_commit`."""
+        self.staging.soon = True
 
     def scan(self, start: bytes, end: bytes | None, limit: int) -> list[tuple[bytes, StagedRecord]]:
         """Records as of now, without open files' state; see `Overlay.scan_over`."""

@@ -18,7 +18,7 @@ from hyperfs.index.overlay import Overlay
 from hyperfs.records import Entry, Link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
 StagedRecord = Entry | Link
 
@@ -56,12 +56,24 @@ def _nobody_asks() -> None:
 
 
 class Staging:
-    """The layers, and what they together say. `on_change` is called after every change."""
+    """The layers, and what they together say.
+
+    `on_change` is called after the first change of a layer. `soon` says that somebody asked for a
+    commit of what is staged; whoever commits takes it back. `find(key, UNSAID)` is what the layers
+    say of a key: None when removed, `UNSAID` if they say nothing.
+    """
 
     def __init__(self, on_change: Callable[[], None] = _nobody_asks) -> None:
         self.on_change = on_change
+        self.soon = False
+        self._told = False
         self.staged = Layer(1)
         self.committing: Layer | None = None
+        self.find: Callable[[bytes, Unsaid], StagedRecord | Unsaid | None]
+        self._layered()
+
+    def _layered(self) -> None:
+        self.find = self.staged.records.find if self.committing is None else self._find
 
     def __len__(self) -> int:
         committing = self.committing
@@ -75,12 +87,16 @@ class Staging:
             self.committing is not None and key in self.committing.records
         )
 
-    def find(self, key: bytes) -> StagedRecord | Unsaid | None:
-        """What the layers say of *key*: None when removed, `UNSAID` if they say nothing."""
-        found = self.staged.records.find(key, UNSAID)
-        if found is UNSAID and self.committing is not None:
-            return self.committing.records.find(key, UNSAID)
+    def _find(self, key: bytes, unsaid: Unsaid) -> StagedRecord | Unsaid | None:
+        found = self.staged.records.find(key, unsaid)
+        if found is unsaid and self.committing is not None:
+            return self.committing.records.find(key, unsaid)
         return found
+
+    @property
+    def keys(self) -> Container[bytes]:
+        """What can be asked whether a layer says anything of a key, until one changes."""
+        return self.staged.records.keys if self.committing is None else self
 
     def __getitem__(self, key: bytes) -> StagedRecord | None:
         """What the layers say of *key*; None when removed. Raises KeyError if they say nothing."""
@@ -116,29 +132,36 @@ class Staging:
     def put(self, key: bytes, record: StagedRecord) -> None:
         """Stage a record."""
         self.staged.records.put(key, record)
-        self.on_change()
+        if not self._told:
+            self._tell()
 
     def delete(self, key: bytes) -> None:
         """Stage a removal."""
         self.staged.records.put(key, None)
-        self.on_change()
+        if not self._told:
+            self._tell()
 
     def forget_groups(self, id: int) -> None:
         """Stage the removal of a file's group records."""
         self.staged.forgotten.add(id)
-        self.on_change()
+        if not self._told:
+            self._tell()
 
     def touch(self) -> None:
         """Ask for a commit although no key changed: an open file did."""
         self.staged.touched = True
+        if not self._told:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = True
         self.on_change()
 
     def absorb(self, newer: Layer) -> None:
         """Take over all of *newer*, which was collected elsewhere (a batch), at once."""
         self.staged.records.absorb(newer.records)
         self.staged.forgotten |= newer.forgotten
-        self.staged.touched = True
-        self.on_change()
+        self.touch()
 
     # -- committing --------------------------------------------------------------------------
 
@@ -147,11 +170,14 @@ class Staging:
         assert self.committing is None
         self.committing = self.staged
         self.staged = Layer(self.committing.number + 1)
+        self._told = self.soon = False
+        self._layered()
         return self.committing
 
     def committed(self) -> None:
         """The commit is in the index."""
         self.committing = None
+        self._layered()
 
     def failed(self) -> None:
         """The commit did not happen: its changes are staged again, under what came meanwhile."""
@@ -162,3 +188,5 @@ class Staging:
         older.touched = True
         older.number = newer.number
         self.staged, self.committing = older, None
+        self._told = True
+        self._layered()

@@ -35,7 +35,7 @@ from hyperfs.records import (
 from hyperfs.staging import UNSAID
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from hyperfs.extents import Extent
     from hyperfs.index.diff import Change
@@ -124,7 +124,7 @@ class Format(Protocol):
 # 400 bytes each.
 KNOWN_RECORDS: Final = 32_768
 # How many entries a listing reads at once beyond those it needs, when some are left out.
-_LEAST_AT_ONCE: Final = 32
+_LEAST_AT_ONCE: Final = 64
 _MOST_AT_ONCE: Final = 256
 
 
@@ -219,24 +219,32 @@ class View:
         wanted = limit if not hidden else max(limit, _LEAST_AT_ONCE)
         while True:
             page = self.index.scan(start, end, wanted)
-            for key, value in page:
-                if key in hidden:
-                    continue
-                record = self._known.get(key)
-                # Those under shared keys are known by the same means.
-                if record is None or not key[_ID_BYTES]:
-                    if not is_name(key[_ID_BYTES:]):
-                        continue
-                    try:
-                        record = unpack_entry(value)
-                    except DecodeError:
-                        continue
-                    self._remember(key, record)
-                out.append((key, record))
+            shown = [item for item in page if item[0] not in hidden] if hidden else page
+            # Those under shared keys are known by the same means.
+            known = [
+                (key, record)
+                for key, _ in shown
+                if (record := self._known.get(key)) is not None and key[_ID_BYTES]
+            ]
+            out += known if len(known) == len(shown) else self._decoded(shown)
             if len(page) < wanted or len(out) >= limit:
                 return out[:limit]
             start = page[-1][0] + b"\0"
             wanted = max(limit - len(out), min(2 * wanted, _MOST_AT_ONCE))
+
+    def _decoded(self, page: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, Entry | Link]]:
+        """Keys and records, without those that hold no name, or no record."""
+        for key, value in page:
+            if not is_name(key[_ID_BYTES:]):
+                continue
+            record = self._known.get(key)
+            if record is None:
+                try:
+                    record = unpack_entry(value)
+                except DecodeError:
+                    continue
+                self._remember(key, record)
+            yield key, record
 
     def group(self, id: int, window: int) -> tuple[Extent, ...]:
         """The extents of one window of a grouped file; empty for one that is a hole.

@@ -367,13 +367,16 @@ class OpenFile:
         self._changed(delta.ranges.size_bytes - before)
 
     def update(self, **changes: Unpack[Attributes]) -> None:
-        """Change attributes; staged as by `Drive.put`. Times are as given. Raises NotWritable."""
-        self.change(self.entry._replace(**changes))
+        """Change attributes; staged as by `Drive.put`. Times are as given. Raises NotWritable,
+        ValueError for what no reader would take."""
+        entry = self.entry._replace(**changes)
+        check_attributes(entry)
+        self.change(entry)
 
     def change(self, entry: Entry) -> None:
-        """As `update`; *entry* is the one that `entry` is now, with other attributes."""
+        """As `update`; *entry* is the one that `entry` is now, with other attributes, which are
+        known to be good."""
         self._owner.check_writable()
-        check_attributes(entry)
         self.record_dirty = True
         self._owner.file_changed(self, 0)
         self._attributes = self._live = entry

@@ -205,11 +205,8 @@ class Operations(pyfuse3.Operations):
         return await self._history.lookup(parent, name, _who(ctx)) or _MISSING
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        beside = [pair for pair in inode_list if pair[0] > MAX_ID]
-        if beside:
-            self._history.forget(beside)
-            inode_list = [pair for pair in inode_list if pair[0] <= MAX_ID]
-        self._fs.forget(inode_list)
+        for inode, count in inode_list:
+            (self._fs if inode <= MAX_ID else self._history).forget(inode, count)
 
     @_answered
     def mknod(

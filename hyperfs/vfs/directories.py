@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hyperfs.records import ROOT_ID
 from hyperfs.vfs.files import FileOperations
@@ -17,15 +17,8 @@ if TYPE_CHECKING:
 
 
 S = TypeVar("S")
-
-
-class Listed(NamedTuple, Generic[S]):
-    """One entry of a listing: name, attributes, where to go on after it, and the id of its file."""
-
-    name: bytes
-    attributes: S
-    position: int
-    id: int
+# One entry of a listing: name, attributes, position after it (where to go on), id of its file.
+Listed = tuple[bytes, S, int, int]
 
 
 class DirectoryOperations(FileOperations[S]):
@@ -44,15 +37,20 @@ class DirectoryOperations(FileOperations[S]):
         """
         handle = self.handles.directories[number]
         listed: list[Listed[S]] = []
+        if position == handle.end and position:
+            return listed
         if position < 2:
             listed = self._dots(handle.ino, position)
         after = handle.name_before(position)
-        found = self.live.page(handle.ino, after, handle.wanted)
-        shown = self.attributes
-        listed += [
-            Listed(name, shown(entry), at, entry.id)
-            for at, (name, entry) in enumerate(found, max(position, 2) + 1)
-        ]
+        told, attributes = self.told, self.attributes
+        at = max(position, 2)
+        page = self.live.page(handle.ino, after, handle.wanted)
+        handle.last = len(page) < handle.wanted
+        for name, entry in page:
+            at, ino = at + 1, entry.id
+            known = told.get(ino)
+            shown = known[1] if known is not None and known[0] is entry else attributes(entry)
+            listed.append((name, shown, at, ino))
         handle.offered = len(listed)
         return listed
 
@@ -60,11 +58,11 @@ class DirectoryOperations(FileOperations[S]):
         listed = []
         if position < 1:
             own = self.attributes(self.entry_of(ino))
-            listed.append(Listed(b".", own, 1, ino))
+            listed.append((b".", own, 1, ino))
         location = self.inodes.peek(ino)
         parent = location[0] if isinstance(location, tuple) and ino != ROOT_ID else ino
         above = parent if parent in self.inodes else ino
-        listed.append(Listed(b"..", self.attributes(self.entry_of(above)), 2, above))
+        listed.append((b"..", self.attributes(self.entry_of(above)), 2, above))
         return listed
 
     def remember(self, number: int, listed: Sequence[Listed[S]]) -> None:
@@ -72,13 +70,14 @@ class DirectoryOperations(FileOperations[S]):
         except for `.` and `..`."""
         handle = self.handles.directories[number]
         handle.fitted(len(listed))
-        names = listed[max(0, DirectoryHandle.FIRST_NAME - listed[0].position) :] if listed else ()
+        names = listed[max(0, DirectoryHandle.FIRST_NAME - listed[0][2]) :] if listed else ()
         if not names:
             return
-        handle.tell(names[0].position, [each.name for each in names])
+        handle.tell(names[0][2], [name for name, _, _, _ in names])
         directory, inodes = handle.ino, self.inodes
+        hot = inodes.hot
         for name, _, _, ino in names:
-            inode = inodes.find(ino)
+            inode = hot.get(ino) or inodes.find(ino)
             if inode is None:
                 inodes.add(ino, (directory, name))
                 continue

@@ -157,7 +157,7 @@ class FileOperations(NameOperations[S]):
             self.inodes.drop_unused(inode)
         handle.file.release()
         if changed:
-            self.drive.schedule_commit()
+            self.live.schedule_commit()
 
 
 _ACCESS = {os.O_RDONLY: READ, os.O_WRONLY: WRITE, os.O_RDWR: READ | WRITE, os.O_ACCMODE: READ}

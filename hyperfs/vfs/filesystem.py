@@ -20,8 +20,6 @@ from hyperfs.vfs.xattrs import XattrOperations
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from hyperfs.drive import Changed, EntryChange
     from hyperfs.records import Entry
 
@@ -37,10 +35,9 @@ class FileSystem(XattrOperations[S]):
     Between operations it holds the inodes that were told and not yet forgotten, and what is open.
     """
 
-    def forget(self, inodes: Iterable[tuple[int, int]]) -> None:
-        """Take back lookup counts: pairs of inode number and count."""
-        for ino, count in inodes:
-            self.inodes.forget(ino, count)
+    def forget(self, ino: int, count: int) -> None:
+        """Take back so many lookups of an inode."""
+        self.inodes.forget(ino, count)
 
     def path_of_handle(self, number: int, *, directory: bool) -> str:
         """As `path_of`, of what a handle has open."""

@@ -37,10 +37,11 @@ class DirectoryHandle:
     Positions are told for each entry: 1 and 2 for `.` and `..`, then one a name. To go on at a
     position means after the name it was told with, whatever came and went meanwhile: so nothing is
     listed twice or left out, and nothing stale is shown. `offered` is how many entries the last
-    answer had, `wanted` how many the next one should have.
+    answer had, `wanted` how many the next one should have, `last` says that no names followed it;
+    `end` is the position after the last name, once that was passed on.
     """
 
-    __slots__ = ("ino", "names", "offered", "wanted")
+    __slots__ = ("end", "ino", "last", "names", "offered", "wanted")
 
     FIRST_NAME = 3
     FIRST_ANSWER = 64
@@ -50,6 +51,8 @@ class DirectoryHandle:
         self.names: list[bytes] = []
         self.offered = 0
         self.wanted = self.FIRST_ANSWER
+        self.last = False
+        self.end = 0
 
     def name_before(self, position: int) -> bytes:
         """The name after which the listing goes on at *position*; empty for the start.
@@ -67,6 +70,7 @@ class DirectoryHandle:
         """Note that *position* and those after it were told with *names*."""
         index = position - self.FIRST_NAME
         self.names[index : index + len(names)] = names
+        self.end = position + len(names) - 1 if self.last else 0
 
     def fitted(self, count: int) -> None:
         """Note that *count* of the entries offered were taken: the next ones may be a few more, or
@@ -75,6 +79,7 @@ class DirectoryHandle:
             self.wanted = max(2 * count, self.FIRST_ANSWER)
         else:
             self.wanted = max(count + 8, self.FIRST_ANSWER)
+            self.last = False
 
 
 class Handles(Generic[Handle]):

@@ -26,14 +26,14 @@ from hyperfs.dates import parse_date
 from hyperfs.errors import VersionCleared
 from hyperfs.records import ID_BYTES, MAX_ID, ROOT_ID
 from hyperfs.vfs import rules
-from hyperfs.vfs.directories import Listed
 from hyperfs.vfs.handles import Handles
 from hyperfs.vfs.tree import InvalidateEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from hyperfs.drive import Drive
+    from hyperfs.vfs.directories import Listed
     from hyperfs.vfs.filesystem import FileSystem
     from hyperfs.vfs.rules import Credentials
 
@@ -296,23 +296,22 @@ class History(Generic[S]):
         await self.getattr(ino)
         return not mask & rules.EXECUTE or ino != _STATUS
 
-    def forget(self, inodes: Iterable[tuple[int, int]]) -> None:
+    def forget(self, ino: int, count: int) -> None:
         """As `FileSystem.forget`."""
-        for ino, count in inodes:
-            if ino >= _CONTROL:
-                link = self._links.get(ino)
-                if link is not None:
-                    link.known -= count
-                    if link.known <= 0:
-                        del self._links[ino], self._link_to[link.target]
-                continue
-            past = self._views.get(ino >> _SHIFT)
-            if past is not None:
-                inside = ino & MAX_ID
-                if inside != ROOT_ID:
-                    past.fs.forget([(inside, count)])
-                past.known -= count
-                self._drop_unknown(past)
+        if ino >= _CONTROL:
+            link = self._links.get(ino)
+            if link is not None:
+                link.known -= count
+                if link.known <= 0:
+                    del self._links[ino], self._link_to[link.target]
+            return
+        past = self._views.get(ino >> _SHIFT)
+        if past is not None:
+            inside = ino & MAX_ID
+            if inside != ROOT_ID:
+                past.fs.forget(inside, count)
+            past.known -= count
+            self._drop_unknown(past)
 
     # -- files ------------------------------------------------------------------------------------
 
@@ -369,7 +368,7 @@ class History(Generic[S]):
             for past in await self._newest():
                 root = past.view << _SHIFT | ROOT_ID
                 found.append((b"%d" % past.version, root, await self._past_root(past)))
-        return [Listed(name, shown, at, id) for at, (name, id, shown) in enumerate(found, 1)]
+        return [(name, shown, at, id) for at, (name, id, shown) in enumerate(found, 1)]
 
     async def _newest(self) -> list[Past[S]]:
         """The newest versions, as many as are shown at once."""
@@ -388,18 +387,18 @@ class History(Generic[S]):
         if number < _CONTROL:
             past, inside = self._past(number)
             return await past.fs.complete(past.fs.readdir, inside, position)
-        return [each for each in self._listings[number & MAX_ID] if each.position > position]
+        return [each for each in self._listings[number & MAX_ID] if each[2] > position]
 
     def remember(self, number: int, listed: Sequence[Listed[S]]) -> None:
         """As `FileSystem.remember`."""
         if number < _CONTROL:
             past, inside = self._past(number)
             past.fs.remember(inside, listed)
-            past.known += sum(each.position > 2 for each in listed)
+            past.known += sum(position > 2 for _, _, position, _ in listed)
             return
-        for each in listed:
+        for _, _, _, id in listed:
             # A listed version that had to make room already will be looked up by its name.
-            version = self._views.get(each.id >> _SHIFT)
+            version = self._views.get(id >> _SHIFT)
             if version is not None:
                 version.known += 1
 

@@ -37,7 +37,7 @@ class Inode:
     set-ID bits. `lookups` is what the kernel will give back.
     """
 
-    __slots__ = ("ino", "location", "lookups", "opens", "orphan", "set_id")
+    __slots__ = ("_removed_ns", "ino", "location", "lookups", "opens", "orphan", "set_id")
 
     def __init__(self, ino: int, location: Location) -> None:
         self.ino = ino
@@ -46,6 +46,21 @@ class Inode:
         self.opens = 0
         self.set_id = False
         self.orphan: Entry | None = None
+        self._removed_ns = 0
+
+    def remove(self, entry: Entry, now: int) -> None:
+        """The last name of the file, whose record was *entry*, has gone at *now*. What is changed
+        in the record by that is made when somebody asks, which mostly nobody does."""
+        self.location = None
+        self.orphan = entry
+        self._removed_ns = now
+
+    def last(self) -> Entry | None:
+        """The last record of a file without names."""
+        if self._removed_ns and self.orphan is not None:
+            self.orphan = self.orphan._replace(nlink=0, ctime_ns=self._removed_ns)
+            self._removed_ns = 0
+        return self.orphan
 
     @property
     def at_rest(self) -> bool:
@@ -62,25 +77,26 @@ class InodeTable:
     """All known inodes by number. No method waits."""
 
     def __init__(self, *, hot: int = HOT_INODES) -> None:
-        self._hot: dict[int, Inode] = {}
+        # Those that are not packed; `find` knows the others too.
+        self.hot: dict[int, Inode] = {}
         self._cold = PackedInodes()
         self._least_limit = self._limit = hot
         # The access times that were set, in nanoseconds; lost with the inode, never stored.
         self.access_times: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return len(self._hot) + len(self._cold)
+        return len(self.hot) + len(self._cold)
 
     def __contains__(self, ino: int) -> bool:
-        return ino in self._hot or ino in self._cold
+        return ino in self.hot or ino in self._cold
 
     def __iter__(self) -> Iterator[int]:
         """The known numbers, as they are now."""
-        return iter([*self._hot, *self._cold])
+        return iter([*self.hot, *self._cold])
 
     def find(self, ino: int) -> Inode | None:
         """The inode of a number that may be unknown."""
-        inode = self._hot.get(ino)
+        inode = self.hot.get(ino)
         if inode is not None:
             return inode
         packed = self._cold.pop(ino)
@@ -115,30 +131,32 @@ class InodeTable:
 
     def peek(self, ino: int) -> Location:
         """Where the record of a known number lies, without unpacking it; None if nowhere."""
-        inode = self._hot.get(ino)
+        inode = self.hot.get(ino)
         if inode is not None:
             return inode.location
         packed = self._cold.get(ino)
         return None if packed is None else packed[1]
 
-    def forget(self, ino: int, count: int) -> Inode | None:
-        """Take back *count* lookups. Returns the inode if that made it unused, and drops it.
+    def forget(self, ino: int, count: int) -> None:
+        """Take back *count* lookups, and drop an inode that is unused then.
 
         More than were counted means a bug somewhere; it is taken as all of them.
         """
-        inode = self.find(ino)
+        inode = self.hot.get(ino) or self.find(ino)
         if inode is None:
-            return None
-        inode.lookups = max(0, inode.lookups - count)
-        return self.drop_unused(inode)
+            return
+        if inode.lookups > count:
+            inode.lookups -= count
+            return
+        inode.lookups = 0
+        if not inode.opens:
+            self.drop_unused(inode)
 
-    def drop_unused(self, inode: Inode) -> Inode | None:
-        """Drop *inode* if nobody can ask for it any more, and then return it."""
-        if inode.lookups or inode.opens:
-            return None
-        self._hot.pop(inode.ino, None)
-        self.access_times.pop(inode.ino, None)
-        return inode
+    def drop_unused(self, inode: Inode) -> None:
+        """Drop *inode* if nobody can ask for it any more."""
+        if not (inode.lookups or inode.opens):
+            self.hot.pop(inode.ino, None)
+            self.access_times.pop(inode.ino, None)
 
     def set_access_time(self, ino: int, time_ns: int) -> None:
         """Remember an access time; of too many the oldest are given up."""
@@ -151,16 +169,16 @@ class InodeTable:
     # -- packing -----------------------------------------------------------------------------------
 
     def _keep(self, inode: Inode) -> None:
-        self._hot[inode.ino] = inode
-        if len(self._hot) > self._limit:
+        self.hot[inode.ino] = inode
+        if len(self.hot) > self._limit:
             self._tidy(keep=inode)
 
     def _tidy(self, keep: Inode) -> None:
         """Pack the older half of the inodes at rest, and drop what is unused."""
-        candidates = [i for i in self._hot.values() if i is not keep and (i.at_rest or i.unused)]
-        unpackable = len(self._hot) - len(candidates)
+        candidates = [i for i in self.hot.values() if i is not keep and (i.at_rest or i.unused)]
+        unpackable = len(self.hot) - len(candidates)
         for inode in candidates[: (len(candidates) + 1) // 2]:
-            del self._hot[inode.ino]
+            del self.hot[inode.ino]
             if inode.unused:
                 self.access_times.pop(inode.ino, None)
             else:

@@ -68,7 +68,7 @@ class AttributeOperations(DirectoryOperations[S]):
             self.set_access_time(ino, changes.atime_ns)
         inode.set_id = bool(entry.mode & _SET_ID)
         if not inode.opens:
-            self.drive.schedule_commit()
+            self.live.schedule_commit()
         return self.attributes(entry)
 
     def _check_setattr(

@@ -40,20 +40,19 @@ class NameOperations(Tree[S]):
             self.check(self.directory_of(parent), who, EXECUTE)
         found = self.live.resolve(parent, name)
         if found is None:
-            self.told_missing(parent, name)
+            if self.read_only:
+                self._told_missing(parent, name)
             return None
         entry, location = found
         self.inodes.known(entry.id, location).lookups += 1
         return self.attributes(entry)
 
-    def told_missing(self, parent: int, name: bytes) -> None:
+    def _told_missing(self, parent: int, name: bytes) -> None:
         """Note a name that the kernel remembers as missing, in a drive that others may change.
 
         They are bounded: of too many the oldest is taken back from the kernel.
         """
         missing = self.missing
-        if not self.read_only:
-            return
         missing.pop((parent, name), None)
         missing[parent, name] = None
         if len(missing) > MISSING_NAMES:
@@ -69,21 +68,21 @@ class NameOperations(Tree[S]):
         rules.check_node(mode, who, devices=self._devices)
         device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
         _, entry = self._make(parent, name, mode, who, rdev=rdev if device else 0)
-        self.drive.schedule_commit()
+        self.live.schedule_commit()
         return self.attributes(entry)
 
     def mkdir(self, parent: int, name: bytes, mode: int, who: Credentials) -> S:
         """Make a directory."""
         mode = stat.S_IFDIR | mode & 0o7777
         _, entry = self._make(parent, name, mode, who)
-        self.drive.schedule_commit()
+        self.live.schedule_commit()
         return self.attributes(entry)
 
     def symlink(self, parent: int, name: bytes, target: bytes, who: Credentials) -> S:
         """Make a symbolic link. Raises ENAMETOOLONG beyond 4095 bytes."""
         rules.check_target(target)
         _, entry = self._make(parent, name, stat.S_IFLNK | 0o777, who, target=target)
-        self.drive.schedule_commit()
+        self.live.schedule_commit()
         return self.attributes(entry)
 
     def _make(
@@ -137,7 +136,7 @@ class NameOperations(Tree[S]):
         self.live.put_link(parent, name, ino)
         self.touch(above, directory, now)
         inode.lookups += 1
-        self.drive.schedule_commit()
+        self.live.schedule_commit()
         return self.attributes(self.entry_of(ino))
 
     # -- removing --------------------------------------------------------------------------------
@@ -150,13 +149,14 @@ class NameOperations(Tree[S]):
         rules.check_name(name)
         above, directory = self.changeable_directory(parent, who)
         entry, location = self._existing(parent, name)
-        if entry.is_dir:
+        if stat.S_ISDIR(entry.mode):
             raise OSError(errno.EISDIR, "is a directory")
-        self._check_sticky(directory, entry, who)
+        if who.uid:
+            self._check_sticky(directory, entry, who)
         now = self.now_ns()
         self._remove(parent, name, entry, location, now)
         self.touch(above, directory, now)
-        self.drive.schedule_commit()
+        self.live.schedule_commit()
 
     def rmdir(self, parent: int, name: bytes, who: Credentials) -> None:
         """Remove an empty directory. Raises ENOTDIR, ENOTEMPTY, and as `unlink`."""
@@ -170,7 +170,7 @@ class NameOperations(Tree[S]):
         now = self.now_ns()
         self._remove(parent, name, entry, location, now)
         self.touch(above, directory, now)
-        self.drive.schedule_commit()
+        self.live.schedule_commit()
 
     def _existing(self, parent: int, name: bytes) -> tuple[Entry, Location]:
         found = self.live.resolve(parent, name)
@@ -189,28 +189,24 @@ class NameOperations(Tree[S]):
 
     def _remove(self, parent: int, name: bytes, entry: Entry, location: Location, now: int) -> None:
         """Take a name off a file whose record was just read. Does not wait."""
-        left = entry.nlink - 1 if location is SHARED else 0
-        ino, mode, uid, gid, mtime_ns = entry[:5]
-        entry = Entry(ino, mode, uid, gid, mtime_ns, now, entry.size, left, *entry[8:])
-        inode = self.inodes.find(ino)
+        ino = entry.id
+        inode = self.inodes.hot.get(ino) or self.inodes.find(ino)
         self.live.delete(parent, name)
-        if left > 0:
-            self.live.put_shared(entry)
-            if inode is not None:
-                inode.location = SHARED
-            return
+        if location is SHARED:
+            if entry.nlink > 1:
+                self.live.put_shared(entry._replace(nlink=entry.nlink - 1, ctime_ns=now))
+                if inode is not None:
+                    inode.location = SHARED
+                return
+            self.live.delete_shared(ino)
         file = self.live.files.get(ino)
         if file is not None:
             file.update(nlink=0, ctime_ns=now)
-        if location is SHARED:
-            self.live.delete_shared(ino)
-            if file is not None:
-                file.location = None
+            file.location = None
         if file is not None or entry.grouped:
             self.live.forget_content(entry)
         if inode is not None:
-            inode.location = None
-            inode.orphan = entry
+            inode.remove(entry, now)
 
     # -- renaming --------------------------------------------------------------------------------
 
@@ -270,7 +266,7 @@ class NameOperations(Tree[S]):
         self.touch(old_above, old_directory, now)
         if moved:
             self.touch(new_above, new_directory, now)
-        self.drive.schedule_commit()
+        self.live.schedule_commit()
 
     def _move(self, entry: Entry, location: Location, parent: int, name: bytes, now: int) -> None:
         """Give a file, whose name was just deleted, this one. Does not wait."""

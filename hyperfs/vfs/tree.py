@@ -112,7 +112,7 @@ class Tree(Generic[S]):
         # Names that the kernel remembers as missing, oldest first.
         self.missing: Final[dict[tuple[int, bytes], None]] = {}
         # What was shown of which record: who lists a directory does so again.
-        self._told: dict[int, tuple[Entry, S]] = {}
+        self.told: dict[int, tuple[Entry, S]] = {}
         self._checks: Final = check_permissions
         self._devices: Final = devices
         self._disk: Final = disk
@@ -135,7 +135,7 @@ class Tree(Generic[S]):
 
     def inode(self, ino: int) -> Inode:
         """The inode of a number. Raises ESTALE for one that nobody was told."""
-        inode = self.inodes.find(ino)
+        inode = self.inodes.hot.get(ino) or self.inodes.find(ino)
         if inode is None:
             raise OSError(errno.ESTALE, "unknown inode")
         return inode
@@ -156,8 +156,9 @@ class Tree(Generic[S]):
             return file.entry
         location = inode.location
         if location is None:
-            if inode.orphan is not None:
-                return inode.orphan
+            last = inode.last()
+            if last is not None:
+                return last
         elif location is SHARED:
             entry = self.live.shared(ino)
             if entry is not None:
@@ -183,23 +184,23 @@ class Tree(Generic[S]):
     def attributes(self, entry: Entry) -> S:
         """What stat(2) shows of *entry*."""
         ino = entry.id
-        told = self._told.get(ino)
+        told = self.told.get(ino)
         if told is not None and told[0] is entry:
             return told[1]
         atime_ns = self.inodes.access_times.get(ino)
         settled = ino not in self.live.files
         shown = self.presentation.show(self.show, entry, atime_ns, settled=settled)
         if settled:
-            self._told[ino] = entry, shown
-            if len(self._told) > TOLD_INODES:
-                for oldest in list(islice(self._told, TOLD_INODES // 2)):
-                    del self._told[oldest]
+            self.told[ino] = entry, shown
+            if len(self.told) > TOLD_INODES:
+                for oldest in list(islice(self.told, TOLD_INODES // 2)):
+                    del self.told[oldest]
         return shown
 
     def set_access_time(self, ino: int, time_ns: int) -> None:
         """Show another access time of *ino*, in nanoseconds."""
         self.inodes.set_access_time(ino, time_ns)
-        self._told.pop(ino, None)
+        self.told.pop(ino, None)
 
     def path_of(self, ino: int) -> str:
         """A name for people, as in `/folder/file`, of an inode that may be known; for the log."""
@@ -233,27 +234,27 @@ class Tree(Generic[S]):
         self.check_writable()
         inode = self.inode(ino)
         directory = self.entry_at(inode)
-        if not directory.is_dir:
+        if not stat.S_ISDIR(directory.mode):
             raise OSError(errno.ENOTDIR, "not a directory")
         if inode.location is None:
             raise OSError(errno.ENOENT, "the directory was removed")
-        self.check(directory, who, WRITE | EXECUTE)
+        if who.uid:
+            self.check(directory, who, WRITE | EXECUTE)
         return inode, directory
 
     # -- changing ------------------------------------------------------------------------------
 
     def stage(self, inode: Inode, entry: Entry) -> None:
-        """Stage *entry*: the record that `entry_at` just returned, with other attributes."""
+        """Stage *entry*: the record that `entry_at` just returned, with other attributes, which are
+        known to be good."""
         file = self.live.files.get(entry.id)
         location = inode.location
         if file is not None:
             file.change(entry)
-        elif location is SHARED:
-            self.live.put_shared(entry)
         elif location is None:
             inode.orphan = entry
         else:
-            self.live.put(*location, entry)
+            self.live.put_attributes(location, entry)
 
     def touch(self, inode: Inode, directory: Entry, now: int) -> None:
         """Names in a directory that `changeable_directory` just returned changed at *now*.
@@ -269,12 +270,10 @@ class Tree(Generic[S]):
         if location is None:
             inode.orphan = entry
         else:
-            self.live.put_times(location, entry)
+            self.live.put_attributes(location, entry)
 
-    @staticmethod
-    def now_ns() -> int:
-        """The wall clock, in nanoseconds."""
-        return time.time_ns()
+    # The wall clock, in nanoseconds.
+    now_ns = staticmethod(time.time_ns)
 
 
 def _default_root() -> Entry:

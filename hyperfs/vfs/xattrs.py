@@ -74,7 +74,7 @@ class XattrOperations(AttributeOperations[S]):
         self.check(entry, who, WRITE)
         xattrs = {**dict(others), name: value}
         self.stage(inode, entry._replace(xattrs=xattrs, ctime_ns=self.now_ns()))
-        self.drive.schedule_commit()
+        self.live.schedule_commit()
 
     def removexattr(self, ino: int, name: bytes, who: Credentials) -> None:
         """Remove an attribute. Raises ENODATA, and as `setxattr`."""
@@ -87,7 +87,7 @@ class XattrOperations(AttributeOperations[S]):
             raise OSError(errno.ENODATA, "no such attribute")
         others = {n: v for n, v in entry.xattrs.items() if n != name}
         self.stage(inode, entry._replace(xattrs=others, ctime_ns=self.now_ns()))
-        self.drive.schedule_commit()
+        self.live.schedule_commit()
 
     @staticmethod
     def _check(name: bytes) -> None:

@@ -88,7 +88,7 @@ async def test_a_file_removed_while_a_commit_fails_leaves_nothing_behind(monkeyp
                 await started.wait()
                 await fs.unlink(ROOT_ID, b"f", ROOT)
                 await fs.release(handle)
-                fs.forget([(made.ino, 1)])
+                fs.forget(made.ino, 1)
                 removed.set()
         assert not drive.tree.files
         assert drive.statistics().dirty_bytes == 0
@@ -123,7 +123,7 @@ async def test_a_file_removed_before_it_was_committed_leaves_nothing_behind(how)
         before = drive.content.byte_length
         made = await write(fs, ROOT_ID, b"f", b"x" * 10_000)
         await how(fs, drive)
-        fs.forget([(made.ino, 1)])
+        fs.forget(made.ino, 1)
         await drive.commit()
         assert not drive.tree.files
         assert not drive.tree.dirty_files
@@ -141,7 +141,7 @@ async def test_a_file_removed_while_it_is_committed_leaves_no_extents_behind(how
         for n in range(100):
             await fs.write(handle, n * 100_000, b"x%d" % n)
         await fs.release(handle)
-        fs.forget([(made.ino, 1)])
+        fs.forget(made.ino, 1)
         started, removed = trio.Event(), trio.Event()
         write_now = drive._committer._write
 

@@ -24,7 +24,7 @@ from tests.support.waiting import Waiting
 async def test_a_file_is_found_again_after_its_inode_was_forgotten():
     async with file_system() as fs:
         made = await write(fs, ROOT_ID, b"f", b"content")
-        fs.forget([(made.ino, 1)])
+        fs.forget(made.ino, 1)
         assert made.ino not in fs.inodes
         with raises(errno.ESTALE):
             await fs.getattr(made.ino)
@@ -86,8 +86,8 @@ async def test_listing_in_pieces_shows_each_name_once_while_names_come_and_go():
         while listed := await fs.readdir(handle, position):
             fs.remember(handle, listed[:4])
             for entry in listed[:4]:
-                found.append(entry.name)
-                position = entry.position
+                found.append(entry[0])
+                position = entry[2]
             last = found[-1]
             if last.isdigit():
                 await fs.unlink(directory, last, ROOT)
@@ -97,16 +97,31 @@ async def test_listing_in_pieces_shows_each_name_once_while_names_come_and_go():
         await fs.releasedir(handle)
 
 
+async def test_a_listing_that_was_told_to_its_end_is_read_anew_from_the_start():
+    async with file_system() as fs:
+        await write(fs, ROOT_ID, b"a")
+        await write(fs, ROOT_ID, b"b")
+        handle = await fs.opendir(ROOT_ID, ROOT)
+        listed = await fs.readdir(handle, 0)
+        fs.remember(handle, listed)
+        end = listed[-1][2]
+        assert not await fs.readdir(handle, end)
+        await write(fs, ROOT_ID, b"c")
+        listed = await fs.readdir(handle, 0)
+        fs.remember(handle, listed[:4])
+        assert [entry[0] for entry in await fs.readdir(handle, end)] == [b"c"]
+
+
 async def test_listing_goes_on_from_any_position_told():
     async with file_system() as fs:
         for i in range(20):
             await write(fs, ROOT_ID, b"%02d" % i)
         handle = await fs.opendir(ROOT_ID, ROOT)
         listed = await fs.readdir(handle, 0)
-        assert [entry.name for entry in listed[:2]] == [b".", b".."]
+        assert [entry[0] for entry in listed[:2]] == [b".", b".."]
         fs.remember(handle, listed)
         for i, entry in enumerate(listed[:-1]):
-            assert (await fs.readdir(handle, entry.position))[0].name == listed[i + 1].name
+            assert (await fs.readdir(handle, entry[2]))[0][0] == listed[i + 1][0]
         with raises(errno.EINVAL):
             await fs.readdir(handle, 1000)
 
@@ -133,7 +148,7 @@ async def test_unlinked_open_file_works_until_it_is_released():
         await fs.fsync(handle, data_only=False)
         await fs.release(handle)
         assert (await fs.getattr(made.ino)).size == 12
-        fs.forget([(made.ino, 1)])
+        fs.forget(made.ino, 1)
         assert made.ino not in fs.inodes
         assert await fs.lookup(ROOT_ID, b"f", ROOT) is None
 
@@ -142,7 +157,7 @@ async def test_a_link_told_by_a_listing_is_treated_as_one():
     async with file_system() as fs:
         made = await write(fs, ROOT_ID, b"a", b"x")
         await fs.link(made.ino, ROOT_ID, b"b", ROOT)
-        fs.forget([(made.ino, 2)])
+        fs.forget(made.ino, 2)
         await names(fs, ROOT_ID)
         await fs.setattr(made.ino, SetAttributes(mode=0o600), ROOT)
         await fs.unlink(ROOT_ID, b"b", ROOT)

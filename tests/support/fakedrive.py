@@ -161,7 +161,7 @@ class FakeDrive:
     def add(self, directory, name, entry):
         self.put(directory, name, entry)
 
-    def put_times(self, location, entry):
+    def put_attributes(self, location, entry):
         if location is SHARED:
             self.put_shared(entry)
         else:

@@ -66,8 +66,8 @@ async def names(fs, ino):
     found, position = [], 0
     while listed := await fs.readdir(handle, position):
         for entry in listed[:3]:
-            found.append(entry.name)
-            position = entry.position
+            found.append(entry[0])
+            position = entry[2]
         fs.remember(handle, listed[:3])
     await fs.releasedir(handle)
     return found

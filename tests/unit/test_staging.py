@@ -87,13 +87,20 @@ def test_batch_is_absorbed_over_what_is_staged():
     assert staging.staged.forgotten == {3}
 
 
-def test_every_change_is_reported():
+def test_the_first_change_of_a_layer_is_reported():
     calls = []
-    staging = Staging(lambda: calls.append(len(staging)))
+    staging = Staging(lambda: calls.append(staging.staged.number))
     staging.put(b"a", Link(1))
     staging.delete(b"b")
     staging.touch()
-    assert calls == [1, 2, 2]
+    assert calls == [1]
+    staging.freeze()
+    staging.touch()
+    staging.touch()
+    assert calls == [1, 2]
+    staging.failed()
+    staging.put(b"a", Link(2))
+    assert calls == [1, 2]
 
 
 @pytest.mark.parametrize("seed", range(20))
