@@ -86,13 +86,9 @@ class FrozenFile:
 
     def record(self) -> Entry:
         """The file's record."""
-        result = self.result
-        return self.entry._replace(
-            size=result.size,
-            inline=result.inline,
-            extents=result.extents,
-            grouped=result.grouped,
-        )
+        entry, content = self.entry, self.result
+        stored = content.inline, content.extents, content.grouped
+        return Entry(*entry[:6], content.size, *entry[7:11], *stored, entry.blob)
 
 
 @dataclass(slots=True)

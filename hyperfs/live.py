@@ -274,14 +274,6 @@ class LiveTree:
         key = shared_key(entry.id) if location is SHARED else entry_key(*location)
         self.staging.put(key, entry)
 
-    def waits(self, id: int, location: Location) -> bool:
-        """Whether the record of *id*, lying at *location*, is staged for a version of which nothing
-        is written yet."""
-        if location is None:
-            return False
-        key = shared_key(id) if location is SHARED else entry_key(*location)
-        return key in self.staging.staged.records.keys
-
     def put_link(self, directory: int, name: bytes, id: int) -> None:
         """Stage a name of a file with several names (see `put_shared`)."""
         self.check_writable()

@@ -414,7 +414,9 @@ def _xattrs(value: object) -> Mapping[bytes, bytes]:
 def clamp_time(time_ns: int) -> int:
     """The time nearest to *time_ns* that a record can have: the years 1677 to 2262. File systems
     have files of any time, and round those they cannot keep."""
-    return min(max(time_ns, _MIN_TIME), _MAX_TIME)
+    if _MIN_TIME <= time_ns <= _MAX_TIME:
+        return time_ns
+    return _MIN_TIME if time_ns < 0 else _MAX_TIME
 
 
 def check_attributes(entry: Entry) -> None:

@@ -18,7 +18,7 @@ Format: hyperfs/FORMAT.md, "Index nodes".
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
 from operator import lt
@@ -94,10 +94,21 @@ class Leaf:
     values: list[bytes]
     level: int = 0
 
-    def keys(self) -> list[bytes]:
-        """The whole keys."""
+    def key(self, at: int) -> bytes:
+        """One whole key."""
+        return self.prefix + self.suffixes[at]
+
+    def keys(self, start: int = 0, end: int | None = None) -> list[bytes]:
+        """The whole keys, or some of them."""
         prefix = self.prefix
-        return [prefix + suffix for suffix in self.suffixes]
+        return [prefix + suffix for suffix in self.suffixes[start:end]]
+
+    def place(self, key: bytes) -> int:
+        """How many keys come before *key*."""
+        prefix = self.prefix
+        if key.startswith(prefix):
+            return bisect_left(self.suffixes, key[len(prefix) :])
+        return 0 if key < prefix else len(self.suffixes)
 
     @property
     def cost(self) -> int:

@@ -235,14 +235,11 @@ class _Walk:
         node = self._cache.node(block, level, self._reader)
         start, end = self._start, self._end
         if isinstance(node, Leaf):
-            keys, values = node.keys(), node.values
-            check_bounds(keys[0], keys[-1], low, high)
-            at = bisect_left(keys, start) if keys[0] < start else 0
-            stop = bisect_left(keys, end, at) if end is not None and keys[-1] >= end else None
-            if at or stop is not None:
-                keys, values = keys[at:stop], values[at:stop]
-            if keys:
-                yield keys, values
+            check_bounds(node.key(0), node.key(-1), low, high)
+            at = node.place(start)
+            stop = len(node.values) if end is None else node.place(end)
+            if at < stop:
+                yield node.keys(at, stop), node.values[at:stop]
             return
         if node.suffixes:
             check_bounds(node.separator(1), node.separator(len(node.suffixes)), low, high)

@@ -47,9 +47,7 @@ class FileOperations(NameOperations[S]):
             inode.lookups += 1
             return handle, self.attributes(self.entry_of(entry.id))
         # Whoever makes a file may open it in any way, whatever the mode says.
-        handle = self._open(inode, entry, flags, who)
-        self.handles.files[handle].written = True
-        return handle, self.attributes(entry)
+        return self._open(inode, entry, flags, who, made=True), self.attributes(entry)
 
     def open(self, ino: int, flags: int, who: Credentials) -> int:
         """Open a regular file: its handle. O_TRUNC is done here.
@@ -78,16 +76,14 @@ class FileOperations(NameOperations[S]):
             self._clear_set_id(handle)
         return number
 
-    def _open(self, inode: Inode, entry: Entry, flags: int, who: Credentials) -> int:
+    def _open(
+        self, inode: Inode, entry: Entry, flags: int, who: Credentials, *, made: bool = False
+    ) -> int:
         file = self.live.open_file(entry, inode.location, current=True)
         inode.opens += 1
         inode.set_id = bool(entry.mode & _SET_ID)
-        handle = FileHandle(
-            inode,
-            file,
-            writable=flags & os.O_ACCMODE != os.O_RDONLY,
-            privileged=who.uid == 0,
-        )
+        writable, privileged = flags & os.O_ACCMODE != os.O_RDONLY, who.uid == 0
+        handle = FileHandle(inode, file, writable=writable, privileged=privileged, written=made)
         return self.handles.files.add(handle)
 
     async def read(self, number: int, offset: int, size: int) -> bytes:

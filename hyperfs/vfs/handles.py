@@ -23,12 +23,20 @@ class FileHandle:
 
     __slots__ = ("file", "inode", "privileged", "writable", "written")
 
-    def __init__(self, inode: Inode, file: OpenFile, *, writable: bool, privileged: bool) -> None:
+    def __init__(
+        self,
+        inode: Inode,
+        file: OpenFile,
+        *,
+        writable: bool,
+        privileged: bool,
+        written: bool = False,
+    ) -> None:
         self.inode = inode
         self.file = file
         self.writable = writable
         self.privileged = privileged
-        self.written = False
+        self.written = written
 
 
 class DirectoryHandle:

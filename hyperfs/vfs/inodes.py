@@ -34,10 +34,20 @@ class Inode:
 
     `location` is where its record lies; None when its last name is gone, and then `orphan` is the
     last record. `opens` counts the handles of its file; `set_id` says whether the mode of that has
-    set-ID bits. `lookups` is what the kernel will give back.
+    set-ID bits. `touched` is the layer in which it was last staged as a directory whose names
+    changed. `lookups` is what the kernel will give back.
     """
 
-    __slots__ = ("_removed_ns", "ino", "location", "lookups", "opens", "orphan", "set_id")
+    __slots__ = (
+        "_removed_ns",
+        "ino",
+        "location",
+        "lookups",
+        "opens",
+        "orphan",
+        "set_id",
+        "touched",
+    )
 
     def __init__(self, ino: int, location: Location) -> None:
         self.ino = ino
@@ -47,6 +57,7 @@ class Inode:
         self.set_id = False
         self.orphan: Entry | None = None
         self._removed_ns = 0
+        self.touched = 0
 
     def remove(self, entry: Entry, now: int) -> None:
         """The last name of the file, whose record was *entry*, has gone at *now*. What is changed

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Generic, ParamSpec, Protocol, TypeVar
 
 from hyperfs.index.node import BlocksMissing
 from hyperfs.records import ROOT_ID, Entry
-from hyperfs.vfs.attributes import Presentation
+from hyperfs.vfs.attributes import Presentation, looks_same
 from hyperfs.vfs.handles import HandleTable
 from hyperfs.vfs.inodes import Inode, InodeTable
 from hyperfs.vfs.rules import EXECUTE, WRITE, check_access
@@ -187,14 +187,16 @@ class Tree(Generic[S]):
         told = self.told.get(ino)
         if told is not None and told[0] is entry:
             return told[1]
-        atime_ns = self.inodes.access_times.get(ino)
         settled = ino not in self.live.files
-        shown = self.presentation.show(self.show, entry, atime_ns, settled=settled)
-        if settled:
-            self.told[ino] = entry, shown
-            if len(self.told) > TOLD_INODES:
-                for oldest in list(islice(self.told, TOLD_INODES // 2)):
-                    del self.told[oldest]
+        if told is not None and settled and looks_same(told[0], entry):
+            shown = told[1]
+        else:
+            atime_ns = self.inodes.access_times.get(ino)
+            shown = self.presentation.show(self.show, entry, atime_ns, settled=settled)
+        self.told[ino] = entry, shown
+        if len(self.told) > TOLD_INODES:
+            for oldest in list(islice(self.told, TOLD_INODES // 2)):
+                del self.told[oldest]
         return shown
 
     def set_access_time(self, ino: int, time_ns: int) -> None:
@@ -263,9 +265,11 @@ class Tree(Generic[S]):
         many names made in a row not each costs one more record.
         """
         location, before = inode.location, directory.mtime_ns
+        layer = self.live.staging.staged.number
         recent = 0 <= now - before < GRAIN_NS and before == directory.ctime_ns
-        if recent and self.live.waits(directory.id, location):
+        if recent and inode.touched == layer:
             return
+        inode.touched = layer
         entry = directory._replace(mtime_ns=now, ctime_ns=now)
         if location is None:
             inode.orphan = entry

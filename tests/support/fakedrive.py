@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import trio
 
@@ -76,6 +77,7 @@ class FakeTree:
         self._drive = drive
         self.files = drive.open_files
         self.dirty_bytes = 0
+        self.staging = SimpleNamespace(staged=SimpleNamespace(number=1))
 
     def __getattr__(self, name) -> object:
         return getattr(self._drive, name)
@@ -166,9 +168,6 @@ class FakeDrive:
             self.put_shared(entry)
         else:
             self.put(*location, entry)
-
-    def waits(self, id, location):
-        return location is not None
 
     def put_link(self, directory, name, id):
         self.check_writable()
