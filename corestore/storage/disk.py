@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -30,7 +31,7 @@ from corestore.storage.sync import Syncer
 from corestore.storage.writer import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import apsw
 
@@ -185,28 +186,22 @@ class DiskStorage:
             return
         if core.record.signer is not None:
             core.lock_signing()
-        try:
-            self._delete(core)
-        except OSError as error:
-            if not self._makes_room(error):
-                raise
-            self._delete(core)
+        self._make_room_for(partial(self._delete, core))
         self.syncer.touch_log()
         core.reload()
         self._forget(core)
         self._give_back()
 
     def _delete(self, core: DiskCore) -> None:
+        """Delete what says that the core is there. Its tree is left to `_punch`, with its file: of
+        a million blocks the log takes 100 MB, which a full disk has when the file is gone."""
         with self.database.transaction() as cursor:
-            first, end = schema.first_row(core.id), schema.end_row(core.id)
-            for table in ("node", "bits"):
-                cursor.execute(f"DELETE FROM {table} WHERE id >= ? AND id < ?", (first, end))
             for table in ("tail", "unsynced", "core_data"):
                 cursor.execute(f"DELETE FROM {table} WHERE core = ?", (core.id,))
             cursor.execute("DELETE FROM core WHERE id = ?", (core.id,))
             cursor.execute(
-                "INSERT INTO pending_clear VALUES (?, ?, 0, NULL)",
-                (next(self._row_ids), core.name),
+                "INSERT INTO pending_clear VALUES (?, ?, ?, NULL)",
+                (next(self._row_ids), core.name, core.id),
             )
 
     def _forget(self, core: DiskCore) -> None:
@@ -264,18 +259,23 @@ class DiskStorage:
             ours = core.record.signer is not None
             if ours and core.lock is None and (commit.head or rules.gives_back(commit)):
                 self._lock_for(core)
-        try:
-            self._carry_out(own)
-        except OSError as error:
-            clears = any(rules.gives_back(commit) for _, commit in own)
-            if not (clears and self._makes_room(error)):
-                raise
+        if any(rules.gives_back(commit) for _, commit in own):
+            self._make_room_for(partial(self._carry_out, own))
+        else:
             self._carry_out(own)
 
-    def _makes_room(self, error: OSError) -> bool:
-        """Whether the disk was full and has room now: what gives back must not fail for want of
-        it."""
-        return rules.is_full(error) and self._reserve.release()
+    def _make_room_for(self, give_back: Callable[[], None]) -> None:
+        """Do what must not fail for want of room, since it makes room: at the worst in that of the
+        reserve."""
+        try:
+            give_back()
+        except OSError as error:
+            if not (rules.is_full(error) and self._reserve.release()):
+                raise
+            try:
+                give_back()
+            finally:
+                self._reserve.keep()
 
     def _carry_out(self, own: Sequence[tuple[DiskCore, Commit]]) -> None:
         if len(own) == 1 and own[0][1].truncate is not None:
@@ -387,24 +387,21 @@ class DiskStorage:
     # -- holes -----------------------------------------------------------------------------------
 
     def _give_back(self) -> None:
-        """Free what committed clears left, as soon as the log is durable.
-
-        What is committed is no error of its caller's any more: a disk too full to note that a hole
-        is made has it made again, by whoever gives back next or opens the store.
-        """
+        """Free what committed clears left, as soon as the log is durable."""
         self._no_holes_as_of = -1
         self.database.log.flush()
-        with contextlib.suppress(OSError):
-            self.punch_pending()
+        self.punch_pending()
         self._reserve.keep()
 
     def punch_pending(self) -> None:
         """Punch every pending hole, whoever left it, then forget its row.
 
-        The log was flushed since the rows were written: only then may the disk use the space.
+        The log was flushed since the rows were written: only then may the disk use the space. What
+        is committed is no error of anybody's any more: a disk too full to note that a hole is made
+        has it made again, by whoever gives back next or opens the store.
         """
         if self.database.one("SELECT 1 FROM pending_clear LIMIT 1"):
-            with self.database.transaction() as cursor:
+            with contextlib.suppress(OSError), self.database.transaction() as cursor:
                 self._punch(cursor)
 
     def _finish_holes(self, cursor: apsw.Cursor, core: DiskCore) -> None:
@@ -424,10 +421,11 @@ class DiskStorage:
             self._punch(cursor)
 
     def _punch(self, cursor: apsw.Cursor) -> None:
-        rows = cursor.execute(
+        found = cursor.execute(
             'SELECT id, discovery_key, start, "end" FROM pending_clear'
         ).fetchall()
-        for row, name, start, end in cast("list[tuple[int, bytes, int, int | None]]", rows):
+        rows = cast("list[tuple[int, bytes, int, int | None]]", found)
+        for _, name, start, end in rows:
             discovery_key = DiscoveryKey(name)
             core = self._cores.get(discovery_key)
             with self._health.final("freeing space"):
@@ -436,6 +434,12 @@ class DiskStorage:
                 else:
                     id_ = None if core is None else core.id
                     self.files.punch(id_, discovery_key, start, end)
+        # The log may need the room that the files have given back.
+        for row, _, start, end in rows:
+            if end is None:
+                gone = schema.first_row(start), schema.end_row(start)
+                cursor.execute("DELETE FROM node WHERE id >= ? AND id < ?", gone)
+                cursor.execute("DELETE FROM bits WHERE id >= ? AND id < ?", gone)
             cursor.execute("DELETE FROM pending_clear WHERE id = ?", (row,))
 
     # -- sync ------------------------------------------------------------------------------------

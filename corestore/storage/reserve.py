@@ -22,28 +22,32 @@ class Reserve:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Nothing, or less, is what a process leaves that dies while it makes the file.
-        self._there = path.exists() and path.stat().st_size >= RESERVE_BYTES
 
     def keep(self) -> None:
-        """Make it if it is missing and there is room."""
-        if self._there or not hasattr(os, "posix_fallocate"):
+        """Make it if it is missing and there is room. Looked at each time: any process that has
+        the store open may have used it."""
+        if self._is_whole() or not hasattr(os, "posix_fallocate"):
             return
         with contextlib.suppress(OSError):
             fd = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, RESERVE_BYTES)
-                self._there = True
             except OSError:
-                self._path.unlink()
+                self._path.unlink(missing_ok=True)
             finally:
                 os.close(fd)
 
     def release(self) -> bool:
         """Give its room to whoever needs it now; whether there was any."""
-        self._there = False
         try:
             self._path.unlink()
         except OSError:
             return False
         return True
+
+    def _is_whole(self) -> bool:
+        # Nothing, or less, is what a process leaves that dies while it makes the file.
+        try:
+            return self._path.stat().st_size >= RESERVE_BYTES
+        except FileNotFoundError:
+            return False

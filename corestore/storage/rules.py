@@ -44,8 +44,8 @@ def check_commit(commit: Commit) -> None:
             raise ValueError(f"block {index} is beyond what a store can hold")
         if byte_offset < 0:
             raise ValueError("no block begins before the log")
-    if commit.truncate is not None and commit.truncate < 0:
-        raise ValueError("a core cannot be truncated below 0")
+    if commit.truncate is not None and not 0 <= commit.truncate <= MAX_LENGTH:
+        raise ValueError(f"a core cannot be truncated to {commit.truncate} blocks")
 
 
 def gives_back(commit: Commit) -> bool:

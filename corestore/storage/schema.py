@@ -77,7 +77,8 @@ CREATE TABLE pending_clear (
     id INTEGER PRIMARY KEY,
     discovery_key BLOB NOT NULL,              -- whose data file
     start INTEGER NOT NULL,                   -- bytes, half open
-    "end" INTEGER                             -- NULL: the core is gone, and its file shall go
+    "end" INTEGER                             -- NULL: the core whose id is `start` is gone, and its
+                                              -- file, nodes and bits shall go
 );
 
 -- Small values kept with a core, and with the store.

@@ -92,6 +92,82 @@ def test_a_core_is_given_back_on_a_full_disk(
         storage.close()
 
 
+def log_size(folder: Path) -> int:
+    return (folder / "store.db-wal").stat().st_size
+
+
+def test_a_core_of_many_blocks_is_removed_in_the_room_of_the_reserve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 20_000, size=10))
+    sync(storage)
+    storage.close()
+    storage = DiskStorage(tmp_path)
+    before = log_size(tmp_path)
+    # The process ends before the file is deleted, and the tree after it.
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskStorage, "_give_back", lambda self: None)
+        storage.remove_core(NAME)
+    assert log_size(tmp_path) - before < RESERVE_BYTES / 4
+    assert storage.open_core(NAME) is None
+    other = storage.create_core(record(1))
+    append_to(storage, other, some_blocks(2, 3))
+    storage.close()
+    storage = DiskStorage(tmp_path)
+    assert storage.database.one("SELECT count(*) FROM node") == 4
+    assert storage.database.one("SELECT count(*) FROM bits") == 1
+    assert storage.database.one("SELECT count(*) FROM pending_clear") == 0
+    assert not storage.files.path(NAME).exists()
+    storage.close()
+
+
+def test_a_store_opens_on_a_disk_too_full_to_note_what_it_gave_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FailingDisk(tmp_path) as disk:
+        storage = DiskStorage(tmp_path, io=disk.io)
+        core = download(storage)
+        sync(storage)
+        with monkeypatch.context() as patch:
+            patch.setattr(DiskStorage, "_give_back", lambda self: None)
+            storage.commit([(core, CLEAR)])
+        storage.close()
+        fill_up(disk)
+        storage = DiskStorage(tmp_path, io=disk.io)
+        assert storage.database.one("SELECT count(*) FROM pending_clear") == 1
+        disk.mend()
+        storage.close()
+        storage = DiskStorage(tmp_path, io=disk.io)
+        assert storage.database.one("SELECT count(*) FROM pending_clear") == 0
+        storage.close()
+
+
+def test_a_reserve_that_another_process_has_used_is_made_again(tmp_path: Path) -> None:
+    one, other = Reserve(tmp_path / "reserve"), Reserve(tmp_path / "reserve")
+    one.keep()
+    other.keep()
+    assert other.release()
+    assert not one.release()
+    one.keep()
+    assert (tmp_path / "reserve").stat().st_blocks * 512 >= RESERVE_BYTES
+    assert other.release()
+
+
+def test_a_clearing_that_fails_with_the_reserve_too_gives_it_back(tmp_path: Path) -> None:
+    with FailingDisk(tmp_path) as disk:
+        storage = DiskStorage(tmp_path, io=disk.io)
+        core = download(storage)
+        sync(storage)
+        fill_up(disk)
+        with pytest.raises(OSError, match=r"store\.db"):
+            storage.commit([(core, CLEAR)])
+        assert (tmp_path / "reserve").exists()
+        disk.mend()
+        storage.close()
+
+
 def test_a_reserve_that_was_left_empty_is_filled(tmp_path: Path) -> None:
     (tmp_path / "reserve").touch()
     storage = DiskStorage(tmp_path)
