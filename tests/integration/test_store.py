@@ -212,15 +212,21 @@ async def test_a_store_is_found_again_as_it_was_left(tmp_path):
         assert store.recovered == []
 
 
+async def unsigned_log(store):
+    """A core of four blocks, of which the last was just committed and is not signed yet."""
+    core = await store.get(name="log")
+    await fill(core, 3)
+    await store.sync()
+    staged = Staged(core._state)
+    await staged.append([b"last"])
+    core._driver.commit([(core._state, staged.commit())])
+    return core
+
+
 async def test_what_a_killed_process_had_not_signed_is_signed_at_the_next_open(tmp_path):
     left = tmp_path / "left"
     async with corestore.open(tmp_path / "store") as store:
-        core = await store.get(name="log")
-        await fill(core, 3)
-        await store.sync()
-        staged = Staged(core._state)
-        await staged.append([b"last"])
-        core._driver.commit([(core._state, staged.commit())])
+        core = await unsigned_log(store)
         # Nothing was awaited, so no sync has begun: so it is left by a kill -9.
         shutil.copytree(tmp_path / "store", left, ignore=shutil.ignore_patterns("store.db-shm"))
         assert core.length == 4
@@ -240,12 +246,7 @@ async def test_what_a_killed_process_had_not_signed_is_signed_at_the_next_open(t
 
 async def test_what_was_appended_before_a_hold_is_signed(tmp_path):
     async with corestore.open(tmp_path) as store:
-        core = await store.get(name="log")
-        await fill(core, 3)
-        await store.sync()
-        staged = Staged(core._state)
-        await staged.append([b"last"])
-        core._driver.commit([(core._state, staged.commit())])
+        core = await unsigned_log(store)
         await core.hold(Reason.MOVED)
         assert core.published_length == 4
         with pytest.raises(MustRecover):

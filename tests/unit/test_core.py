@@ -515,25 +515,30 @@ async def test_a_transaction_keeps_others_out_until_its_end():
         assert await core.get(0) == b"first"
 
 
+class Turns:
+    """Another task, which counts its turns."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def take(self):
+        while True:
+            self.taken += 1
+            await trio.lowlevel.checkpoint()
+
+
 @pytest.mark.parametrize("size", [200, 100_000])
 async def test_appending_gives_others_a_turn_after_four_appends_at_most(nursery, size):
     async with corestore.open(None) as store:
         core = await store.get(name="log")
-        turns = 0
-
-        async def other():
-            nonlocal turns
-            while True:
-                turns += 1
-                await trio.lowlevel.checkpoint()
-
-        nursery.start_soon(other)
+        others = Turns()
+        nursery.start_soon(others.take)
         await trio.lowlevel.checkpoint()
         for _ in range(10):
-            before = turns
+            before = others.taken
             for _ in range(8):  # two turns, for who comes first in one is left to chance
                 await core.append(bytes(size))
-            assert turns > before
+            assert others.taken > before
         with trio.CancelScope() as scope:
             scope.cancel()
             await core.append(b"never")
@@ -546,20 +551,13 @@ async def test_reading_what_is_here_gives_others_a_turn_now_and_then(nursery):
     async with corestore.open(None) as store:
         core = await store.get(name="log")
         await core.append(*[b"small"] * 100)
-        turns = 0
-
-        async def other():
-            nonlocal turns
-            while True:
-                turns += 1
-                await trio.lowlevel.checkpoint()
-
-        nursery.start_soon(other)
+        others = Turns()
+        nursery.start_soon(others.take)
         await trio.lowlevel.checkpoint()
-        before = turns
+        before = others.taken
         for index in range(1000):
             await core.get(index % 100)
-        assert 10 <= turns - before < 100
+        assert 10 <= others.taken - before < 100
         with trio.CancelScope() as scope:
             scope.cancel()
             await core.get(0)

@@ -22,11 +22,12 @@ import trio
 
 import corestore
 import hyperfs
-from tools.bench.report import MIB, incompressible, report
+from tools.bench.remote import fresh, reader
+from tools.bench.report import MIB, report
 from tools.program import people
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
 ROUND_TRIP_MS = 50
 TURNS = 3
@@ -104,19 +105,13 @@ def link(address: str, round_trip: float) -> Iterator[str]:
 
 async def download(folder: Path, key: str, address: str) -> None:
     """Plain replication of the content core to disk; prints the seconds it took."""
-    host, _, port = address.rpartition(":")
-    async with corestore.open(folder) as store, corestore.open_swarm(store) as swarm:
-        metadata = await store.get(key=key)
-        await swarm.join(metadata.discovery_key)
-        swarm.connect(host, int(port))
-        async with hyperfs.open(store, key=key) as drive:
-            await drive.ready()
-            content = drive.content
-            assert content is not None
-            await content.update()
-            started = time.perf_counter()
-            await content.download(0, content.length)
-            print(json.dumps(time.perf_counter() - started))
+    async with reader(folder, address, key) as (drive, _):
+        content = drive.content
+        assert content is not None
+        await content.update()
+        started = time.perf_counter()
+        await content.download(0, content.length)
+        print(json.dumps(time.perf_counter() - started))
 
 
 def downloading(folder: Path, key: str, address: str) -> float:
@@ -130,8 +125,8 @@ def downloading(folder: Path, key: str, address: str) -> float:
 
 def reading(top: Path, name: str, key: str, address: str) -> float:
     """Mount, and read the file from its beginning to its end."""
-    with people(top, name) as (reader,):
-        mount = reader.mount(key, top / f"{name} mount", "--peer", address)
+    with people(top, name) as (person,):
+        mount = person.mount(key, top / f"{name} mount", "--peer", address)
         started = time.perf_counter()
         with (mount.folder / "large").open("rb", buffering=0) as file:
             while file.read(MIB):
@@ -143,15 +138,10 @@ def reading(top: Path, name: str, key: str, address: str) -> float:
 
 async def make(store: Path, size: int) -> None:
     """A drive with a file."""
-
-    async def fresh() -> AsyncIterator[bytes]:
-        for _ in range(size // MIB):
-            yield incompressible(MIB)
-
     async with corestore.open(store) as opened:
         await hyperfs.create(opened, "link")
         async with hyperfs.open(opened, name="link") as drive:
-            await drive.write("/large", fresh())
+            await drive.write("/large", fresh(size))
 
 
 def measure(top: Path, size: int, round_trip_ms: int) -> None:

@@ -13,7 +13,6 @@ import random
 import statistics
 import subprocess
 import time
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +21,11 @@ import trio
 import corestore
 import hyperfs
 from tools import large_drive
+from tools.bench.remote import fresh, reader
 from tools.bench.report import MIB, incompressible, report
 from tools.program import people
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tools.program import Mount, Person
 
 # Small enough for the ordinary run of all benches.
@@ -83,33 +81,17 @@ async def make(store: Path, files: int) -> str:
     return key
 
 
-@asynccontextmanager
-async def reader(
-    address: str, key: str
-) -> AsyncIterator[tuple[hyperfs.Drive, corestore.Hypercore]]:
-    """A fresh reader of a drive, with its metadata core."""
-    host, _, port = address.rpartition(":")
-    async with corestore.open(None) as store, corestore.open_swarm(store) as swarm:
-        metadata = await store.get(key=key)
-        await swarm.join(metadata.discovery_key)
-        swarm.connect(host, int(port))
-        async with hyperfs.open(store, key=key) as drive:
-            with trio.fail_after(30):
-                await drive.ready()
-            yield drive, metadata
-
-
 async def look_up(address: str, key: str, files: int) -> None:
     """Random paths, each by a reader that knows nothing, and then by one that has looked around."""
     source = random.Random(1)
     cold: list[int] = []
     for _ in range(LOOKUPS):
-        async with reader(address, key) as (drive, metadata):
+        async with reader(None, address, key) as (drive, metadata):
             await drive.entry(large_drive.tree_path(source.randrange(files)))
             cold.append(metadata.statistics().blocks_received)
     report("cold look-up, metadata blocks, median", statistics.median(cold), "blocks")
     report("cold look-up, metadata blocks, most", max(cold), "blocks")
-    async with reader(address, key) as (drive, metadata):
+    async with reader(None, address, key) as (drive, metadata):
         await settle(metadata)
         report("nodes above the leaves", metadata.statistics().blocks_received, "blocks")
         warm: list[int] = []
@@ -202,12 +184,7 @@ async def rewrite(store: Path, size: int, writes: int) -> None:
         key = await hyperfs.create(opened, "pages")
         metadata = await opened.get(key=key)
         async with hyperfs.open(opened, name="pages") as drive:
-
-            async def fresh() -> AsyncIterator[bytes]:
-                for _ in range(size // MIB):
-                    yield incompressible(MIB)
-
-            await drive.write("/file", fresh())
+            await drive.write("/file", fresh(size))
             await drive.sync()
             report("read in order, new", await speed(drive), "MB/s")
             expected: dict[int, bytes] = {}
