@@ -28,6 +28,7 @@ from corestore.errors import CoreNotFound, StorageError
 from corestore.events import ForkDetected, Overtaken, PeerAdded, PeerRemoved
 from corestore.incoming import Incoming
 from corestore.lease import EVIDENCE, HOLD, Reason
+from corestore.partial import PartialFrames
 from corestore.passive import PASSIVE_CORES, PassiveCores
 from corestore.replication import machine
 from corestore.replication.machine import (
@@ -90,6 +91,7 @@ class Driver:
         # Those of them that nobody here has open.
         self._passive = PassiveCores(cache_size)
         self.links: set[LinkHandle] = set()
+        self.partial_frames = PartialFrames()
         # How many look for peers of any core at the moment: `update` waits for them.
         self.finding = 0
         self.bytes_received = 0

@@ -134,6 +134,9 @@ class Link:
                     nursery.cancel_scope.cancel()
         finally:
             self._driver.links.discard(self)
+            self._driver.partial_frames.note(self, 0)
+            # Now, and not when somebody collects garbage.
+            self._secure.close()
             self._settle()
             self._ended.set()
             if not isinstance(self.failure, CorestoreError):
@@ -248,6 +251,7 @@ class Link:
                     self._settle()
         self._end_turn(turn)
         self._check_unsent()
+        self._driver.partial_frames.note(self, self._secure.incoming_bytes)
         return True
 
     def _begin_turn(self) -> _Turn:

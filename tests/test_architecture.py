@@ -87,8 +87,9 @@ LINES = [
         "corestore.receiving|corestore.link",
         "corestore.channels",
         "corestore.driver",
-        "corestore.incoming|corestore.inlet|corestore.ports|corestore.served|corestore.timers"
+        "corestore.incoming|corestore.inlet|corestore.partial|corestore.served|corestore.timers"
         "|corestore.waiting",
+        "corestore.ports",
         "corestore.passive",
         "corestore.staging",
         "corestore.state",

@@ -163,7 +163,7 @@ class SecureStream:
     def received(self, count: int) -> list[StreamEvent]:
         """As `receive_data`, for *count* bytes put into `receive_buffer`, and with views."""
         if self._failed:
-            raise RemoteProtocolError("the stream was damaged before")
+            raise RemoteProtocolError("the stream was damaged or closed before")
         if count == self._room:
             self._room = min(2 * count, GREATEST_READ_BYTES)
         elif count < self._room >> 3:
@@ -173,11 +173,15 @@ class SecureStream:
         try:
             self._start = self._read_frames(memoryview(self._buffer)[: self._end], events)
         except RemoteProtocolError:
-            self._failed = True
-            self._buffer = bytearray()  # the traceback still looks at the old one
-            self._start = self._end = 0
+            self.close()
             raise
         return events
+
+    def close(self) -> None:
+        """Take nothing more, and give back the memory of what has arrived. Idempotent."""
+        self._failed = True
+        self._buffer = bytearray()  # others may still look at the old one
+        self._start = self._end = 0
 
     def send(self, plain: bytes | memoryview) -> None:
         """Encrypt a message of at most `MAX_MESSAGE_BYTES`; it joins `data_to_send`.

@@ -18,7 +18,7 @@ import trio.lowlevel
 import trio.testing
 
 import corestore
-from corestore import channels, link
+from corestore import channels, link, partial
 from corestore.encoding import encode_uint
 from corestore.replication import messages
 from corestore.replication.messages import (
@@ -196,6 +196,27 @@ async def test_frames_announced_and_never_sent_cost_nothing(caplog):
             assert tracemalloc.get_traced_memory()[0] < 20 * MEGABYTE
         finally:
             tracemalloc.stop()
+
+
+async def test_frames_that_are_never_ended_do_not_fill_the_memory(caplog, monkeypatch):
+    monkeypatch.setattr(partial, "MAX_BYTES", 4 * MEGABYTE)
+    async with scene(caplog) as found:
+        attacks = []
+        for _ in range(6):
+            peer, ended = await found.attack()
+            attacks.append(ended)
+            await peer.stream.send_all(b"\xff\xff\xff" + bytes(MEGABYTE + 100))
+            await trio.testing.wait_all_tasks_blocked()
+        # Who came first has taken longest.
+        assert [ended.is_set() for ended in attacks] == [True] * 3 + [False] * 3
+        # Whole ones, of whatever size, are no burden.
+        peer, ended = await found.attack()
+        await peer.open_core(found.core)
+        for _ in range(10):
+            await peer.say(b"\x09\x00" + bytes(3 * MEGABYTE))
+            await trio.testing.wait_all_tasks_blocked()
+        assert not ended.is_set()
+    assert caplog.text.count("a large frame took too long") == 6
 
 
 async def test_a_slow_peer_is_slow_alone(caplog, autojump_clock):

@@ -201,3 +201,14 @@ def test_the_buffer_given_in_may_be_changed_afterwards():
     events = responder.receive_data(rest)
     rest.clear()
     assert plains(events) == [b"hello"]
+
+
+def test_a_closed_stream_holds_nothing_and_takes_nothing():
+    initiator, responder = established()
+    initiator.send(bytes(1000))
+    responder.receive_data(outgoing(initiator)[:-1])
+    assert responder.incoming_bytes
+    responder.close()
+    assert not responder.incoming_bytes
+    with pytest.raises(RemoteProtocolError, match="closed before"):
+        responder.receive_data(b"x")
