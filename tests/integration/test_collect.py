@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import random
+import threading
+from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 import corestore
 import hyperfs
+from hyperfs import committer
 from hyperfs.collect import oldest_version
-from tests.support.builders import linked
-from tests.support.drives import snapshot
+from hyperfs.drive import ROOT_ID
+from tests.support.builders import FaultyStorage, eventually, linked
+from tests.support.drives import a_drive, contents, make_file, snapshot
 
 DATA = random.Random(11).randbytes(8_000_000)
 
@@ -214,3 +219,81 @@ async def test_while_everything_is_kept_nothing_is_told():
         version = drive.version
         await drive.collect(keep_last=10)
         assert drive.version == version
+
+
+# -- what no version has ---------------------------------------------------------------------------
+
+
+async def test_the_newest_version_is_durable_before_anything_is_given_back():
+    storage = FaultyStorage()
+    async with a_drive(storage) as drive:
+        await drive.write("/f", DATA[:500_000])
+        await drive.write("/f", DATA[500_000:700_000])
+        held = drive.content.length
+        storage.hold = threading.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(drive.collect, keep_last=1))
+            await storage.syncing.wait()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert drive.content.has(0, held)
+            storage.hold.set()
+        assert not drive.content.has(0, held)
+
+
+def before_clearing(drive, monkeypatch, do):
+    """Have *do* done when a collection has made the newest version durable."""
+    committer = drive._committer
+    sync = committer.sync
+
+    async def sync_and_do():
+        await sync()
+        await do()
+
+    monkeypatch.setattr(committer, "sync", sync_and_do)
+
+
+async def test_what_a_batch_has_appended_is_kept(monkeypatch):
+    async with a_drive() as drive:
+        await drive.write("/f", DATA[:500_000])
+        async with drive.batch() as batch:
+            for n in range(3):
+                await batch.write(f"/new/{n}", DATA[n * 1_000_000 : (n + 1) * 1_000_000])
+            await drive.collect(keep_last=1)
+        for n in range(3):
+            assert await drive.read(f"/new/{n}") == DATA[n * 1_000_000 : (n + 1) * 1_000_000]
+
+
+async def test_what_staged_records_name_is_kept(monkeypatch):
+    async with a_drive() as drive:
+        await drive.write("/old", DATA[:500_000])
+        entry = await drive.entry("/old")
+        await drive.remove("/old")
+        await drive.commit()
+
+        async def put_back():
+            drive.tree.put(ROOT_ID, b"again", entry)
+
+        before_clearing(drive, monkeypatch, put_back)
+        await drive.collect(keep_last=1)
+        assert await drive.read("/again") == DATA[:500_000]
+
+
+async def test_what_was_flushed_of_an_open_file_is_kept(monkeypatch):
+    monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 500_000)
+    async with a_drive() as drive:
+        file = make_file(drive, b"f")
+        for at in range(0, 2_000_000, 20_000):
+            await file.write(at, DATA[at : at + 10_000])
+            await drive.commit()
+        expected = bytearray(await contents(file))
+
+        async def write_more():
+            for at in range(0, 2_000_000, 20_000):
+                await file.write(at + 5_000, DATA[at : at + 10_000])
+                expected[at + 5_000 : at + 15_000] = DATA[at : at + 10_000]
+            await eventually(lambda: drive.statistics().dirty_bytes < 500_000)
+
+        before_clearing(drive, monkeypatch, write_more)
+        await drive.collect(keep_last=1)
+        assert await contents(file) == expected
+        file.release()
