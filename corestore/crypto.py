@@ -286,14 +286,6 @@ class SecretstreamPull:
         self._state = _pull_state(key, header)
         self._tag = ffi.new("unsigned char *")
 
-    def pull(self, cipher: bytes | memoryview) -> bytes:
-        """Decrypt one message.
-
-        Raises:
-          DecryptionError: it is not the next message of this stream.
-        """
-        return bytes(self.pull_in_place(memoryview(bytearray(cipher))))
-
     def pull_in_place(self, cipher: memoryview) -> memoryview:
         """Decrypt one message where it lies (writable memory); the part of it that is plain.
 

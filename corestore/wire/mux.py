@@ -175,11 +175,6 @@ class Mux:
         self._batch_channel = -1
 
     @property
-    def pending_bytes(self) -> int:
-        """What waits for `open` or `reject`; a driver may stop reading while it is large."""
-        return self._pending_bytes
-
-    @property
     def outgoing_bytes(self) -> int:
         """What waits for `data_to_send`; a driver drops a peer that causes it and does not read."""
         return self._outgoing_bytes + self._batch_bytes

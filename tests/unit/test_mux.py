@@ -170,14 +170,14 @@ def test_messages_wait_until_the_opening_is_answered():
     ours.send(0, b"one")
     ours.send(1, b"two")
     (asked,) = transfer(a, b)
-    assert b.pending_bytes > 6
+    assert b._pending_bytes > 6
     theirs = b.open(asked.protocol, asked.id)
     assert b.events() == [
         ChannelOpened(theirs, b""),
         ChannelMessage(theirs, 0, b"one"),
         ChannelMessage(theirs, 1, b"two"),
     ]
-    assert b.pending_bytes == 0
+    assert b._pending_bytes == 0
 
 
 def test_messages_of_a_rejected_opening_are_dropped():
@@ -186,7 +186,7 @@ def test_messages_of_a_rejected_opening_are_dropped():
     ours.send(0, b"one")
     (asked,) = transfer(a, b)
     b.reject(asked)
-    assert b.pending_bytes == 0
+    assert b._pending_bytes == 0
     ours.send(0, b"two")
     assert transfer(a, b) == []
     assert transfer(b, a) == [ChannelClosed(ours, rejected=True)]
@@ -391,9 +391,9 @@ def test_a_peer_cannot_fill_our_memory_before_we_answer(size):
     b = Mux()
     b.receive(opening(1))
     message = b"\x01\x00" + bytes(size)
-    before = b.pending_bytes
+    before = b._pending_bytes
     b.receive(message)
-    cost = b.pending_bytes - before
+    cost = b._pending_bytes - before
     assert cost >= max(size, 64)
     for _ in range((mux_module.MAX_PENDING_BYTES - before) // cost - 1):
         b.receive(message)
