@@ -115,6 +115,11 @@ class SecureStream:
         """Whether the peer has sent all that comes before messages."""
         return self._pull is not None
 
+    @property
+    def incoming_bytes(self) -> int:
+        """How much of an incomplete frame is held. Nothing, when the stream may end here."""
+        return self._end - self._start
+
     def receive_data(self, data: bytes | bytearray | memoryview) -> list[StreamEvent]:
         """Take bytes from the wire, cut anywhere, and return what they complete.
 
