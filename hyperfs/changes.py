@@ -48,9 +48,9 @@ class PathChange:
 class DriveStatistics:
     """What a drive holds and has in flight.
 
-    `files` (names of any type) and `byte_length` (sum of the files' sizes) are the version's;
-    `staged` counts changed records not yet committed, `dirty_bytes` file content not yet appended;
-    `content_byte_length` is everything ever appended to the content core.
+    `files` (of any type, the directories too) and `byte_length` (sum of the files' sizes) are the
+    version's; `staged` counts changed records not yet committed, `dirty_bytes` file content not yet
+    appended; `content_byte_length` is everything ever appended to the content core.
     """
 
     version: int

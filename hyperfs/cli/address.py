@@ -1,8 +1,9 @@
 """What users type to name a drive: keys, names, and paths inside drives (pure).
 
-A drive is a KEY (z-base-32, 64 hexadecimal digits, `hyper://KEY[+VERSION][/path]` or
-`pear://KEY`) or a local NAME. A path inside it follows a colon: `photos:/2026`, `KEY:/a b`. The
-encryption key of an encrypted drive follows the key, or the version: `hyper://KEY#ENCRYPTIONKEY`.
+A drive is a KEY (z-base-32, 64 hexadecimal digits, `hyper://KEY[/path]` or `pear://KEY`) or a local
+NAME. Its version N is `NAME+N` or `KEY+N`. A path inside it follows a colon: `photos:/2026`,
+`KEY:/a b`. The encryption key of an encrypted drive follows the key, or the version:
+`hyper://KEY#ENCRYPTIONKEY`.
 """
 
 from __future__ import annotations
@@ -61,9 +62,11 @@ def parse(text: str) -> Address:
         raise AddressError(f"write a path in a drive as {drive}:/{path}")
     place = os.fsencode(path) if colon else b"/"
     if looks_like_key(drive):
-        key, secret = _split_secret(drive)
-        return Address(key=parse_key(key), path=place, encryption_key=secret)
-    return Address(name=parse_name(drive), path=place)
+        drive, secret = _split_secret(drive)
+        drive, version = _split_version(drive)
+        return Address(parse_key(drive), None, version, place, secret)
+    drive, version = _split_version(drive)
+    return Address(None, parse_name(drive), version, place)
 
 
 def looks_like_key(text: str) -> bool:
@@ -125,15 +128,17 @@ def _parse_url(rest: str) -> Address:
     drive, slash, path = rest.partition("/")
     # A colon in front of the path is what follows a key or a name.
     drive, secret = _split_secret(drive.removesuffix(":") if slash else drive)
-    text, plus, version = drive.partition("+")
+    drive, version = _split_version(drive)
+    place = b"/" + os.fsencode(path) if slash else b"/"
+    return Address(parse_key(drive), None, version, place, secret)
+
+
+def _split_version(text: str) -> tuple[str, int | None]:
+    """What is in front of `+`, and the version behind it."""
+    rest, plus, version = text.partition("+")
     if plus and not (version.isascii() and version.isdigit()):
         raise AddressError(f"the version after + must be a number, not {version!r}")
-    return Address(
-        key=parse_key(text),
-        version=int(version) if plus else None,
-        path=b"/" + os.fsencode(path) if slash else b"/",
-        encryption_key=secret,
-    )
+    return rest, int(version) if plus else None
 
 
 def _split_secret(text: str) -> tuple[str, bytes | None]:

@@ -22,7 +22,6 @@ class Exit(enum.IntEnum):
     USAGE = 2
     PARTIAL = 3
     NO_PEERS = 4
-    NOT_REPLICATED = 5
     NOT_FOUND = 10
     LOCKED = 11
     NOT_PERMITTED = 12

@@ -10,7 +10,7 @@ import click
 
 import hyperfs
 from hyperfs.cli.flags import pass_settings
-from hyperfs.cli.options import ADDRESS, Endpoint, peer_option, timeout_option
+from hyperfs.cli.options import ADDRESS, COUNT, Endpoint, peer_option, timeout_option
 from hyperfs.cli.output import size_text
 from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network, open_drive
@@ -28,7 +28,7 @@ KINDS = ("added", "changed", "removed")
 @click.option(
     "-n",
     "--number",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=20,
     show_default=True,
     metavar="COUNT",
@@ -47,7 +47,8 @@ def log(
     """List the versions of a drive, the newest first: when each was made, what it holds, and how
     many names were added, changed and removed.
 
-    `mount --version` and `.hyperfs/versions/` in a mount show what each version held.
+    `hyperfs ls DRIVE+N:/` lists what version N held, and so for other commands; `mount --version`
+    and `.hyperfs/versions/` in a mount show it, too.
     """
     run(_log, settings, drive, number, Network(peers, timeout))
 
@@ -95,10 +96,11 @@ async def _tell(output: Output, drive: hyperfs.Drive, before: hyperfs.Drive | No
     time = made if drive.time_ns else "-"
     what = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
     output.data(
-        f"{drive.version:8}  {time}  {_names(numbers.files)}, {size_text(numbers.byte_length)}"
+        f"{drive.version:8}  {time}  {_names(numbers.files - 1)}, {size_text(numbers.byte_length)}"
         f"{': ' if what else ''}{what}"
     )
 
 
 def _names(count: int) -> str:
-    return "1 name" if count == 1 else f"{count} names"
+    """Without the root directory, which has none. Not every format tells."""
+    return "1 name" if count == 1 else f"{max(0, count)} names"

@@ -21,8 +21,10 @@ from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.mountoptions import parse_options
 from hyperfs.cli.options import (
     ADDRESS,
+    COUNT,
     DATE,
     DIRECTORY,
+    SECONDS,
     Endpoint,
     Moment,
     listen_option,
@@ -49,15 +51,14 @@ if TYPE_CHECKING:
 @timeout_option
 @click.option(
     "--read-timeout",
-    type=click.FloatRange(min=0),
+    type=SECONDS,
     default=10.0,
-    show_default=True,
     metavar="SECONDS",
-    help="How long a read waits while no peer sends anything; then ETIMEDOUT.",
+    help="How long a read waits while no peer sends anything; then ETIMEDOUT  [default: 10].",
 )
 @click.option(
     "--version",
-    type=click.IntRange(min=1),
+    type=COUNT,
     metavar="N",
     help="Mount what the drive was, read-only.",
 )

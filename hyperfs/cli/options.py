@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -80,16 +81,41 @@ class DateType(click.ParamType[Moment]):
             self.fail(f"{value} is no date like 2026-05-01 or 2026-05-01T18:30", param, ctx)
 
 
-class SecondsType(click.FloatRange):
+class SecondsType(click.ParamType[float]):
     """A time in seconds, from 0 on."""
 
-    name = "number of seconds"
+    name = "seconds"
 
-    def __init__(self) -> None:
-        super().__init__(min=0)
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse, or end with a usage error."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < math.inf:
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return seconds
+
+
+class CountType(click.ParamType[int]):
+    """A number from 1 on."""
+
+    name = "count"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Parse, or end with a usage error."""
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and int(text)):
+            self.fail(f"{value} is no number from 1 on", param, ctx)
+        return int(text)
 
 
 ADDRESS = AddressType()
+COUNT = CountType()
 DATE = DateType()
 # Not looked at while words are parsed: of a dead mount stat(2) may still succeed from the kernel's
 # memory, and then access(2) fails.
@@ -128,7 +154,6 @@ def timeout_option(function: Callable[P, R]) -> Callable[P, R]:
         "--timeout",
         type=SECONDS,
         default=DEFAULT_TIMEOUT,
-        show_default=True,
         metavar="SECONDS",
-        help="How long to wait for a first peer.",
+        help=f"How long to wait for a first peer  [default: {DEFAULT_TIMEOUT:g}].",
     )(function)

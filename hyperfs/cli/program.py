@@ -60,7 +60,7 @@ _SECTIONS: Final = (
         ),
     ),
     (
-        "Files in drives, without a mount (NAME:/path or KEY:/path)",
+        "Files in drives, without a mount (DRIVE:/path)",
         (
             (files.ls, "List a folder"),
             (files.cat, "Write files to stdout"),
@@ -96,8 +96,15 @@ def program_version() -> str:
 @click.group(
     cls=Overview,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Every flag has a variable: --read-timeout is HYPERFS_READ_TIMEOUT. Data goes to stdout,"
-    " everything else to stderr. `hyperfs VERB --help` tells more.",
+    epilog="""A drive is called by its NAME in this store, its KEY, or its link (hyper://...).
+    DRIVE:/path is a place in it, DRIVE+N its version N.
+
+    Every flag has a variable: --read-timeout is HYPERFS_READ_TIMEOUT. Data goes to stdout,
+    everything else to stderr. `hyperfs VERB --help` tells more.
+
+    Exit codes: 0 done, 1 error, 2 wrong usage, 3 some files could not be copied, 4 no peers, 10 not
+    found, 11 written by another process, 12 no key to write or to read it with, 13 verification
+    failed, 14 two histories were signed, 20 no FUSE, 130 interrupted.""",
 )
 @click.version_option(program_version(), prog_name="hyperfs")
 def cli() -> None:

@@ -45,6 +45,11 @@ async def open_access(
     Raises:
       Failure: the drive is not there, no peer has it, or it may only be read.
     """
+    if write and address.version is not None:
+        raise Failure(
+            f"what version {address.version} holds cannot be changed; leave +{address.version} out",
+            Exit.USAGE,
+        )
     async with open_store(settings, create=address.key is not None) as store:
         key = find_key(store, address)
         process = processes.serving(str(key), store=settings.store)

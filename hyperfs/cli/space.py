@@ -9,7 +9,7 @@ import click
 
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
-from hyperfs.cli.options import ADDRESS
+from hyperfs.cli.options import ADDRESS, COUNT
 from hyperfs.cli.output import size_text
 from hyperfs.cli.quantities import DURATION, SIZE
 from hyperfs.cli.serving import run
@@ -88,15 +88,15 @@ def keep_options(function: Callable[P, R]) -> Callable[P, R]:
     """`--keep-last N` and `--keep-within TIME`."""
     last = click.option(
         "--keep-last",
-        type=click.IntRange(min=1),
+        type=COUNT,
         metavar="N",
-        help="Keep the newest N versions.",
+        help="Keep the newest N versions, and give back what only others need.",
     )
     within = click.option(
         "--keep-within",
         type=DURATION,
         metavar="TIME",
-        help="Keep the versions of the last 30d, 12h, 90m, ...",
+        help="Keep the versions of the last 30d, 12h, 90m, ... in the same way.",
     )
     return last(within(function))
 
@@ -134,9 +134,7 @@ async def _gc(
     if settings.output.json:
         settings.output.record(bytes=freed, oldest=oldest)
     else:
-        settings.output.data(
-            f"{freed} bytes given back ({size_text(freed)}); the oldest version kept is {oldest}"
-        )
+        settings.output.data(f"{size_text(freed)} given back; the oldest version kept is {oldest}")
 
 
 @click.command()
@@ -179,7 +177,7 @@ async def _evict(settings: Settings, place: Address) -> None:
     if settings.output.json:
         settings.output.record(bytes=freed)
     else:
-        settings.output.data(f"{freed} bytes given back ({size_text(freed)})")
+        settings.output.data(f"{size_text(freed)} given back")
 
 
 def whole(drive: Address) -> None:

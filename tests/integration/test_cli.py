@@ -273,6 +273,18 @@ def test_a_removal_is_asked_for_and_only_of_what_is_there(alice):
     assert key in alice.ask("drives")
 
 
+def test_an_old_version_is_named_by_a_number_and_only_read(alice, tmp_path):
+    (tmp_path / "file").write_text("old")
+    alice.ask("create", "photos")
+    alice.ask("put", tmp_path / "file", "photos:/")
+    version = json.loads(alice.ask("--json", "log", "photos", "-n", "1"))["version"]
+    (tmp_path / "file").write_text("newer")
+    alice.ask("put", tmp_path / "file", "photos:/")
+    assert alice.ask("cat", f"photos+{version}:/file") == "old"
+    assert alice.ask("cat", "photos:/file") == "newer"
+    failed(alice.run("rm", f"photos+{version}:/file"), 2, "cannot be changed")
+
+
 def test_a_version_that_is_not_there_is_not_found(alice, tmp_path):
     (tmp_path / "file").write_text("x")
     key = alice.ask("create", "photos").strip()
