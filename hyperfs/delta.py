@@ -6,8 +6,8 @@ from typing import Final
 
 from hyperfs.dirty import DirtyRanges
 
-# Offsets above are refused by the record format, too; this leaves room for window arithmetic.
-MAX_SIZE: Final = 1 << 62
+# Where a delta that cuts nothing off cuts: above any file.
+UNCUT: Final = 1 << 63
 
 
 class Delta:
@@ -17,7 +17,7 @@ class Delta:
     __slots__ = ("cut", "ranges", "size")
 
     def __init__(self, size: int) -> None:
-        self.cut = MAX_SIZE
+        self.cut = UNCUT
         self.ranges = DirtyRanges()
         self.size = size
 
@@ -42,7 +42,7 @@ class Delta:
 
     def stack(self, newer: Delta) -> Delta:
         """The two as one: *newer* was written on top of this one, which is changed and returned."""
-        if newer.cut < MAX_SIZE:
+        if newer.cut < UNCUT:
             self.cut = min(self.cut, newer.cut)
             self.ranges.truncate(newer.cut)
         for offset, data in newer.ranges.ranges():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
 from corestore import DecodeError
 from hyperfs.content import ContentMap
-from hyperfs.delta import MAX_SIZE, Delta
+from hyperfs.delta import Delta
 from hyperfs.extents import Extent
 from hyperfs.index.node import BlocksMissing
 from hyperfs.reader import READ_AHEAD_MOST, ReadAhead
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from hyperfs.blobs import Piece
     from hyperfs.blocks import CoreBlocks
     from hyperfs.reader import ContentReader
+
+
+# No file becomes larger: 1 PiB (ext4 stops at 16 TiB). The format has room for more, but a program
+# that reads such a hole to its end would not come back.
+MAX_SIZE: Final = 1 << 50
 
 
 class Shared(enum.Enum):

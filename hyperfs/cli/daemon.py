@@ -29,9 +29,13 @@ def start(arguments: list[str]) -> dict[str, JsonValue]:
     Raises:
       Failure: it could not start; the message and the code are its own.
     """
-    reading, writing = os.pipe()
     log = log_file()
-    with log.open("ab") as sink:
+    try:
+        sink = log.open("ab")
+    except OSError as error:
+        raise _no_log(error, log) from None
+    reading, writing = os.pipe()
+    with sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "hyperfs", *arguments],
             stdin=subprocess.DEVNULL,
@@ -61,10 +65,21 @@ def start(arguments: list[str]) -> dict[str, JsonValue]:
 
 
 def log_file() -> Path:
-    """Where background processes write what they have to say."""
+    """Where background processes write what they have to say. Raises Failure: nowhere."""
     folder = Path(platformdirs.user_log_dir("hyperfs"))
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_log(error, folder) from None
     return folder / "daemon.log"
+
+
+def _no_log(error: OSError, path: Path) -> Failure:
+    return Failure(
+        f"a background process cannot write its log {path}: {error.strerror}; have XDG_STATE_HOME"
+        " name a folder that can be written, or leave out --daemon",
+        Exit.NOT_PERMITTED,
+    )
 
 
 def report_ready(fields: dict[str, JsonValue]) -> None:

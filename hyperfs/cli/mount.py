@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from dataclasses import replace
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,14 +33,17 @@ from hyperfs.cli.options import (
     timeout_option,
 )
 from hyperfs.cli.processes import ProcessInfo
-from hyperfs.cli.serving import report, run, spare_pauses, stoppable, visible
+from hyperfs.cli.serving import Stop, report, run, spare_pauses, stoppable, visible
 from hyperfs.cli.session import Network, cautions, first_version, shown_version, version_at
 from hyperfs.cli.settings import Settings, find_key, open_store, reach
 from hyperfs.cli.space import Bounds, cache_option, keep_options
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from hyperfs.cli.address import Address
     from hyperfs.cli.output import JsonValue
+    from hyperfs.fuse.serve import Mounted
 
 
 @click.command()
@@ -104,44 +108,25 @@ def mount(
     parse_options(options)
     if sum(given is not None for given in (drive.version, version, at)) > 1:
         raise click.UsageError("name one version: --version, --at, or in the link")
-    drive = replace(drive, version=version or drive.version)
-    bounds = Bounds(keep_last, keep_within, cache_max)
     if drive.path != b"/":
         raise click.UsageError(
             f"only a whole drive can be mounted: leave out {os.fsdecode(drive.path)}"
         )
+    wanted = _Wanted(
+        drive=replace(drive, version=version or drive.version),
+        at=at,
+        directory=directory,
+        listen=listen,
+        network=Network(peers, timeout),
+        read_timeout=read_timeout,
+        bounds=Bounds(keep_last, keep_within, cache_max),
+        options=options,
+    )
     if background and daemon.READY_VARIABLE not in os.environ:
-        answer = daemon.start(
-            _again(
-                settings,
-                drive,
-                directory,
-                listen,
-                peers,
-                timeout,
-                read_timeout,
-                bounds,
-                options,
-                at,
-            )
-        )
-        _tell_started(settings, answer)
+        _tell_started(settings, daemon.start(_again(settings, wanted)))
         return
     try:
-        run(
-            partial(
-                _mount,
-                settings,
-                drive,
-                directory,
-                listen,
-                Network(peers, timeout),
-                read_timeout,
-                bounds,
-                options,
-                at,
-            )
-        )
+        run(_mount, settings, wanted)
     except BaseException as error:
         failure = explain(error)
         if failure is not None:
@@ -149,31 +134,40 @@ def mount(
         raise
 
 
-def _again(
-    settings: Settings,
-    drive: Address,
-    directory: Path,
-    listen: tuple[Endpoint, ...],
-    peers: tuple[Endpoint, ...],
-    timeout: float,
-    read_timeout: float,
-    bounds: Bounds,
-    options: tuple[str, ...],
-    at: Moment | None,
-) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to be mounted, where and how: the command line. *options* are the texts of `-o`."""
+
+    drive: Address
+    at: Moment | None
+    directory: Path
+    listen: tuple[Endpoint, ...]
+    network: Network
+    read_timeout: float
+    bounds: Bounds
+    options: tuple[str, ...]
+
+    @property
+    def past(self) -> bool:
+        """Whether a version was named."""
+        return self.drive.version is not None or self.at is not None
+
+
+def _again(settings: Settings, wanted: _Wanted) -> list[str]:
     """The same command for the background process."""
     arguments = ["--store", str(settings.store), *["-v"] * settings.output.verbose, "mount"]
-    arguments += [str(drive), str(directory.absolute())]
-    if drive.version is not None:
-        arguments += ["--version", str(drive.version)]
-    if at is not None:
-        arguments += ["--at", at.text]
-    for flag, endpoints in (("--listen", listen), ("--peer", peers)):
+    arguments += [str(wanted.drive), str(wanted.directory.absolute())]
+    if wanted.drive.version is not None:
+        arguments += ["--version", str(wanted.drive.version)]
+    if wanted.at is not None:
+        arguments += ["--at", wanted.at.text]
+    for flag, endpoints in (("--listen", wanted.listen), ("--peer", wanted.network.peers)):
         for host, port in endpoints:
             arguments += [flag, f"{host}:{port}"]
-    arguments += ["--timeout", str(timeout), "--read-timeout", str(read_timeout)]
-    arguments += bounds.arguments()
-    for option in options:
+    arguments += ["--timeout", str(wanted.network.timeout)]
+    arguments += ["--read-timeout", str(wanted.read_timeout)]
+    arguments += wanted.bounds.arguments()
+    for option in wanted.options:
         arguments += ["-o", option]
     return arguments
 
@@ -192,99 +186,110 @@ def _tell_started(settings: Settings, answer: dict[str, JsonValue]) -> None:
     settings.output.say(f"ready: {answer['directory']}")
 
 
-async def _mount(
-    settings: Settings,
-    address: Address,
-    directory: Path,
-    listen: tuple[Endpoint, ...],
-    network: Network,
-    read_timeout: float,
-    bounds: Bounds,
-    texts: tuple[str, ...],
-    at: Moment | None,
-) -> None:
-    output = settings.output
-    options = parse_options(texts)
-    ready = trio.Event()
+async def _mount(settings: Settings, wanted: _Wanted) -> None:
+    options = parse_options(wanted.options)
     await trio.to_thread.run_sync(hyperfs.check_fuse)
-    point = await trio.to_thread.run_sync(_check_directory, directory, settings.store)
+    point = await trio.to_thread.run_sync(_check_directory, wanted.directory, settings.store)
+    ready = trio.Event()
     async with open_store(settings) as store:
-        key = find_key(store, address)
+        key = find_key(store, wanted.drive)
+        secret = wanted.drive.encryption_key
         async with (
             corestore.open_swarm(store) as swarm,
             hyperfs.open(
-                store, key=key, encryption_key=address.encryption_key, read_timeout=read_timeout
+                store, key=key, encryption_key=secret, read_timeout=wanted.read_timeout
             ) as drive,
             # The innermost: what is outside of it is still there to finish the work when it ends.
             stoppable() as stop,
         ):
-            past = address.version is not None or at is not None
-            writable = drive.writable and not options.read_only and not past
+            writable = drive.writable and not options.read_only and not wanted.past
             if writable:
                 await drive.claim()
-            bounds.check(drive)
-            bound = await reach(swarm, key, listen=listen, peers=network.peers)
-            output.say(str(drive.link))
-            warnings = cautions(drive)
-            for caution in warnings:
-                output.say(caution)
-            for where in bound:
-                output.say(f"listening on {where}")
-            if not drive.writable:
-                await first_version(store, drive, network, output)
-            if at is not None:
-                address = replace(address, version=await version_at(drive, at.time_ns, at.text))
-            shown = await shown_version(drive, address)
+            wanted.bounds.check(drive)
+            listening = await _reach(settings, swarm, drive, wanted)
+            shown = await _shown(settings, store, drive, wanted)
+            info = ProcessInfo(
+                pid=os.getpid(),
+                command="mount",
+                store=str(settings.store),
+                keys=(str(key),),
+                name=next((d.name for d in hyperfs.drives(store) if d.key == key), None),
+                directory=str(point),
+                writable=writable,
+                listening=listening,
+            )
             spare_pauses()
-            async with trio.open_nursery() as nursery:
-                mounted = await nursery.start(
-                    partial(
-                        hyperfs.mount,
-                        shown,
-                        point,
-                        options=options,
-                        # What fails before programs were told leaves nothing behind.
-                        stopped=lambda: stop.asked() or not ready.is_set(),
-                    )
-                )
-                info = ProcessInfo(
-                    pid=os.getpid(),
-                    command="mount",
-                    store=str(settings.store),
-                    keys=(str(key),),
-                    name=next((d.name for d in hyperfs.drives(store) if d.key == key), None),
-                    directory=str(point),
-                    writable=writable,
-                    listening=bound,
-                )
+            async with _mounted(shown, point, options, stop, ready) as mounted:
                 access = DriveAccess(shown, changed=mounted.changed_outside)
-                status = partial(report, store, swarm, shown)
                 async with visible(
                     settings,
                     info,
                     {str(key): access},
-                    status,
+                    partial(report, store, swarm, shown),
                     stop,
                     url=str(drive.link),
-                    cautions=warnings,
+                    cautions=cautions(drive),
                 ):
                     ready.set()
-                    _spare_collector()
                     async with trio.open_nursery() as holding:
-                        holding.start_soon(bounds.hold, drive)
+                        holding.start_soon(wanted.bounds.hold, drive)
                         # Until the mount is gone (a plain umount works too) or `stop` is called.
                         await mounted.wait_unmounted()
                         holding.cancel_scope.cancel()
     if not ready.is_set():
         raise Failure("stopped before it was mounted", Exit.INTERRUPTED)
-    output.say(f"unmounted {point}")
+    settings.output.say(f"unmounted {point}")
 
 
-def _spare_collector() -> None:
-    """What was made until now stays: the garbage collector need not look at it again. That takes
-    10 ms, which requests would wait for."""
-    gc.collect()
-    gc.freeze()
+async def _reach(
+    settings: Settings, swarm: corestore.Swarm, drive: hyperfs.Drive, wanted: _Wanted
+) -> tuple[str, ...]:
+    """Listen and look for peers, and say what somebody should know; the addresses listened on."""
+    output = settings.output
+    bound = await reach(swarm, drive.key, listen=wanted.listen, peers=wanted.network.peers)
+    output.say(str(drive.link))
+    for caution in cautions(drive):
+        output.say(caution)
+    for where in bound:
+        output.say(f"listening on {where}")
+    return bound
+
+
+async def _shown(
+    settings: Settings, store: corestore.Corestore, drive: hyperfs.Drive, wanted: _Wanted
+) -> hyperfs.Drive:
+    """The version that is to be mounted, once it is known."""
+    if not drive.writable:
+        await first_version(store, drive, wanted.network, settings.output)
+    address = wanted.drive
+    if wanted.at is not None:
+        version = await version_at(drive, wanted.at.time_ns, wanted.at.text)
+        address = replace(address, version=version)
+    return await shown_version(drive, address)
+
+
+@asynccontextmanager
+async def _mounted(
+    drive: hyperfs.Drive,
+    point: Path,
+    options: hyperfs.MountOptions,
+    stop: Stop,
+    ready: trio.Event,
+) -> AsyncIterator[Mounted]:
+    """Serve a mount during the block. Should that fail, what fails before programs were told that
+    it is *ready* leaves nothing behind."""
+    async with trio.open_nursery() as nursery:
+        mount = partial(
+            hyperfs.mount,
+            drive,
+            point,
+            options=options,
+            stopped=lambda: stop.asked() or not ready.is_set(),
+        )
+        mounted = await nursery.start(mount)
+        # What was made until now stays: the collector need not look at it again.
+        gc.freeze()
+        yield mounted
 
 
 def _check_directory(directory: Path, store: Path) -> Path:

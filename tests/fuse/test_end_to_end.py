@@ -402,7 +402,9 @@ def test_after_a_crash_the_mount_point_is_an_error_and_nothing_stored_is_lost(tw
     words = [sys.executable, "-c", CRASH, "mount", "photos", folder]
     with subprocess.Popen(words, env=alice.environment(), stderr=subprocess.PIPE) as process:
         try:
-            wait_until(lambda: is_mounted(folder))
+            # What fails before programs were told that it is ready leaves nothing behind.
+            ready = tmp_path / "run" / f"{process.pid}.json"
+            wait_until(ready.exists)
             (folder / "file").write_text("x")
             Path(f"{folder}-crash").touch()
             assert process.wait(30) == 1

@@ -401,8 +401,14 @@ async def test_offsets_beyond_bounds_are_refused():
     async with a_drive() as drive:
         file = make_file(drive, b"f")
         with pytest.raises(OSError, match="too large") as caught:
-            await file.write(1 << 62, b"x")
+            await file.write(1 << 50, b"x")
         assert caught.value.errno == errno.EFBIG
+        with pytest.raises(OSError, match="too large") as caught:
+            file.truncate((1 << 50) + 1)
+        assert caught.value.errno == errno.EFBIG
+        assert file.size == 0
+        file.truncate(1 << 50)
+        assert file.size == 1 << 50
         with pytest.raises(ValueError):
             await file.write(-1, b"x")
         file.release()

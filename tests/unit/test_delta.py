@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperfs.delta import MAX_SIZE, Delta
+from hyperfs.delta import UNCUT, Delta
 
 STORED = bytes(range(1, 41))
 steps = st.lists(
@@ -57,5 +57,5 @@ def test_what_was_cut_stays_cut_when_the_file_grows_again():
     older, newer = Delta(40), Delta(40)
     newer.truncate(10)
     newer.truncate(40)
-    assert older.cut == MAX_SIZE
+    assert older.cut == UNCUT
     assert laid(STORED, older.stack(newer)) == STORED[:10] + bytes(30)
