@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hyperfs.committer import Committer
     from hyperfs.index.root import RootInfo
     from hyperfs.live import LiveTree
+    from hyperfs.view import TreeView
 
 logger: Final = logging.getLogger("hyperfs")
 
@@ -63,10 +64,12 @@ class Collected:
     byte_length: int
 
 
-def oldest_version(metadata: Hypercore) -> int:
-    """The oldest version of a drive written here that was not given back; 0 if all are there."""
+def oldest_version(metadata: Hypercore, newest: TreeView | None = None) -> int:
+    """The oldest version of a drive that was not given back; 0 if all are there. It is noted here
+    of a drive that is written here, and of any other its *newest* version tells."""
     kept = metadata.user_data(_OLDEST)
-    return int(kept) if kept is not None and kept.isdigit() else 0
+    noted = int(kept) if kept is not None and kept.isdigit() else 0
+    return max(noted, newest.index.root.oldest) if isinstance(newest, View) else noted
 
 
 class Collector:
@@ -194,7 +197,7 @@ class _Collection:
         cutoff = None if keep_within is None else time.time_ns() - round(keep_within * 1e9)
         newest = self._view()
         info = newest.index.root
-        floor = max(oldest_version(self._metadata), info.oldest)
+        floor = oldest_version(self._metadata, newest)
         roots = array("q", [info.index])
         kept = 1
         while info.previous is not None and info.previous >= floor - 1:

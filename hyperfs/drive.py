@@ -120,7 +120,7 @@ class Drive(DriveReader):
         tree, newest = self._tree, self._view.version
         if not 0 < version <= newest:
             raise ValueError(f"there is no version {version}; the newest is {newest}")
-        oldest = oldest_version(self.metadata)
+        oldest = oldest_version(self.metadata, self._view)
         if version < oldest:
             raise VersionCleared(version, oldest)
         blocks, form = tree.metadata_blocks, tree.format
@@ -151,7 +151,7 @@ class Drive(DriveReader):
         tree, newest = self._tree, self._view.version
         form, blocks = tree.format, tree.metadata_blocks
         assert form is not None
-        oldest = oldest_version(self.metadata)
+        oldest = oldest_version(self.metadata, self._view)
         if oldest:
             first = await blocks.complete(lambda: form.checkout(oldest, newest))
             if first is None or first.time_ns > time_ns:

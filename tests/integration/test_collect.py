@@ -126,12 +126,21 @@ async def test_a_new_reader_gets_all_of_a_collected_drive():
         for n in range(100):
             await writer.write(f"/{n % 10}/file", DATA[n * 20_000 : (n + 1) * 20_000])
         await writer.collect(keep_last=3)
+        await writer.sync()
         async with linked(near, far), hyperfs.open(far, key=writer.key) as reader:
             with trio.fail_after(10):
                 await reader.ready()
                 assert await snapshot(reader) == await snapshot(writer)
-                past = await reader.checkout(writer.previous())
+                kept = writer.previous()
+                past = await reader.checkout(kept)
                 assert len(await snapshot(past)) == len(await snapshot(writer))
+                past = await reader.checkout(past.previous())
+                # The one before was given back, and nobody is asked for it.
+                oldest = (await reader.checkout(past.previous())).version
+                with pytest.raises(hyperfs.VersionCleared) as caught:
+                    await reader.checkout(oldest - 1)
+                assert caught.value.oldest == oldest
+                assert await reader.version_at(1) == 0
 
 
 async def test_a_collection_is_told_by_a_version_that_changes_nothing():
