@@ -120,7 +120,7 @@ class Drive(DriveReader):
         tree, newest = self._tree, self._view.version
         if not 0 < version <= newest:
             raise ValueError(f"there is no version {version}; the newest is {newest}")
-        oldest = oldest_version(self.metadata, self._view)
+        oldest = self._oldest()
         if version < oldest:
             raise VersionCleared(version, oldest)
         blocks, form = tree.metadata_blocks, tree.format
@@ -135,11 +135,15 @@ class Drive(DriveReader):
         tree = self._tree
         past = LiveTree(tree.metadata_blocks, writable=False)
         past.view, past.format = view, tree.format
+        past.checkout_of = tree.checkout_of or tree
         if tree.content_blocks is not None:
             past.set_content(tree.reader.blocks)
             past.reader.on_read = tree.reader.on_read
         tree.checkouts.add(past)
         return Drive(self.metadata, past, name=self.name, store_path=self.store_path)
+
+    def _oldest(self) -> int:
+        return oldest_version(self.metadata, (self._tree.checkout_of or self._tree).view)
 
     async def version_at(self, time_ns: int) -> int:
         """The newest version that was committed at *time_ns* or before, by the writer's clock; 0 if
@@ -151,7 +155,7 @@ class Drive(DriveReader):
         tree, newest = self._tree, self._view.version
         form, blocks = tree.format, tree.metadata_blocks
         assert form is not None
-        oldest = oldest_version(self.metadata, self._view)
+        oldest = self._oldest()
         if oldest:
             first = await blocks.complete(lambda: form.checkout(oldest, newest))
             if first is None or first.time_ns > time_ns:

@@ -70,6 +70,8 @@ class LiveTree:
         self._reader: ContentReader | None = None
         # What a collection must not take from under them.
         self.checkouts: WeakSet[LiveTree] = WeakSet()
+        # Of a checkout: the tree whose version it is.
+        self.checkout_of: LiveTree | None = None
         # Asks who shows checkouts to others to end those of older versions that nobody uses.
         self.before_collection: Callable[[int], None] | None = None
         self.layers: WeakSet[Layer] = WeakSet()
