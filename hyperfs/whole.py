@@ -133,7 +133,8 @@ class Holder:
         return Wholeness(not missing, needed.count, needed.count - missing)
 
     async def run(self) -> None:
-        """Fetch, follow and give back, until cancelled. Raises ForkConflict, StorageError."""
+        """Fetch, follow and give back, until cancelled. Raises groups of ForkConflict (its key has
+        signed two histories), StorageError."""
         if self._metadata.writable:
             await trio.sleep_forever()
         while True:

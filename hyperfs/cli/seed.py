@@ -116,10 +116,23 @@ async def _seed(
         ):
             share = None if cache_max is None else cache_max // len(drives)
             for drive in drives:
-                nursery.start_soon(drive.hold, share)
+                nursery.start_soon(partial(hold, settings, drive, share, alone=len(drives) == 1))
             nursery.start_soon(_tell_how_far, settings, drives)
     if not ready:
         raise Failure("stopped before it was ready", Exit.INTERRUPTED)
+
+
+async def hold(settings: Settings, drive: Drive, share: int | None, *, alone: bool) -> None:
+    """`Drive.hold`. What one writer has done does not keep other drives from being held."""
+    try:
+        await drive.hold(share)
+    except* corestore.ForkConflict as errors:
+        if alone:
+            raise
+        error: BaseException = errors
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        settings.output.error(f"{drive.name or drive.key} is held no further: {error}")
 
 
 async def _tell_how_far(settings: Settings, drives: list[Drive]) -> None:

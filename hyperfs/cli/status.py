@@ -91,10 +91,11 @@ def _tell(output: Output, info: ProcessInfo, report: dict[str, JsonValue]) -> No
 
 
 def _state(report: dict[str, JsonValue]) -> str:
-    version = (
-        f"version {report['version']}, {report['files']} files and folders,"
-        f" {_size(report['byte_length'])}; "
-    )
+    files = report["files"]
+    # The root folder is not one in the drive.
+    count = max(0, files - 1) if isinstance(files, int) else "?"
+    size = _size(report["byte_length"])
+    version = f"version {report['version']}, {count} files and folders, {size}; "
     if report.get("complete"):
         return version + "all of it is here"
     if report["blocks"] is None:
