@@ -22,6 +22,7 @@ from corestore.errors import NotWritable
 from corestore.keys import KeyPair
 from corestore.link import replicate
 from corestore.manifest import signed_bytes
+from corestore.obtaining import while_obtainable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -319,11 +320,13 @@ class CoreHandle:
         *,
         blocks: Iterable[int] | None = None,
         live: bool = False,
+        obtainable: bool = False,
     ) -> None:
         """Fetch blocks `start..end`, or *blocks*, and return when all are held.
 
-        *end* None is the length now; *live*: whatever comes as well, for ever. Cancelling stops
-        the fetching; what arrived stays.
+        *end* None is the length now; *live*: whatever comes as well, for ever. *obtainable*: what
+        no peer has is not waited for, but a peer is. Cancelling stops the fetching; what arrived
+        stays.
 
         Raises:
           ValueError: a negative index.
@@ -335,7 +338,12 @@ class CoreHandle:
         wanted = None if blocks is None else sorted(set(blocks))
         check_index(start if wanted is None else min(wanted, default=0))
         ticket = self._state.replicator.want_range(start, end, blocks=wanted)
-        await self._wait(ticket)
+        if obtainable:
+            sought = range(start, end or start) if wanted is None else wanted
+            async with while_obtainable(self._state, sought):
+                await self._wait(ticket)
+        else:
+            await self._wait(ticket)
 
     async def _wait(self, ticket: Ticket) -> Settle:
         self._waits.add(ticket)

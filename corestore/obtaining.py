@@ -1,4 +1,4 @@
-"""Fetches what there is to be had of a core, and does not wait for what nobody has.
+"""Ends a wait for blocks that nobody has.
 
 Blocks may have been cleared everywhere: a drive gives back what no version shows any more. A peer
 tells which blocks it has when it is asked, and nothing if it has none; so what no peer has told of
@@ -8,14 +8,14 @@ for a while is not there.
 from __future__ import annotations
 
 import logging
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from corestore.errors import CorestoreError
-
 if TYPE_CHECKING:
-    from corestore.driver import Driver
+    from collections.abc import AsyncIterator, Sequence
+
     from corestore.state import CoreState
 
 logger: Final = logging.getLogger("corestore")
@@ -25,41 +25,39 @@ PATIENCE_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 0.25
 
 
-async def download_obtainable(driver: Driver, state: CoreState, end: int) -> None:
-    """Fetch all blocks below *end* that any peer has. Without peers it waits for one.
+@asynccontextmanager
+async def while_obtainable(state: CoreState, blocks: Sequence[int]) -> AsyncIterator[None]:
+    """Cancel the body when none of *blocks* (a range, or sorted) is to be had any more.
 
-    Cancelled, what has arrived stays.
-
-    Raises: as `Driver.wait`.
+    Without peers it waits for one. What the body raises is raised as it is.
     """
-    ticket = state.replicator.want_range(0, end)
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
 
         async def give_up() -> None:
-            await _wait_idle(state, end)
-            missing = end - state.bitfield.count(0, end)
+            await _wait_idle(state, blocks)
+            missing = sum(not state.bitfield.get(index) for index in blocks)
             logger.info("core %s: no peer has the %d blocks still missing", state.key, missing)
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(give_up)
         try:
-            await driver.wait(state, ticket)
-        except (OSError, CorestoreError, trio.ClosedResourceError) as error:
-            # Raised again outside of the nursery: not wrapped in a group.
+            yield
+        # Raised again outside of the nursery: not wrapped in a group.
+        except Exception as error:
             failure = error
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
 
-async def _wait_idle(state: CoreState, end: int) -> None:
+async def _wait_idle(state: CoreState, blocks: Sequence[int]) -> None:
     """Wait until there are peers, and none of them has had any missing block for a while."""
     since = trio.current_time()
     while True:
         await trio.sleep(LOOK_SECONDS)
         now = trio.current_time()
-        if not state.peers or state.replicator.obtainable(0, end):
+        if not state.peers or state.replicator.obtainable(blocks):
             since = now
         elif now - since >= PATIENCE_SECONDS:
             return

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from corestore.handle import CoreHandle
 from corestore.lease import Hold
-from corestore.obtaining import download_obtainable
 from corestore.signing import hold, lift, ready_to_sign, recover, settle
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class OwnerHandle(CoreHandle):
         """
         await recover(self._driver, self._writable_state())
         if download:
-            await download_obtainable(self._driver, self._state, self.length)
+            await self.download(obtainable=True)
             await self._driver.sync()
         return self.length
 

@@ -25,6 +25,7 @@ from corestore import ForkConflict, KeyPair, Reason
 from hyperfs import registry
 from hyperfs.errors import SecretError
 from hyperfs.opening import open_content
+from hyperfs.refetch import fetch_kept
 
 if TYPE_CHECKING:
     from corestore import Corestore, Key
@@ -155,7 +156,8 @@ async def import_secret(store: Corestore, name: str, secret: DriveSecret) -> Dri
 
 async def recover_drive(store: Corestore, key: Key, *, alone: bool = False) -> int:
     """Fetch a drive of this store as far as peers have it, so that it is written here again;
-    returns its version. The caller connects peers, and sets the deadline.
+    returns its version. The caller connects peers, and sets the deadline. What only versions need
+    that were given back (`Drive.collect`) is not fetched.
 
     *alone*: ask nobody. On the word of the owner that no other store has written it since.
 
@@ -168,12 +170,13 @@ async def recover_drive(store: Corestore, key: Key, *, alone: bool = False) -> i
         if alone:
             await metadata.lift_hold()
         else:
-            await metadata.recover()
+            await metadata.recover(download=False)
         async with await open_content(store, metadata, None) as content:
             if alone:
                 await content.lift_hold()
             else:
-                await content.recover()
+                await content.recover(download=False)
+                await fetch_kept(metadata, content)
         await store.sync()
         return metadata.length
 

@@ -23,6 +23,7 @@ LINES = [
     ["hyperfs.vfs|hyperfs.sync|hyperfs.backup"],
     [
         "hyperfs.moving",
+        "hyperfs.refetch",
         "hyperfs.opening",
         "hyperfs.registry",
         "hyperfs.damage",

@@ -128,7 +128,10 @@ class Downloads:
 
     def obtainable(self, start: int, end: int) -> bool:
         """Whether a missing block of a range is under way, or some peer has it."""
-        if any(start <= index < end for table in (self.in_flight, self.pending) for index in table):
+        if end - start == 1:
+            if self.claimed(start):
+                return True
+        elif any(start <= i < end for table in (self.in_flight, self.pending) for i in table):
             return True
         held, fork = self._shared.view.bitfield, self._shared.head.fork
         peers = [peer for peer in self._shared.peers.values() if peer.serves(fork)]

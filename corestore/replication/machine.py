@@ -566,9 +566,11 @@ class Replicator:
         peers = self._shared.peers.values()
         return max((peer.length for peer in peers if peer.fork == fork), default=0)
 
-    def obtainable(self, start: int, end: int) -> bool:
-        """Whether any block of `start..end` that is missing is under way, or some peer has it."""
-        return self._downloads.obtainable(start, end)
+    def obtainable(self, blocks: Sequence[int]) -> bool:
+        """Whether any of *blocks* that is missing is under way, or some peer has it."""
+        if isinstance(blocks, range):
+            return self._downloads.obtainable(blocks.start, blocks.stop)
+        return any(self._downloads.obtainable(index, index + 1) for index in blocks)
 
     def peer_has(self, peer: PeerId, start: int, end: int) -> bool:
         """Whether the peer has announced all blocks `start..end`."""

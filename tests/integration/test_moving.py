@@ -187,6 +187,48 @@ async def test_a_peer_that_lacks_the_end_does_not_let_an_import_begin():
             assert 0 < core.length < secret.metadata_length
 
 
+async def test_what_was_given_back_is_not_fetched_again():
+    async with (
+        corestore.open(None) as one,
+        corestore.open(None) as two,
+        corestore.open(None) as peer,
+    ):
+        key = await make(one)
+        async with hyperfs.open(one, name="photos") as drive:
+            await drive.write("/kept", b"from the beginning" * 1000)
+            for number in range(5):
+                await drive.write("/file", bytes([number]) * 300_000)
+                await drive.sync()
+            await copied(drive, one, peer)
+            await drive.collect(keep_last=2)
+            await drive.write("/last", b"1" * 1000)
+            await drive.sync()
+            held = [[*core.held(0, core.length)] for core in (drive.metadata, drive.content)]
+            assert await copied(drive, one, peer) == drive.content.length
+            secret = await hyperfs.export_secret(one, "photos", keep=True)
+        await hyperfs.import_secret(two, "photos", secret)
+        async with linked(peer, two), hyperfs.open(peer, key=key):
+            with trio.fail_after(20):
+                await hyperfs.recover_drive(two, key)
+        async with hyperfs.open(two, name="photos") as moved:
+            assert await moved.read("/kept") == b"from the beginning" * 1000
+            assert await moved.read("/file") == bytes([4]) * 300_000
+            cores = moved.metadata, moved.content
+            assert [[*core.held(0, core.length)] for core in cores] == held
+            await moved.write("/more", b"goes on")
+
+
+async def copied(drive, store, peer):
+    """Copy both logs of *drive* to *peer*; how many blocks of content there are then."""
+    async with linked(store, peer), hyperfs.open(peer, key=drive.key) as copy:
+        with trio.fail_after(10):
+            await copy.ready()
+            for ours, theirs in (drive.metadata, copy.metadata), (drive.content, copy.content):
+                await theirs.wait_length(ours.length)
+                await theirs.download(obtainable=True)
+        return copy.content.statistics().blocks_held
+
+
 async def test_a_taken_name_is_refused():
     async with corestore.open(None) as one, corestore.open(None) as two:
         await make(one)

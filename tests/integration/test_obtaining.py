@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import trio
 
 import corestore
-from corestore.obtaining import download_obtainable
 from tests.support.builders import linked, two_stores
 
 
@@ -15,7 +16,7 @@ async def test_what_nobody_has_is_not_waited_for(autojump_clock):
         copy = await reading.get(key=core.key)
         async with linked(writing, reading):
             await copy.update()
-            await download_obtainable(copy._driver, copy._state, copy.length)
+            await copy.download(obtainable=True)
         assert list(copy.held(0, 100)) == [(0, 10), (40, 100)]
 
 
@@ -25,7 +26,7 @@ async def test_without_peers_it_waits_for_one(autojump_clock):
         async with linked(writing, reading):
             await copy.update()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(download_obtainable, copy._driver, copy._state, copy.length)
+            nursery.start_soon(partial(copy.download, obtainable=True))
             await trio.sleep(100)
             assert not copy.has(0)
             async with linked(writing, reading):
