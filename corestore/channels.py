@@ -21,7 +21,7 @@ from corestore.wire.mux import ChannelClosed, ChannelMessage, ChannelOpened, Rem
 
 if TYPE_CHECKING:
     from corestore.driver import Driver
-    from corestore.replication.machine import PeerId
+    from corestore.replication.actions import PeerId
     from corestore.replication.messages import Message, RequestMessage
     from corestore.state import CoreState
     from corestore.wire.mux import Channel, Mux, MuxEvent

@@ -18,7 +18,7 @@ from corestore.errors import BlockNotAvailable, InvalidChecksum, SnapshotNotAvai
 from corestore.handle import check_index
 from corestore.owner import OwnerHandle
 from corestore.reading import Blocks, Chunks, Position
-from corestore.replication.machine import Outcome
+from corestore.replication.actions import Outcome
 from corestore.signing import ready_to_sign
 from corestore.staging import HASH_IN_PLACE, Staged, append_commit
 from corestore.tree.seek import seek

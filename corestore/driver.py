@@ -21,21 +21,22 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from corestore import events
 from corestore.commit import Commit
 from corestore.conflict import ForkEvidence
 from corestore.durability import SyncGroup, SyncPolicy
 from corestore.errors import CoreNotFound, StorageError
-from corestore.events import ForkDetected, Overtaken, PeerAdded, PeerRemoved
+from corestore.events import ForkDetected, PeerAdded, PeerRemoved
 from corestore.incoming import Incoming
 from corestore.lease import EVIDENCE, HOLD, Reason
 from corestore.partial import PartialFrames
 from corestore.passive import PASSIVE_CORES, PassiveCores
-from corestore.replication import machine
-from corestore.replication.machine import (
+from corestore.replication.actions import (
     CommitBatch,
     Confirmed,
     Conflict,
     Drop,
+    Overtaken,
     Send,
     Serve,
     Settle,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
     from corestore.keys import DiscoveryKey, KeyPair
     from corestore.ports import LinkHandle, Port
-    from corestore.replication.machine import PeerId, Ticket
+    from corestore.replication.actions import PeerId, Ticket
     from corestore.storage.base import CoreRecord, CoreStorage, Storage, SyncTicket
 
 logger: Final = logging.getLogger("corestore")
@@ -343,14 +344,14 @@ class Driver:
                             found.port.drop(reason)
                     case Conflict():
                         self._stop_core(state, action)
-                    case machine.Overtaken(_, head):
+                    case Overtaken(_, head):
                         logger.warning(
                             "core %s was written elsewhere: a peer has %d blocks, here are %d",
                             state.key,
                             head.length,
                             state.head.length,
                         )
-                        state.events.send(Overtaken(head.length, head.fork))
+                        state.events.send(events.Overtaken(head.length, head.fork))
                         state.changed.unpark_all()
                     case Confirmed():
                         self._confirmed(state)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from corestore.keys import DiscoveryKey, Key
     from corestore.lease import Reason
     from corestore.manifest import Manifest
-    from corestore.replication.machine import Settle, Ticket
+    from corestore.replication.actions import Settle, Ticket
     from corestore.state import CoreState
     from corestore.tree import Head, Proof, Request, TreeBatch
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 if TYPE_CHECKING:
-    from corestore.replication.machine import CommitBatch
+    from corestore.replication.actions import CommitBatch
     from corestore.state import CoreState
 
 # One storage transaction takes at most this many bytes of blocks: 1 ms of the loop. A block takes

@@ -16,7 +16,7 @@ from corestore.errors import StorageConflict, StorageError
 
 if TYPE_CHECKING:
     from corestore.driver import Driver
-    from corestore.replication.machine import CommitBatch
+    from corestore.replication.actions import CommitBatch
     from corestore.state import CoreState
 
 logger: Final = logging.getLogger("corestore")

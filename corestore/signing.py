@@ -21,7 +21,7 @@ import trio
 from corestore.commit import Commit
 from corestore.errors import StorageLocked
 from corestore.lease import EVIDENCE, HOLD, Hold
-from corestore.replication.machine import Outcome
+from corestore.replication.actions import Outcome
 from corestore.storage.base import sync
 from corestore.storage.rules import is_unsigned
 

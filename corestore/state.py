@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from corestore.events import CoreEvent
     from corestore.keys import DiscoveryKey, Key, KeyPair
-    from corestore.replication.machine import CommitBatch, PeerId
+    from corestore.replication.actions import CommitBatch, PeerId
     from corestore.storage.base import CoreRecord, CoreStorage
     from corestore.tree import Head, Node, TreeBatch, Verifier
 

@@ -11,7 +11,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from corestore.replication.machine import Settle, Ticket
+    from corestore.replication.actions import Settle, Ticket
     from corestore.state import CoreState
 
 

@@ -31,16 +31,12 @@ from corestore.errors import (
 from corestore.replication.actions import (
     Action,
     CommitBatch,
-    Confirmed,
     Conflict,
     CoreView,
     Drop,
     Outcome,
-    Overtaken,
     PeerId,
-    PeerStatistics,
     ReplicationStatistics,
-    Send,
     Serve,
     Settle,
     Ticket,
@@ -75,26 +71,6 @@ if TYPE_CHECKING:
     from corestore.keys import Key
     from corestore.replication.messages import Message
     from corestore.tree.types import Head, Proof
-
-__all__ = [
-    "Action",
-    "CommitBatch",
-    "Confirmed",
-    "Conflict",
-    "CoreView",
-    "Drop",
-    "Outcome",
-    "Overtaken",
-    "PeerId",
-    "PeerStatistics",
-    "ReplicationStatistics",
-    "Replicator",
-    "Send",
-    "Serve",
-    "Settle",
-    "Ticket",
-    "WakeAt",
-]
 
 # While anything is owed to us, who is late is found out this often (seconds).
 TICK: Final = 0.25

@@ -11,7 +11,7 @@ import trio.testing
 
 import corestore
 from corestore.incoming import MAX_PENDING_BYTES, Incoming
-from corestore.replication.machine import CommitBatch
+from corestore.replication.actions import CommitBatch
 from corestore.storage import DiskStorage
 from corestore.storage.files import FileIO
 from corestore.tree.verify import VerifiedBatch

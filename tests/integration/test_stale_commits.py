@@ -7,7 +7,7 @@ import trio.testing
 
 import corestore
 from corestore import tree
-from corestore.replication.machine import CommitBatch
+from corestore.replication.actions import CommitBatch
 from corestore.tree.verify import VerifiedBatch
 
 

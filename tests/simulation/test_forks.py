@@ -9,7 +9,7 @@ import pytest
 
 from corestore.conflict import ForkEvidence
 from corestore.errors import ForkConflict, VerificationError
-from corestore.replication.machine import Outcome
+from corestore.replication.actions import Outcome
 from tests.support.network import MemoryCore, Network, Site
 
 

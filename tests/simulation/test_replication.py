@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from corestore.errors import ForkConflict, LimitExceeded, VerificationError
-from corestore.replication.machine import Outcome
+from corestore.replication.actions import Outcome
 from corestore.replication.messages import (
     Cancel,
     Data,

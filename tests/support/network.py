@@ -19,18 +19,18 @@ from corestore import crypto
 from corestore.bitfield import Bitfield
 from corestore.keys import Key, KeyPair
 from corestore.manifest import Manifest, ManifestVerifier, manifest_key, sign
-from corestore.replication.machine import (
+from corestore.replication.actions import (
     CommitBatch,
     Confirmed,
     Conflict,
     Drop,
     Overtaken,
-    Replicator,
     Send,
     Serve,
     Settle,
     WakeAt,
 )
+from corestore.replication.machine import Replicator
 from corestore.replication.messages import Data, Message, NoData, decode, encode
 from corestore.tree import batch as tree
 from corestore.tree import flat
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from corestore.errors import CorestoreError
-    from corestore.replication.machine import Outcome, PeerId, Ticket
+    from corestore.replication.actions import Outcome, PeerId, Ticket
     from corestore.tree.types import Verifier
 
 # What a channel takes before serving waits, as a link's outgoing buffer would.

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from corestore.replication.machine import Replicator, Send
+from corestore.replication.actions import Send
+from corestore.replication.machine import Replicator
 from corestore.replication.messages import Range, Sync
 from tests.support.network import MemoryCore
 

@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 
 from corestore.encoding import Reader
 from corestore.errors import LimitExceeded, RemoteProtocolError, VerificationError
-from corestore.replication.machine import (
-    CommitBatch,
-    Drop,
-    Outcome,
-    Replicator,
-    Send,
-    Serve,
-    Settle,
-    WakeAt,
-)
+from corestore.replication.actions import CommitBatch, Drop, Outcome, Send, Serve, Settle, WakeAt
+from corestore.replication.machine import Replicator
 from corestore.replication.messages import (
     BitfieldMessage,
     Cancel,
