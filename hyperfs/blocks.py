@@ -6,6 +6,7 @@ Pure code that walks an index or a file's extents runs on local blocks and says 
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -140,11 +141,10 @@ class CoreBlocks:
             block = core.get_nowait(index, check=self._check_always or index in self._unchecked)
         except BlockNotAvailable:
             raise BlocksMissing((index,)) from None
-        except (InvalidChecksum, StorageCorrupt) as error:
-            if self._ours:
-                # Whether to look for it elsewhere is for the owner to say.
+        except (InvalidChecksum, StorageCorrupt, OSError) as error:
+            if not self._mends(error):
                 raise
-            logger.error("%s: it is fetched again", error)
+            logger.error("block %d of core %s is fetched again: %s", index, core.key, error)
             self._damaged.add(index)
             raise BlocksMissing((index,)) from None
         self._unchecked.discard(index)
@@ -215,6 +215,14 @@ class CoreBlocks:
             freed += await clearing.clear(portion)
             await trio.lowlevel.checkpoint()
         return freed
+
+    def _mends(self, error: Exception) -> bool:
+        """Whether the block that *error* is about is forgotten. Of a core that is written here that
+        is for its owner to say, and other errors than that of a failing disk are not the block's.
+        """
+        if isinstance(error, OSError):
+            return error.errno == errno.EIO and not self.core.writable
+        return not self._ours
 
     async def _forget_damaged(self, wanted: Iterable[int]) -> None:
         for index in wanted:

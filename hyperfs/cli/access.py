@@ -1,7 +1,7 @@
 """How file commands reach a drive, whether this process has it open or another one has.
 
 `Access` is all that `ls`, `cat`, `put` and the others know. `DriveAccess` is the drive in this
-process; `hyperfs.cli.control` has the same over another process's control socket.
+process; `hyperfs.cli.remote` has the same over another process's control socket.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable
 
     from hyperfs import Drive, Entry
+    from hyperfs.cli.output import Meter
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,9 @@ class Access(Protocol):
         """Forget fetched content below a path; how many bytes."""
         ...
 
-    async def check(self) -> tuple[int, int, int, int]:
+    async def check(self, meter: Meter | None = None) -> tuple[int, int, int, int]:
         """Compare what is stored with its hashes: blocks, their bytes, how many were damaged and
-        how many cannot be read."""
+        how many cannot be read. *meter* is told how far that is, unless another process does it."""
         ...
 
 
@@ -182,6 +183,15 @@ class DriveAccess:
     async def evict(self, path: bytes) -> int:
         return await self._drive.evict(path)
 
-    async def check(self) -> tuple[int, int, int, int]:
-        found = await check_drive(self._drive)
+    async def check(self, meter: Meter | None = None) -> tuple[int, int, int, int]:
+        told = 0
+
+        def tell(size: int, total: int) -> None:
+            nonlocal told
+            if meter is not None:
+                meter.set_total(total)
+                meter.add(size - told)
+            told = size
+
+        found = await check_drive(self._drive, progress=tell)
         return found.blocks, found.byte_length, found.damaged, found.unreadable

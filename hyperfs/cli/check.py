@@ -33,8 +33,8 @@ def check(settings: Settings, drive: Address) -> None:
 
 async def _check(settings: Settings, drive: Address) -> None:
     async with open_access(settings, drive, ALONE) as access:
-        with settings.output.waiting("checking"):
-            blocks, size, damaged, unreadable = await access.check()
+        with settings.output.progress("checking") as meter:
+            blocks, size, damaged, unreadable = await access.check(meter)
     if settings.output.json:
         settings.output.record(blocks=blocks, bytes=size, damaged=damaged, unreadable=unreadable)
     else:

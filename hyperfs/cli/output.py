@@ -181,7 +181,8 @@ class PlainMeter(Meter):
         self._told = now
         rate = size_text(round(self._done / (now - self._started)))
         of = f" of {size_text(self._total)}" if self._total else ""
-        self._output.say(f"{self._phase}: {size_text(self._done)}{of}, {rate}/s, {what}")
+        on = f", {what}" if what else ""
+        self._output.say(f"{self._phase}: {size_text(self._done)}{of}, {rate}/s{on}")
 
     def set_total(self, total: int) -> None:
         self._total = total

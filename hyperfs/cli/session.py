@@ -11,7 +11,7 @@ import trio
 import corestore
 import hyperfs
 from corestore import Key
-from hyperfs.cli import control, processes
+from hyperfs.cli import processes, remote
 from hyperfs.cli.access import Access, DriveAccess
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.settings import Settings, find_key, open_store, reach
@@ -67,8 +67,8 @@ async def open_access(
             ) as drive:
                 yield DriveAccess(drive)
     if process is not None:
-        async with control.connect(process.socket) as client:
-            yield control.ControlAccess(client, str(key))
+        async with remote.connect(process.socket) as client:
+            yield remote.ControlAccess(client, str(key))
 
 
 @asynccontextmanager

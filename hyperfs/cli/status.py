@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from hyperfs.cli import control, processes
+from hyperfs.cli import processes, remote
 from hyperfs.cli.failures import Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.output import JsonValue, Output, size_text
@@ -34,7 +34,7 @@ async def _status(output: Output) -> None:
     async def ask(info: ProcessInfo) -> None:
         with trio.move_on_after(ANSWER_SECONDS):
             try:
-                async with control.connect(info.socket) as client:
+                async with remote.connect(info.socket) as client:
                     reports[info.pid] = await client.status()
             except Failure as error:
                 reports[info.pid] = {"error": str(error)}

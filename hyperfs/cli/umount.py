@@ -12,7 +12,7 @@ import click
 import trio
 
 import hyperfs
-from hyperfs.cli import control, processes
+from hyperfs.cli import processes, remote
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import DIRECTORY
@@ -69,7 +69,7 @@ async def _umount(output: Output, directory: Path, force: bool) -> None:
 
 
 async def _end(info: ProcessInfo, point: str, directory: Path, force: bool) -> None:
-    async with control.connect(info.socket) as client:
+    async with remote.connect(info.socket) as client:
         if not force:
             if info.writable:
                 try:

@@ -13,10 +13,10 @@ import trio
 
 import corestore
 import hyperfs
-from hyperfs.cli import control
+from hyperfs.cli import control, remote
 from hyperfs.cli.access import DriveAccess
-from hyperfs.cli.control import ControlAccess
 from hyperfs.cli.failures import Failure
+from hyperfs.cli.remote import ControlAccess
 
 
 @asynccontextmanager
@@ -32,7 +32,7 @@ async def served(folder):
         await nursery.start(
             partial(control.serve, path, {key: here}, lambda: {"version": drive.version}, print)
         )
-        async with control.connect(path) as client:
+        async with remote.connect(path) as client:
             yield here, ControlAccess(client, key), path
         nursery.cancel_scope.cancel()
 
@@ -61,7 +61,7 @@ async def test_every_call_does_what_it_does_here(tmp_path):
             await there.remove(b"/folder")
         assert caught.value.errno == errno.ENOTEMPTY
         await there.sync()
-        async with control.connect(path) as client:
+        async with remote.connect(path) as client:
             assert (await client.status())["version"] > 0
 
 
@@ -94,7 +94,7 @@ async def test_a_process_that_does_not_answer_is_given_up(tmp_path, autojump_clo
     with silent:
         await silent.bind(path)
         silent.listen(1)
-        async with control.connect(tmp_path / "socket") as client:
+        async with remote.connect(tmp_path / "socket") as client:
             with pytest.raises(Failure, match="does not answer"):
                 await ControlAccess(client, "k").stat(b"/")
 
@@ -110,7 +110,7 @@ async def test_an_answer_of_another_version_is_told(tmp_path):
     silent.listen(1)
     async with trio.open_nursery() as nursery:
         await nursery.start(trio.serve_listeners, answer, [trio.SocketListener(silent)])
-        async with control.connect(tmp_path / "socket") as client:
+        async with remote.connect(tmp_path / "socket") as client:
             with pytest.raises(Failure, match="another version"):
                 await ControlAccess(client, "k").stat(b"/")
         nursery.cancel_scope.cancel()

@@ -230,6 +230,36 @@ async def test_a_reader_notices_damage_as_it_reads_and_fetches_it_anew(tmp_path,
         assert "the disk has damaged block" in caplog.text
 
 
+async def test_a_reader_fetches_anew_what_its_disk_fails_to_read(tmp_path):
+    disk = FailingSector()
+    async with (
+        corestore.open(None) as near,
+        hyperfs.open(near, name="d", create=True) as writer,
+        open_with(DiskStorage(tmp_path, io=disk)) as far,
+        hyperfs.open(far, key=writer.key) as reader,
+    ):
+        await writer.write("/f", DATA)
+        await writer.sync()
+        async with linked(near, far):
+            with trio.fail_after(10):
+                await reader.ready()
+                await reader.download("/")
+            reader.tree.reader._cache.clear()
+            disk.at = 1_500_000
+            check = corestore.Hypercore.check
+
+            async def replaced(core, start=0, end=None):
+                found = await check(core, start, end)
+                # The disk gives another sector for it.
+                disk.at = None
+                return found
+
+            with pytest.MonkeyPatch.context() as patch, trio.fail_after(10):
+                patch.setattr(corestore.Hypercore, "check", replaced)
+                assert await reader.read("/f") == DATA
+            assert disk.at is None
+
+
 async def test_damage_in_a_drive_of_ours_is_an_error_of_the_read(tmp_path):
     async with (
         corestore.open(tmp_path / "s") as store,
@@ -314,3 +344,14 @@ async def test_what_the_disk_has_damaged_of_our_own_is_told_and_left(tmp_path, c
             copy.hint([70])
             await eventually(lambda: "has damaged 1 blocks" in caplog.text)
         assert core.has(70)
+
+
+async def test_how_far_a_check_is_is_told(tmp_path):
+    async with (
+        corestore.open(tmp_path) as store,
+        hyperfs.open(store, name="d", create=True) as drive,
+    ):
+        await drive.write("/f", DATA)
+        told = []
+        found = await hyperfs.check_drive(drive, progress=lambda *each: told.append(each))
+        assert found.byte_length == told[-1][0] == told[-1][1] > len(DATA)
