@@ -8,7 +8,9 @@ that was acknowledged.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import random
 import shutil
 from dataclasses import dataclass, field
@@ -19,10 +21,11 @@ import pytest
 import trio
 
 import corestore
-from corestore import durability, receiving
+from corestore import durability
 from corestore.errors import StorageError
 from corestore.replication import machine
 from corestore.storage import DiskStorage
+from corestore.storage.base import sync
 from tests.support.builders import block, linked
 from tests.support.failingdisk import FailingDisk
 from tests.support.storage import append_to, record, some_blocks
@@ -41,8 +44,7 @@ SIZES = (30, 3000, 9000, 200, 5000)
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """After the disk refused something it is tried again at once: hundreds of runs wait for it."""
-    for module in (machine, receiving):
-        monkeypatch.setattr(module, "REFUSED_DELAY", 0.01)
+    monkeypatch.setattr(machine, "REFUSED_DELAY", 0.01)
     monkeypatch.setattr(durability, "FULL_DELAY", 0.01)
 
 
@@ -382,3 +384,48 @@ def test_a_checkpoint_without_room_ends_nothing(tmp_path):
     assert again is not None
     assert again.blocks(950, 1000) == some_blocks(19, 50)
     storage.close()
+
+
+def removed_or_whole(folder: Path, blocks: list[bytes]) -> None:
+    """The first core is there with all its blocks, or nothing of it is; the second is there."""
+    storage = DiskStorage(folder)
+    for number in (0, 1):
+        name = record(number).key.discovery_key
+        core = storage.open_core(name)
+        if core is not None:
+            assert core.blocks(0, len(blocks)) == blocks
+            assert storage.files.path(name).exists()
+        else:
+            assert not number
+            assert not storage.files.path(name).exists()
+            assert storage.database.one("SELECT count(*) FROM node WHERE id < 2 << 42") == 0
+            assert storage.database.one("SELECT count(*) FROM bits WHERE id < 2 << 42") == 0
+        assert storage.database.one("SELECT count(*) FROM pending_clear") == 0
+    storage.close()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("more", [False, True], ids=["once", "for-good"])
+def test_a_removal_is_whole_or_has_not_begun(tmp_path, code, more):
+    blocks = some_blocks(1, 50)
+    with FailingDisk(tmp_path) as disk:
+        for number in itertools.count():
+            folder = tmp_path / str(number)
+            storage = DiskStorage(folder, io=disk.io)
+            for each in (0, 1):
+                append_to(storage, storage.create_core(record(each)), blocks)
+            sync(storage)
+            first = len(disk.calls)
+            disk.fail(first + number, code, more=more)
+            with contextlib.suppress(OSError, StorageError):
+                storage.remove_core(record().key.discovery_key)
+            calls = len(disk.calls) - first
+            disk.mend()
+            disk.io.cut_power(folder, tmp_path / f"{number} cut", random.Random(number))
+            with contextlib.suppress(StorageError):
+                storage.close()
+            for left in (folder, tmp_path / f"{number} cut"):
+                removed_or_whole(left, blocks)
+                shutil.rmtree(left)
+            if number >= calls:
+                return
