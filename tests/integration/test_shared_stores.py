@@ -70,6 +70,19 @@ def test_an_append_to_what_another_process_has_lengthened_meanwhile_is_refused(
     two.close()
 
 
+def test_a_core_that_another_process_writes_is_not_removed(tmp_path: Path) -> None:
+    one, two = DiskStorage(tmp_path), DiskStorage(tmp_path)
+    writer = one.create_core(record())
+    append_to(one, writer, some_blocks(1, 2))
+    with pytest.raises(StorageLocked):
+        two.remove_core(NAME)
+    assert writer.block(1) == some_blocks(1, 2)[1]
+    one.close()
+    two.remove_core(NAME)
+    assert two.open_core(NAME) is None
+    two.close()
+
+
 def test_lock_file_of_a_dead_process_locks_nothing(tmp_path: Path) -> None:
     storage = DiskStorage(tmp_path)
     core = storage.create_core(record())
