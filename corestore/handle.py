@@ -329,10 +329,12 @@ class CoreHandle:
         stays.
 
         Raises:
-          ValueError: a negative index.
+          ValueError: a negative index, or *live* and *obtainable* together.
           OSError, StorageError: what comes cannot be stored.
         """
         self._check_open()
+        if live and obtainable:
+            raise ValueError("what will come can be had from nobody yet")
         if end is None and not live:
             end = self.length
         wanted = None if blocks is None else sorted(set(blocks))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
 import trio
 
 import corestore
@@ -18,6 +19,18 @@ async def test_what_nobody_has_is_not_waited_for(autojump_clock):
             await copy.update()
             await copy.download(obtainable=True)
         assert list(copy.held(0, 100)) == [(0, 10), (40, 100)]
+
+
+async def test_what_is_listed_and_nobody_has_is_not_waited_for(autojump_clock):
+    async with two_stores(count=100) as (writing, reading, core):
+        await core.clear(10, 40)
+        copy = await reading.get(key=core.key)
+        async with linked(writing, reading):
+            await copy.update()
+            await copy.download(blocks=(5, 15, 50), obtainable=True)
+            assert list(copy.held(0, 100)) == [(5, 6), (50, 51)]
+            with pytest.raises(ValueError, match="nobody yet"):
+                await copy.download(live=True, obtainable=True)
 
 
 async def test_without_peers_it_waits_for_one(autojump_clock):
