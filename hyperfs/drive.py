@@ -135,11 +135,11 @@ class Drive(DriveReader):
         tree = self._tree
         past = LiveTree(tree.metadata_blocks, writable=False)
         past.view, past.format = view, tree.format
-        past.checkout_of = tree.checkout_of or tree
+        past.checkout_of = newest = tree.checkout_of or tree
         if tree.content_blocks is not None:
             past.set_content(tree.reader.blocks)
             past.reader.on_read = tree.reader.on_read
-        tree.checkouts.add(past)
+        newest.checkouts.add(past)
         return Drive(self.metadata, past, name=self.name, store_path=self.store_path)
 
     def _oldest(self) -> int:

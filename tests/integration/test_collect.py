@@ -144,6 +144,17 @@ async def test_a_new_reader_gets_all_of_a_collected_drive():
                 assert await reader.version_at(1) == 0
 
 
+async def test_a_checkout_of_a_checkout_is_kept_too():
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+        for n in range(3):
+            await drive.write("/f", DATA[n * 100_000 : (n + 1) * 100_000])
+        second = await drive.checkout(drive.previous())
+        first = await second.checkout(second.previous())
+        await drive.collect(keep_last=1)
+        with trio.fail_after(10):
+            assert await first.read("/f") == DATA[:100_000]
+
+
 async def test_a_collection_is_told_by_a_version_that_changes_nothing():
     async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
 
