@@ -117,6 +117,24 @@ async def test_a_drive_goes_on_in_another_store(tmp_path, encrypted, content):
                     await shown.metadata.wait_length(drive.metadata.length)
 
 
+async def test_a_drive_that_was_moved_still_says_which_versions_were_given_back():
+    async with corestore.open(None) as old, corestore.open(None) as new:
+        key = await make(old)
+        async with hyperfs.open(old, name="photos") as drive:
+            for n in range(3):
+                await drive.write("/file", b"%d" % n * 1000)
+            kept = (await drive.collect(keep_last=1)).version
+            assert drive.tree.view.index.root.oldest == kept
+        secret = await hyperfs.export_secret(old, "photos")
+        await hyperfs.import_secret(new, "pictures", secret)
+        async with linked(old, new), hyperfs.open(old, name="photos"):
+            with trio.fail_after(10):
+                await hyperfs.recover_drive(new, key)
+        async with hyperfs.open(new, name="pictures") as drive:
+            await drive.write("/second", b"new store")
+            assert drive.tree.view.index.root.oldest == kept
+
+
 async def test_an_exported_drive_can_be_taken_back():
     async with corestore.open(None) as store:
         key = await make(store)
