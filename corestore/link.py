@@ -149,6 +149,11 @@ class Link:
         """Whether this link is the one of *stream*."""
         return self._stream is stream
 
+    @property
+    def ending(self) -> bool:
+        """Whether it has ended, or was told to."""
+        return self._scope.cancel_called or self._ended.is_set()
+
     def attach(self, only: CoreState | None) -> None:
         """Carry *only* too, or every core of the store (None); nothing if that is so already."""
         self._channels.attach(only)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from corestore.errors import LimitExceeded
 from corestore.keys import DiscoveryKey
 from corestore.swarm import tcp
 
@@ -29,7 +30,8 @@ logger: Final = logging.getLogger("corestore")
 
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
-# More connections from outside are refused; each takes some 100 KB.
+# Of connections from outside, each of which takes some 100 KB. Beyond it, one that shares no core
+# with us makes room for a new one, or the new one is refused.
 MAX_INCOMING: Final = 256
 
 
@@ -181,7 +183,7 @@ class Swarm:
     # -- connections ------------------------------------------------------------------------------
 
     async def _accepted(self, stream: trio.SocketStream) -> None:
-        if self._incoming >= MAX_INCOMING:
+        if self._incoming >= MAX_INCOMING and not self._make_room():
             await trio.aclose_forcefully(stream)
             return
         self._incoming += 1
@@ -195,6 +197,14 @@ class Swarm:
             await self._replicate(self._store.link(stream, initiator=False), address)
         finally:
             self._incoming -= 1
+
+    def _make_room(self) -> bool:
+        """End the oldest connection from outside whose peer has not shown the key of any core."""
+        for link in self._links:
+            if not (link.initiator or link.cores or link.ending):
+                link.stop(LimitExceeded("it shares no core with us, and others wait"))
+                return True
+        return False
 
     async def _replicate(self, link: Link, address: str) -> None:
         self._links[link] = address

@@ -32,6 +32,7 @@ from corestore.replication.messages import (
     Unwant,
     Want,
 )
+from corestore.swarm import swarm as swarm_module
 from corestore.tree import (
     BlockProof,
     BlockRequest,
@@ -45,7 +46,7 @@ from corestore.tree import (
 )
 from corestore.wire.mux import ChannelMessage, ChannelOpened
 from corestore.wire.noise import MESSAGE_BYTES
-from tests.support.builders import block, fill
+from tests.support.builders import block, eventually, fill
 from tests.support.hostile import (
     CLOSE,
     GREATEST,
@@ -691,6 +692,40 @@ async def live(peer, core, limit):
     channel.close()
     await peer.flush()
     return True
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["without a key", "with the key"])
+async def test_connections_have_a_bound_and_strangers_make_room(known, caplog, monkeypatch):
+    monkeypatch.setattr(swarm_module, "MAX_INCOMING", 4)
+    async with (
+        corestore.open(None) as writing,
+        corestore.open(None) as reading,
+        corestore.open_swarm(writing) as served,
+        corestore.open_swarm(reading) as swarm,
+    ):
+        core = await writing.get(name="log")
+        await fill(core, 10)
+        await writing.sync()
+        host, port = await served.listen()
+        peers = []
+        for _ in range(4):
+            peer = HostilePeer(await trio.open_tcp_stream(host, port))
+            await peer.shake_hands()
+            if known:
+                await peer.open_core(core)
+            peers.append(peer)
+        await eventually(lambda: len(served.peers) == 4)
+        swarm.connect(host, port)
+        copy = await reading.get(key=core.key)
+        if known:
+            await eventually(lambda: swarm.dials[0].attempts > 1)
+            await peers[2].hang_up()
+        with trio.fail_after(20):
+            await copy.wait_length(10)
+        assert len(served.peers) == 4
+        for peer in peers:
+            await peer.hang_up()
+    assert ("shares no core with us" in caplog.text) is not known
 
 
 async def test_a_swarm_that_listens_outlives_its_hostile_peers(caplog):

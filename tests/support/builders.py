@@ -148,7 +148,7 @@ class RawPeer:
     async def shake_hands(self):
         await self.flush()
         while self.handshake_hash is None:
-            await self.receive()
+            assert await self.receive(), "the stream ended in the handshake"
         await self.flush()
 
     async def wait_for(self, kind):
