@@ -94,8 +94,8 @@ class Access(Protocol):
         """Make or replace a symbolic link."""
         ...
 
-    async def remove(self, path: bytes) -> None:
-        """Remove a file, a link or an empty folder."""
+    async def remove(self, path: bytes, *, recursive: bool = False) -> None:
+        """Remove a file, a link or an empty folder; *recursive*: with everything in it."""
         ...
 
     async def sync(self) -> None:
@@ -165,8 +165,8 @@ class DriveAccess:
         await self._drive.symlink(path, target, mtime_ns=mtime_ns, replace=True)
         self._changed(path)
 
-    async def remove(self, path: bytes) -> None:
-        await self._drive.remove(path)
+    async def remove(self, path: bytes, *, recursive: bool = False) -> None:
+        await self._drive.remove(path, recursive=recursive)
         self._changed(path)
 
     async def sync(self) -> None:

@@ -250,7 +250,8 @@ class _Session:
         return None, b""
 
     async def _on_remove(self, header: Header) -> Reply:
-        await self._drive(header).remove(_path(header))
+        recursive = header.get("recursive") is True
+        await self._drive(header).remove(_path(header), recursive=recursive)
         return None, b""
 
     async def _on_sync(self, header: Header) -> Reply:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat as st
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,13 +13,13 @@ import trio
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, peer_option, timeout_option
-from hyperfs.cli.output import PLAIN_PROGRESS_SECONDS, JsonValue, Output, size_text, table
+from hyperfs.cli.output import JsonValue, Output, size_text, table
 from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network, open_access
 from hyperfs.cli.walk import walk
 
 if TYPE_CHECKING:
-    from hyperfs.cli.access import Access, FileInfo
+    from hyperfs.cli.access import FileInfo
     from hyperfs.cli.address import Address
     from hyperfs.cli.settings import Settings
 
@@ -189,7 +188,7 @@ async def _stat(settings: Settings, place: Address, network: Network) -> None:
 @click.option("-r", "--recursive", is_flag=True, help="Remove folders with all that is in them.")
 @pass_settings
 def rm(settings: Settings, places: tuple[Address, ...], recursive: bool) -> None:
-    """Remove files from a drive of this store."""
+    """Remove files from a drive of this store, each argument in one version."""
     run(_rm, settings, places, recursive)
 
 
@@ -203,18 +202,6 @@ async def _rm(settings: Settings, places: tuple[Address, ...], recursive: bool) 
             info = await access.stat(place.path)
             if info.is_directory and not recursive:
                 raise Failure(f"{os.fsdecode(place.path)} is a folder; -r removes it whole")
-            if info.is_directory:
-                await _remove_below(access, place.path, settings.output)
-            await access.remove(place.path)
-            await access.sync()
-
-
-async def _remove_below(access: Access, folder: bytes, output: Output) -> None:
-    # Deepest first. The walk lists a folder before it is emptied, so collect, then remove.
-    found = [(path, info) async for path, info in walk(access, folder)]
-    told = time.monotonic()
-    for number, (path, _) in enumerate(reversed(found)):
-        await access.remove(path)
-        if time.monotonic() - told > PLAIN_PROGRESS_SECONDS:
-            told = time.monotonic()
-            output.say(f"removed {number + 1} of {len(found)}")
+            with settings.output.waiting("removing"):
+                await access.remove(place.path, recursive=info.is_directory)
+                await access.sync()

@@ -151,8 +151,8 @@ class ControlAccess:
     async def symlink(self, path: bytes, target: bytes, mtime_ns: int | None = None) -> None:
         await self._call("symlink", path, target=os.fsdecode(target), mtime_ns=mtime_ns)
 
-    async def remove(self, path: bytes) -> None:
-        await self._call("remove", path)
+    async def remove(self, path: bytes, *, recursive: bool = False) -> None:
+        await self._call("remove", path, recursive=recursive)
 
     async def sync(self) -> None:
         await self._client.call("sync", drive=self._key)

@@ -228,6 +228,17 @@ def test_commands_work_on_a_drive_that_is_mounted(two, tmp_path):
     assert alice.ask("ls", "photos:").splitlines() == ["from the mount", "put"]
     alice.ask("rm", "photos:/put")
     wait_until(lambda: not (here.folder / "put").exists(), 5)
+    deep = here.folder / "folder" / "deep"
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("x")
+    # Somebody stands in it: what the kernel remembers of it goes all the same.
+    inside = os.open(deep, os.O_RDONLY)
+    assert os.stat("file", dir_fd=inside).st_size == 1
+    alice.ask("rm", "-r", "photos:/folder")
+    wait_until(lambda: not (here.folder / "folder").exists(), 5)
+    with pytest.raises(OSError, match="No such file|Stale"):
+        os.stat("file", dir_fd=inside)
+    os.close(inside)
 
 
 def test_a_large_file_through_the_socket_is_equal(two, tmp_path):

@@ -376,8 +376,11 @@ def test_rm_of_a_folder_wants_to_be_recursive(alice, tmp_path):
     failed(alice.run("put", tmp_path / "folder", "photos:/"), 1, "-r")
     alice.ask("put", "-r", tmp_path / "folder", "photos:/")
     failed(alice.run("rm", "photos:/folder"), 1, "-r")
+    before = len(alice.ask("log", "photos").splitlines())
     alice.ask("rm", "-r", "photos:/folder")
     assert alice.ask("ls", "photos:/") == ""
+    # All of it went in one version.
+    assert len(alice.ask("log", "photos").splitlines()) == before + 1
 
 
 def test_a_busy_port_is_told(alice):

@@ -60,6 +60,8 @@ async def test_every_call_does_what_it_does_here(tmp_path):
         with pytest.raises(OSError, match="not empty") as caught:
             await there.remove(b"/folder")
         assert caught.value.errno == errno.ENOTEMPTY
+        await there.remove(b"/folder", recursive=True)
+        assert [found for found, _ in await there.list(b"/")] == [b"link"]
         await there.sync()
         async with remote.connect(path) as client:
             assert (await client.status())["version"] > 0
