@@ -236,7 +236,7 @@ def test_commands_work_on_a_drive_that_is_mounted(two, tmp_path):
     assert os.stat("file", dir_fd=inside).st_size == 1
     alice.ask("rm", "-r", "photos:/folder")
     wait_until(lambda: not (here.folder / "folder").exists(), 5)
-    with pytest.raises(OSError, match="No such file|Stale"):
+    with pytest.raises(OSError, match=r"No such file|Stale"):
         os.stat("file", dir_fd=inside)
     os.close(inside)
 
