@@ -380,7 +380,7 @@ class Committer:
                 frozen[file.id] = self._freeze(file)
                 file.record_dirty = False
         try:
-            view = await self._write(layer, frozen)
+            view, nodes = await self._write(layer, frozen)
         except (OSError, CorestoreError, trio.TooSlowError, BlocksMissing) as error:
             number = layer.number
             tree.staging.failed()
@@ -403,9 +403,14 @@ class Committer:
         self._succeeded()
         self._not_before = -math.inf
         self._done.unpark_all()
+        if view is not None:
+            await run_paced(self._cache.warm(view.index.root.first_block, nodes))
 
-    async def _write(self, layer: Layer, frozen: dict[int, FrozenFile]) -> View | None:
-        """Append content and records; returns the new version, None if nothing had changed."""
+    async def _write(
+        self, layer: Layer, frozen: dict[int, FrozenFile]
+    ) -> tuple[View | None, list[bytes]]:
+        """Append content and records; returns the new version, None if nothing had changed, and the
+        nodes of the tree that are new in it."""
         appender = self._appender()
         for each in frozen.values():
             if each.delta is not None:
@@ -414,7 +419,7 @@ class Committer:
         changes, files, size = await self._changes(layer, frozen, records)
         if not changes:
             await appender.flush()
-            return None
+            return None, []
         tree = self._tree
         previous = tree.view
         assert previous is None or isinstance(previous, View)
@@ -431,7 +436,10 @@ class Committer:
             version = transaction.length(self._metadata)
         appender.appended()
         view = View(Index(version - 1, tree.metadata_blocks, self._cache))
-        return view if previous is None else view.follow(previous, records)
+        if previous is not None:
+            view.follow(previous, records)
+        # In front of the root lie the nodes of a tree that was changed, or an overlay.
+        return view, [] if view.index.root.overlay is not None else nodes[:-1]
 
     async def _cut_rest(self, newest: View) -> None:
         """Drop what another process left that was stopped in the middle of a commit."""

@@ -29,7 +29,7 @@ from hyperfs.paths import MAX_NAME_BYTES
 from hyperfs.records import ID_BYTES, pack, unpack_untrusted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
 # What a leaf is cut to; one with a single long record may be larger.
 LEAF_BYTES: Final = 4096
@@ -345,6 +345,13 @@ class NodeCache:
         self._size += node.cost
         while self._size > self._limit and len(self._nodes) > 1:
             self._size -= self._nodes.popitem(last=False)[1].cost
+
+    def warm(self, first: int, nodes: Iterable[bytes]) -> Generator[None, None, None]:
+        """Keep the nodes that were just written from block *first* on, in steps: who lists or
+        changes what was changed needs them, and would read, compare and decode them."""
+        for index, block in enumerate(nodes, first):
+            self.put(index, decode_node(block, index))
+            yield
 
     def forget_from(self, length: int) -> None:
         """Drop what came from blocks at *length* and after it."""
