@@ -220,6 +220,62 @@ async def test_frames_that_are_never_ended_do_not_fill_the_memory(caplog, monkey
     assert caplog.text.count("a large frame took too long") == 6
 
 
+class Wire:
+    """A stream that remembers what was sent, and sends it in pieces of *size*."""
+
+    def __init__(self, stream, size) -> None:
+        self.stream = stream
+        self.size = size
+        self.sent = bytearray()
+
+    async def send_all(self, data):
+        self.sent += data
+        for at in range(0, len(data), self.size):
+            await self.stream.send_all(data[at : at + self.size])
+
+    async def receive_some(self, size=None):
+        return await self.stream.receive_some(size)
+
+    async def aclose(self):
+        await self.stream.aclose()
+
+
+async def through_wire(found, size):
+    """An attack whose peer sends through a `Wire`; it has not shaken hands."""
+    near, far = trio.testing.memory_stream_pair()
+    return await found.attack(victim=found.writing, shaken=False, streams=(near, Wire(far, size)))
+
+
+async def test_a_conversation_may_come_byte_by_byte(caplog):
+    async with scene(caplog) as found:
+        peer, ended = await through_wire(found, 1)
+        await peer.shake_hands()
+        channel = await peer.open_core(found.core)
+        wanted = Request(0, BlockRequest(5, 0), upgrade=UpgradeRequest(0, 200))
+        await peer.tell(channel, RequestMessage(1, wanted, True))
+        while True:
+            event = await peer.wait_for(ChannelMessage)
+            answer = messages.decode(event.type, event.body)
+            if isinstance(answer, Data):
+                break
+        assert answer.proof.block.value == block(5)
+        assert not ended.is_set()
+
+
+async def test_a_conversation_played_again_is_dropped(caplog):
+    async with scene(caplog) as found:
+        peer, ended = await through_wire(found, 1 << 20)
+        await peer.shake_hands()
+        channel = await peer.open_core(found.core)
+        await peer.tell(channel, Want(0, 32))
+        again, ended_again = await through_wire(found, 1 << 20)
+        await again.stream.send_all(bytes(peer.stream.sent))
+        with trio.fail_after(5):
+            await ended_again.wait()
+        assert not ended.is_set()
+    assert "dropped a peer (before its handshake)" in caplog.text
+
+
 async def test_a_slow_peer_is_slow_alone(caplog, autojump_clock):
     async with scene(caplog) as found:
         peer, ended = await found.attack()
