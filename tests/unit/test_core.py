@@ -1,8 +1,7 @@
-"""`Hypercore` and transactions, on a store in memory and without peers."""
+"""`Hypercore`, on a store in memory and without peers."""
 
 from __future__ import annotations
 
-import errno
 import threading
 
 import pytest
@@ -18,11 +17,10 @@ from corestore import (
     Position,
     Published,
     SnapshotNotAvailable,
-    StorageError,
     Truncated,
 )
 from corestore.events import MAX_QUEUED_EVENTS, Broadcast
-from tests.support.builders import FaultyStorage, fill, open_with
+from tests.support.builders import fill
 
 KEY_OF_SOMEBODY = bytes(range(32))
 
@@ -137,6 +135,59 @@ async def test_has_tells_what_is_held_and_clear_gives_it_up():
         await core.clear(8, 100)
         assert not core.has(9)
         assert core.length == 10
+
+
+# -- turns of others -------------------------------------------------------------------------------
+
+
+class Turns:
+    """Another task, which counts its turns."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def take(self):
+        while True:
+            self.taken += 1
+            await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("size", [200, 100_000])
+async def test_appending_gives_others_a_turn_after_four_appends_at_most(nursery, size):
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        others = Turns()
+        nursery.start_soon(others.take)
+        await trio.lowlevel.checkpoint()
+        for _ in range(10):
+            before = others.taken
+            for _ in range(8):  # two turns, for who comes first in one is left to chance
+                await core.append(bytes(size))
+            assert others.taken > before
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await core.append(b"never")
+        assert scope.cancelled_caught
+        assert core.length == 80
+        nursery.cancel_scope.cancel()
+
+
+async def test_reading_what_is_here_gives_others_a_turn_now_and_then(nursery):
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await core.append(*[b"small"] * 100)
+        others = Turns()
+        nursery.start_soon(others.take)
+        await trio.lowlevel.checkpoint()
+        before = others.taken
+        for index in range(1000):
+            await core.get(index % 100)
+        assert 10 <= others.taken - before < 100
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await core.get(0)
+        assert scope.cancelled_caught
+        nursery.cancel_scope.cancel()
 
 
 # -- bytes -----------------------------------------------------------------------------------------
@@ -453,340 +504,3 @@ async def test_user_data_is_kept_with_the_core():
         assert (await store.get(name="log")).user_data("colour") == b"red"
         await core.set_user_data("colour", None)
         assert core.user_data("colour") is None
-
-
-# -- transactions ----------------------------------------------------------------------------------
-
-
-async def test_a_transaction_shows_all_of_itself_at_its_end():
-    async with corestore.open(None) as store:
-        a, b = await store.get(name="a"), await store.get(name="b")
-        await b.append(b"before")
-        async with store.transaction(a, b) as tx:
-            assert await tx.append(b, b"1", b"22") == 1
-            assert await tx.append(a, b"index of 1, 2") == 0
-            assert await tx.append(b, b"333") == 3
-            tx.set_user_data(a, "k", b"v")
-            assert (tx.length(a), tx.length(b), tx.byte_length(b)) == (1, 4, 12)
-            assert (a.length, b.length) == (0, 1)
-        assert (a.length, b.length) == (1, 4)
-        assert [await b.get(i) for i in range(4)] == [b"before", b"1", b"22", b"333"]
-        assert a.user_data("k") == b"v"
-
-
-async def test_a_transaction_that_fails_leaves_nothing():
-    async with corestore.open(None) as store:
-        a, b = await store.get(name="a"), await store.get(name="b")
-
-        async def fail():
-            async with store.transaction(a, b) as tx:
-                await tx.append(a, b"x")
-                await tx.append(b, b"y" * 300_000)
-                raise ZeroDivisionError
-
-        with pytest.raises(ZeroDivisionError):
-            await fail()
-        assert (a.length, b.length) == (0, 0)
-        assert [await a.append(b"free again"), await b.append(b"free again")] == [1, 1]
-
-
-async def test_a_transaction_that_is_cancelled_leaves_nothing():
-    async with corestore.open(None) as store:
-        a, b = await store.get(name="a"), await store.get(name="b")
-        with trio.CancelScope() as scope:
-            async with store.transaction(a, b) as tx:
-                await tx.append(a, b"x")
-                scope.cancel()
-                await tx.append(b, b"y" * 300_000)
-        assert scope.cancelled_caught
-        assert (a.length, b.length) == (0, 0)
-        assert [await a.append(b"free again"), await b.append(b"free again")] == [1, 1]
-
-
-async def test_a_transaction_keeps_others_out_until_its_end():
-    async with corestore.open(None) as store, trio.open_nursery() as nursery:
-        core = await store.get(name="log")
-        async with store.transaction(core) as tx:
-            await tx.append(core, b"first")
-            nursery.start_soon(core.append, b"second")
-            await trio.testing.wait_all_tasks_blocked()
-            assert core.length == 0
-        await core.wait_length(2)
-        assert await core.get(0) == b"first"
-
-
-class Turns:
-    """Another task, which counts its turns."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-
-    async def take(self):
-        while True:
-            self.taken += 1
-            await trio.lowlevel.checkpoint()
-
-
-@pytest.mark.parametrize("size", [200, 100_000])
-async def test_appending_gives_others_a_turn_after_four_appends_at_most(nursery, size):
-    async with corestore.open(None) as store:
-        core = await store.get(name="log")
-        others = Turns()
-        nursery.start_soon(others.take)
-        await trio.lowlevel.checkpoint()
-        for _ in range(10):
-            before = others.taken
-            for _ in range(8):  # two turns, for who comes first in one is left to chance
-                await core.append(bytes(size))
-            assert others.taken > before
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await core.append(b"never")
-        assert scope.cancelled_caught
-        assert core.length == 80
-        nursery.cancel_scope.cancel()
-
-
-async def test_reading_what_is_here_gives_others_a_turn_now_and_then(nursery):
-    async with corestore.open(None) as store:
-        core = await store.get(name="log")
-        await core.append(*[b"small"] * 100)
-        others = Turns()
-        nursery.start_soon(others.take)
-        await trio.lowlevel.checkpoint()
-        before = others.taken
-        for index in range(1000):
-            await core.get(index % 100)
-        assert 10 <= others.taken - before < 100
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await core.get(0)
-        assert scope.cancelled_caught
-        nursery.cancel_scope.cancel()
-
-
-async def test_two_tasks_can_append_in_one_transaction():
-    async with corestore.open(None) as store:
-        core = await store.get(name="log")
-        starts = {}
-
-        async def append(tx, letter):
-            starts[letter] = await tx.append(core, letter * 300_000, letter)
-
-        async with store.transaction(core) as tx, trio.open_nursery() as nursery:
-            for letter in (b"a", b"b", b"c"):
-                nursery.start_soon(append, tx, letter)
-        assert sorted(starts.values()) == [0, 2, 4]
-        for letter, start in starts.items():
-            assert await core.get(start + 1) == letter
-
-
-async def test_a_transaction_refuses_strangers_and_doubles():
-    async with corestore.open(None) as store:
-        a, b = await store.get(name="a"), await store.get(name="b")
-        with pytest.raises(ValueError, match="only once"):
-            store.transaction(a, a.session())
-        async with store.transaction(a) as tx:
-            with pytest.raises(ValueError, match="does not take part"):
-                await tx.append(b, b"x")
-        with pytest.raises(corestore.LocalProtocolError):
-            await tx.append(a, b"x")
-
-
-async def test_leaves_hashed_before_are_taken_over():
-    async with corestore.open(None) as store:
-        a, b = await store.get(name="a"), await store.get(name="b")
-        blocks = [b"one", b"two"]
-        async with store.transaction(a) as tx:
-            await tx.append(a, *blocks, leaves=corestore.hash_leaves(0, blocks))
-        await b.append(*blocks)
-        assert a.tree_hash() == b.tree_hash()
-
-
-async def test_a_full_disk_leaves_the_core_as_it_was_and_usable():
-    storage = FaultyStorage()
-    async with open_with(storage) as store:
-        core = await store.get(name="log")
-        await core.append(b"a")
-        storage.errors["commit"] = OSError(errno.ENOSPC, "full")
-        with pytest.raises(OSError, match="full"):
-            await core.append(b"b")
-        assert core.length == 1
-        assert await core.append(b"c") == 2
-        assert await core.get(1) == b"c"
-
-
-# -- group sync ------------------------------------------------------------------------------------
-
-
-async def test_a_disk_too_full_for_a_sync_is_told_once_and_again_when_there_is_room(
-    autojump_clock, caplog
-):
-    caplog.set_level("INFO", "corestore")
-    storage = FaultyStorage()
-    async with open_with(storage) as store:
-        core = await store.get(name="log")
-        await core.append(b"a")
-        for _ in range(3):
-            storage.errors["mark_synced"] = OSError(errno.ENOSPC, "full")
-            with pytest.raises(OSError, match="full"):
-                await store.sync()
-        await store.sync()
-        assert core.published_length == 1
-    told = [text for text in caplog.messages if "durable" in text]
-    assert told == [
-        "nothing can be made durable: [Errno 28] full",
-        "there is room again: what was committed is durable",
-    ]
-
-
-async def test_the_last_core_of_a_transaction_is_published_first():
-    async with corestore.open(None) as store:
-        metadata, content = await store.get(name="m"), await store.get(name="c")
-        order = []
-
-        async def listen(name, core, task_status):
-            with core.events() as events:
-                task_status.started()
-                async for event in events:
-                    if isinstance(event, Published):
-                        order.append((name, content.published_length, event.length))
-
-        async with trio.open_nursery() as nursery:
-            await nursery.start(listen, "metadata", metadata)
-            await nursery.start(listen, "content", content)
-            for number in range(1, 4):
-                async with store.transaction(metadata, content) as tx:
-                    await tx.append(metadata, b"%d" % number)
-                    await tx.append(content, b"%d" % number)
-                await store.sync()
-                await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        assert all(there >= length for name, there, length in order if name == "metadata")
-        assert len(order) == 6
-
-
-async def test_a_sync_has_its_steps_in_order():
-    storage = FaultyStorage()
-    async with open_with(storage) as store:
-        core = await store.get(name="log")
-        await core.append(b"a")
-        await store.sync()
-        await store.sync()
-    assert storage.log == [
-        "commit",
-        "commit",  # the signature
-        "begin_sync",
-        "flush",
-        "mark_synced",
-        "flush_log",
-        "finish_sync",
-    ]
-
-
-async def test_a_sync_in_flight_is_not_shared_by_a_later_commit():
-    storage = FaultyStorage()
-    storage.hold = threading.Event()
-    async with open_with(storage) as store:
-        core = await store.get(name="log")
-        done = []
-
-        async def sync():
-            await store.sync()
-            done.append(core.published_length)
-
-        await core.append(b"a")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(sync)
-            await storage.syncing.wait()
-            await trio.testing.wait_all_tasks_blocked()
-            await core.append(b"b")
-            nursery.start_soon(sync)
-            nursery.start_soon(sync)
-            await trio.lowlevel.checkpoint()
-            storage.hold.set()
-        assert done == [1, 2, 2]
-        assert storage.log.count("begin_sync") == 2
-
-
-@pytest.mark.parametrize("step", ["begin_sync", "flush", "mark_synced", "flush_log", "finish_sync"])
-async def test_a_failed_sync_is_final(step):
-    storage = FaultyStorage()
-    async with open_with(storage) as store:
-        core = await store.get(name="log")
-        await core.append(b"a")
-        await store.sync()
-        storage.errors[step] = OSError(errno.EIO, "broken")
-        await core.append(b"b")
-        with pytest.raises(StorageError):
-            await store.sync()
-        assert core.published_length == 1
-        with pytest.raises(StorageError):
-            await core.append(b"c")
-        with pytest.raises(StorageError):
-            await store.sync()
-        assert await core.get(1) == b"b"
-
-
-async def test_who_waits_for_a_longer_log_hears_that_the_store_has_failed():
-    storage = FaultyStorage()
-    async with open_with(storage) as store:
-        core = await store.get(name="log")
-        failed = []
-
-        async def wait(wait_for, *arguments):
-            with pytest.raises(StorageError):
-                await wait_for(*arguments)
-            failed.append(wait_for)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait, core.get, 5)
-            nursery.start_soon(wait, core.wait_length, 6)
-            await trio.testing.wait_all_tasks_blocked()
-            storage.errors["flush"] = OSError(errno.EIO, "broken")
-            with trio.fail_after(5):
-                await core.append(b"a")
-                with pytest.raises(StorageError):
-                    await store.sync()
-                await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        assert len(failed) == 2
-
-
-async def test_with_always_an_append_returns_published():
-    async with corestore.open(None, sync="always") as store:
-        core = await store.get(name="log")
-        await core.append(b"a")
-        assert core.published_length == 1
-
-
-async def test_with_none_nothing_is_synced_before_it_is_asked_for():
-    storage = FaultyStorage()
-    async with open_with(storage, sync="none") as store:
-        core = await store.get(name="log")
-        await core.append(b"a")
-        await trio.testing.wait_all_tasks_blocked()
-        assert core.published_length == 1
-        assert "flush" not in storage.log
-        await store.sync()
-        assert "flush" in storage.log
-
-
-async def test_with_none_what_was_shown_is_not_taken_back_by_a_sync_of_less():
-    storage = FaultyStorage()
-    storage.hold = threading.Event()
-    async with open_with(storage, sync="none") as store:
-        core = await store.get(name="log")
-        await core.append(b"a")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.sync)
-            await storage.syncing.wait()
-            await trio.testing.wait_all_tasks_blocked()
-            await core.append(b"b")
-            storage.hold.set()
-        assert core.published_length == 2
-
-
-def test_an_unknown_policy_is_refused():
-    with pytest.raises(ValueError, match="sometimes"):
-        corestore.SyncPolicy("sometimes")
