@@ -219,8 +219,12 @@ class Drive(DriveReader):
     # -- changing by path --------------------------------------------------------------------
 
     @asynccontextmanager
-    async def batch(self) -> AsyncIterator[Batch]:
-        """Changes that become one version together, or none if the block raises."""
+    async def batch(self, *, commit: bool = True) -> AsyncIterator[Batch]:
+        """Changes that become one version together, or none if the block raises.
+
+        Without *commit* they are staged when the block ends, and are part of the next version, with
+        what else is staged till then; `sync` waits for it.
+        """
         batch = Batch(self._tree)
         try:
             yield batch
@@ -228,7 +232,10 @@ class Drive(DriveReader):
             batch.discard()
             raise
         batch.apply()
-        await self.commit()
+        if commit:
+            await self.commit()
+        else:
+            self.schedule_commit()
 
     async def write(
         self,

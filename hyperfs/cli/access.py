@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,9 +17,9 @@ import trio
 from hyperfs import check_drive
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable
 
-    from hyperfs import Drive, Entry
+    from hyperfs import Batch, Drive, Entry
     from hyperfs.cli.output import Meter
 
 
@@ -154,19 +155,28 @@ class DriveAccess:
     async def put(
         self, path: bytes, chunks: AsyncIterable[bytes], *, mode: int, mtime_ns: int
     ) -> None:
-        await self._drive.write(path, chunks, mode=mode, mtime_ns=mtime_ns)
-        self._changed(path)
+        async with self._change(path) as batch:
+            await batch.write(path, chunks, mode=mode, mtime_ns=mtime_ns)
 
     async def mkdir(self, path: bytes, mode: int, mtime_ns: int | None = None) -> None:
-        await self._drive.mkdir(path, mode=mode, mtime_ns=mtime_ns, exist_ok=True)
-        self._changed(path)
+        async with self._change(path) as batch:
+            await batch.mkdir(path, mode=mode, mtime_ns=mtime_ns, exist_ok=True)
 
     async def symlink(self, path: bytes, target: bytes, mtime_ns: int | None = None) -> None:
-        await self._drive.symlink(path, target, mtime_ns=mtime_ns, replace=True)
-        self._changed(path)
+        async with self._change(path) as batch:
+            await batch.symlink(path, target, mtime_ns=mtime_ns, replace=True)
 
     async def remove(self, path: bytes, *, recursive: bool = False) -> None:
-        await self._drive.remove(path, recursive=recursive)
+        async with self._change(path) as batch:
+            await batch.remove(path, recursive=recursive)
+
+    @asynccontextmanager
+    async def _change(self, path: bytes) -> AsyncIterator[Batch]:
+        """What is changed is staged: a copy of ten thousand files is to make few versions. Raises
+        what keeps those before from being stored."""
+        self._drive.check_flushed()
+        async with self._drive.batch(commit=False) as batch:
+            yield batch
         self._changed(path)
 
     async def sync(self) -> None:

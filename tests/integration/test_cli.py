@@ -331,6 +331,16 @@ def test_files_go_in_and_come_out_as_they_were(alice, tmp_path):
     assert sample_tree.differences(source, tmp_path / "copy") == []
 
 
+def test_a_copy_of_many_files_makes_few_versions(alice, tmp_path):
+    for number in range(500):
+        (tmp_path / "many" / str(number % 10)).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "many" / str(number % 10) / str(number)).write_text(str(number))
+    alice.ask("create", "photos")
+    alice.ask("put", "-r", tmp_path / "many", "photos:/")
+    assert len(alice.ask("log", "photos", "-n", "600").splitlines()) < 100
+    assert len(alice.ask("ls", "-R", "photos:/many").splitlines()) > 500
+
+
 def test_a_second_copy_skips_what_is_the_same(alice, tmp_path):
     source = tmp_path / "source"
     source.mkdir()

@@ -482,3 +482,15 @@ async def test_iterations_may_be_left_early_and_go_on_later(recwarn):
         assert found + [each.path async for each in walk] == everything
         gc.collect()
     assert not recwarn.list
+
+
+async def test_a_batch_that_is_not_committed_is_part_of_the_next_version():
+    async with a_drive() as drive:
+        before = drive.version
+        for number in range(3):
+            async with drive.batch(commit=False) as batch:
+                await batch.write(f"/{number}", b"x" * 100_000)
+        assert drive.version == before
+        assert await drive.read("/2") == b"x" * 100_000
+        await drive.sync()
+        assert drive.previous() == before
