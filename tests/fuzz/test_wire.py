@@ -151,7 +151,7 @@ def test_any_frames_give_events_of_channels_we_know(frames, random):
             if random.random() < 0.2:
                 random.choice(channels).close()
             random.choice(channels).send(0, b"body")
-        assert mux.pending_bytes >= 0
+        assert mux._pending_bytes >= 0
         numbers = [channel.local_id for channel in mux.channels]
         assert len(set(numbers)) == len(numbers)
 
@@ -198,4 +198,4 @@ def test_two_muxes_agree_whatever_they_open_and_close(data):
     assert all(channel.opened for mux in sides for channel in mux.channels)
     pairs = [{(c.local_id, c.remote_id, c.id) for c in live} for live in lives]
     assert pairs[0] == {(remote, local, id_) for local, remote, id_ in pairs[1]}
-    assert all(mux.pending_bytes == 0 for mux in sides)
+    assert all(mux._pending_bytes == 0 for mux in sides)
