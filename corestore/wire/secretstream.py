@@ -40,7 +40,7 @@ KEEPALIVE_SECONDS: Final = 5
 # The room for one read: small while little arrives, as most streams are idle most of the time. What
 # is read at once should fit into a processor's second cache together with what it decrypts to.
 LEAST_READ_BYTES: Final = 16 << 10
-GREATEST_READ_BYTES: Final = 256 << 10
+GREATEST_READ_BYTES: Final = 512 << 10
 
 _STREAM_ID_BYTES: Final = 32
 _HEADER_BYTES: Final = _STREAM_ID_BYTES + crypto.SECRETSTREAM_HEADER_BYTES
