@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hyperfs.records import Entry
-    from hyperfs.writer import Location
+    from hyperfs.writer import Location, OpenFile
 
 # How many unpacked inodes are kept before those at rest are packed.
 HOT_INODES: Final = 32_768
@@ -33,13 +33,15 @@ class Inode:
     Look it up again after an await: unless it is open, it may have been packed or dropped.
 
     `location` is where its record lies; None when its last name is gone, and then `orphan` is the
-    last record. `opens` counts the handles of its file; `set_id` says whether the mode of that has
-    set-ID bits. `touched` is the layer in which it was last staged as a directory whose names
-    changed. `lookups` is what the kernel will give back.
+    last record, and `file` is held, which has what of it was not stored. `opens` counts the handles
+    of its file; `set_id` says whether the mode of that has set-ID bits. `touched` is the layer in
+    which it was last staged as a directory whose names changed. `lookups` is what the kernel will
+    give back.
     """
 
     __slots__ = (
         "_removed_ns",
+        "file",
         "ino",
         "location",
         "lookups",
@@ -56,14 +58,17 @@ class Inode:
         self.opens = 0
         self.set_id = False
         self.orphan: Entry | None = None
+        self.file: OpenFile | None = None
         self._removed_ns = 0
         self.touched = 0
 
-    def remove(self, entry: Entry, now: int) -> None:
+    def remove(self, entry: Entry, file: OpenFile | None, now: int) -> None:
         """The last name of the file, whose record was *entry*, has gone at *now*. What is changed
         in the record by that is made when somebody asks, which mostly nobody does."""
         self.location = None
         self.orphan = entry
+        if file is not None and self.file is None:
+            self.file = file.acquire()
         self._removed_ns = now
 
     def last(self) -> Entry | None:
@@ -168,6 +173,9 @@ class InodeTable:
         if not (inode.lookups or inode.opens):
             self.hot.pop(inode.ino, None)
             self.access_times.pop(inode.ino, None)
+            file, inode.file = inode.file, None
+            if file is not None:
+                file.release()
 
     def set_access_time(self, ino: int, time_ns: int) -> None:
         """Remember an access time; of too many the oldest are given up."""

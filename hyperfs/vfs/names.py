@@ -206,7 +206,7 @@ class NameOperations(Tree[S]):
         if file is not None or entry.grouped:
             self.live.forget_content(entry)
         if inode is not None:
-            inode.remove(entry, now)
+            inode.remove(entry, file, now)
 
     # -- renaming --------------------------------------------------------------------------------
 

@@ -153,6 +153,23 @@ async def test_unlinked_open_file_works_until_it_is_released():
         assert await fs.lookup(ROOT_ID, b"f", ROOT) is None
 
 
+@pytest.mark.parametrize("open_then", [False, True])
+async def test_a_removed_file_is_whole_for_who_knows_its_number(open_then):
+    async with file_system() as fs:
+        handle, made = await fs.create(ROOT_ID, b"f", 0o644, os.O_WRONLY, ROOT)
+        await fs.write(handle, 0, b"content" * 1000)
+        if not open_then:
+            await fs.release(handle)
+        await fs.unlink(ROOT_ID, b"f", ROOT)
+        if open_then:
+            await fs.release(handle)
+        await fs.drive.commit()
+        assert await read(fs, made.ino) == b"content" * 1000
+        fs.forget(made.ino, 1)
+        assert not fs.drive.tree.files
+        assert fs.drive.statistics().dirty_bytes == 0
+
+
 async def test_a_link_told_by_a_listing_is_treated_as_one():
     async with file_system() as fs:
         made = await write(fs, ROOT_ID, b"a", b"x")

@@ -18,6 +18,8 @@ from hyperfs.writer import SHARED
 
 
 class FakeOpenFile:
+    dirty = False
+
     def __init__(self, drive, entry, location) -> None:
         self._drive = drive
         self._attributes = entry
@@ -29,6 +31,10 @@ class FakeOpenFile:
     @property
     def entry(self):
         return self._attributes._replace(size=len(self.data))
+
+    def acquire(self):
+        self.holders += 1
+        return self
 
     def release(self):
         self.holders -= 1
