@@ -162,3 +162,10 @@ async def let_go(peer, ended):
             while await peer.receive():
                 peer.events.clear()
         await ended.wait()
+
+
+async def discard(peer):
+    """Read what comes and forget it."""
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while await peer.stream.receive_some():
+            pass
