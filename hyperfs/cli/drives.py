@@ -149,7 +149,8 @@ async def _remove(settings: Settings, name: str, sure: bool) -> None:
                 f"process {process.pid} is serving this drive; stop it first", Exit.LOCKED
             )
         if sure:
-            await hyperfs.remove_drive(store, name)
+            with settings.output.waiting("deleting"):
+                await hyperfs.remove_drive(store, name)
 
 
 def _confirm(question: str) -> None:
