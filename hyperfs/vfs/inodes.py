@@ -197,11 +197,11 @@ class InodeTable:
         candidates = [i for i in self.hot.values() if i is not keep and (i.at_rest or i.unused)]
         unpackable = len(self.hot) - len(candidates)
         for inode in candidates[: (len(candidates) + 1) // 2]:
-            del self.hot[inode.ino]
             if inode.unused:
-                self.access_times.pop(inode.ino, None)
+                self.drop_unused(inode)
             else:
                 assert inode.location is not None
+                del self.hot[inode.ino]
                 self._cold.put(inode.ino, inode.lookups, inode.location)
         # What is open or has no name cannot be packed: the limit follows it, or each new inode
         # would look at all of them again.

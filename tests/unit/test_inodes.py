@@ -132,3 +132,23 @@ def test_counts_agree_with_a_model_over_random_operations():
             if not model[ino]:
                 del model[ino]
     assert {ino: table.find(ino).lookups for ino in table} == model
+
+
+def test_an_unused_inode_that_is_tidied_away_lets_go_of_its_removed_file():
+    class File:
+        held = 0
+
+        def acquire(self):
+            self.held += 1
+            return self
+
+        def release(self):
+            self.held -= 1
+
+    table, file = InodeTable(hot=4), File()
+    table.known(7, (1, b"name")).remove(file_entry(7), file, 1)
+    assert file.held == 1
+    for ino in range(8, 30):
+        table.known(ino, (1, b"%d" % ino))
+    assert 7 not in table
+    assert file.held == 0
