@@ -182,7 +182,7 @@ class Channels:
         )
         self._by_channel[entry.channel] = entry
         # Until the peer answers, `update` waits for it.
-        state.finding += 1
+        state.asked += 1
         now = trio.current_time()
         self._awaited[entry] = now + ANSWER_SECONDS
         # It may have answered, and said more, before we asked. Who asked is not to blame for it.
@@ -303,7 +303,7 @@ class Channels:
     def _found(self, entry: CoreChannel) -> None:
         """The peer has answered whether it has this core, or nobody waits for that any more."""
         if self._awaited.pop(entry, None) is not None:
-            entry.state.finding -= 1
+            entry.state.asked -= 1
             entry.state.changed.unpark_all()
 
     def tick(self, now: float) -> None:

@@ -95,6 +95,8 @@ class Driver:
         self.partial_frames = PartialFrames()
         # How many look for peers of any core at the moment: `update` waits for them.
         self.finding = 0
+        # How many streams have not shaken hands yet.
+        self.connecting = 0
         self.bytes_received = 0
         self.bytes_sent = 0
         self._find_key_pair = find_key_pair
@@ -451,6 +453,25 @@ class Driver:
         """A peer has left right after it was sent these blocks: they are looked at again."""
         with contextlib.suppress(trio.WouldBlock):
             self._suspect.send_nowait(served)
+
+    def finds_peers(self, state: CoreState) -> bool:
+        """Whether somebody looks for peers of *state*."""
+        return bool(self.finding or state.finding)
+
+    def expects_peers(self, state: CoreState) -> bool:
+        """Whether somebody looks for them, or who is there may still turn out to be one."""
+        return self.finds_peers(state) or bool(self.connecting or state.asked)
+
+    def start_connecting(self) -> None:
+        """A stream begins: its peer may have any core."""
+        self.connecting += 1
+
+    def stop_connecting(self) -> None:
+        """A stream's handshake is done, or will never be."""
+        self.connecting -= 1
+        if not self.connecting:
+            for state in self.states.values():
+                state.changed.unpark_all()
 
     def start_finding(self) -> None:
         """Somebody looks for peers of any core: `update` waits until it stops."""

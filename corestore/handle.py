@@ -7,20 +7,22 @@ secret key is `OwnerHandle`'s, reading and appending `Hypercore`'s, which is wha
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
 from corestore import tree
+from corestore.channels import ANSWER_SECONDS
 from corestore.checking import check
 from corestore.commit import Commit, Run
 from corestore.encoding import MAX_SAFE_INTEGER
 from corestore.errors import NotWritable
 from corestore.keys import KeyPair
-from corestore.link import replicate
+from corestore.link import HANDSHAKE_SECONDS, replicate
 from corestore.manifest import signed_bytes
 from corestore.obtaining import while_obtainable
 
@@ -38,6 +40,11 @@ if TYPE_CHECKING:
     from corestore.replication.actions import Settle, Ticket
     from corestore.state import CoreState
     from corestore.tree import Head, Proof, Request, TreeBatch
+
+
+# How long `update` waits for who has just connected: for the handshake, and for the answer whether
+# he has the core.
+CONNECTING_SECONDS: Final = HANDSHAKE_SECONDS + ANSWER_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,25 +260,36 @@ class CoreHandle:
         """Ask the peers whether the log grew; whether it did.
 
         Waits until each peer connected now has answered. While somebody looks for peers
-        (`finding_peers`), it goes on waiting: so a fresh reader hears of the writer's length.
+        (`finding_peers`), it goes on waiting: so a fresh reader hears of the writer's length. For
+        those who connect meanwhile, or do not say whether they have the core, it waits for 15 s.
 
         Raises:
           OSError, StorageError: it has grown, and that cannot be stored.
         """
         state = self._state
         before = (state.head.fork, state.head.length)
+        end = trio.current_time() + CONNECTING_SECONDS
         with self._driver.wanting(state):
             while True:
                 self._check_open()
                 # Before asking: who is found while we wait to be woken was not asked.
-                looking = state.finding or self._driver.finding
+                looking = self._looks_for_peers(end)
                 await self._wait(state.replicator.want_upgrade())
                 if (state.head.fork, state.head.length) != before:
                     return True
                 if not looking:
                     return False
-                if state.finding or self._driver.finding:
-                    await state.changed.park()
+                if self._looks_for_peers(end):
+                    timed = not self._driver.finds_peers(state)
+                    with trio.CancelScope(deadline=end if timed else math.inf):
+                        await state.changed.park()
+
+    def _looks_for_peers(self, end: float) -> bool:
+        """Whether there may be peers soon who are worth waiting for. Strangers can connect, and say
+        nothing, again and again: for them until *end*."""
+        if trio.current_time() < end:
+            return self._driver.expects_peers(self._state)
+        return self._driver.finds_peers(self._state)
 
     async def wait_length(self, length: int) -> int:
         """Wait until the log has at least *length* blocks; returns how many it has.

@@ -125,7 +125,7 @@ class Link:
         `failure`, not an exception.
         """
         self._driver.links.add(self)
-        self._driver.start_finding()
+        self._driver.start_connecting()
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -170,7 +170,7 @@ class Link:
     def _settle(self) -> None:
         if not self._settled.is_set():
             self._settled.set()
-            self._driver.stop_finding()
+            self._driver.stop_connecting()
 
     def stop(self, reason: Exception) -> None:
         """End the link because of *reason*, which the log tells. Does not wait."""

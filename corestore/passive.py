@@ -64,7 +64,7 @@ class PassiveCores:
         for state in list(self._states.values()):
             if count <= 0:
                 return
-            idle = channels or not (state.peers or state.finding)
+            idle = channels or not (state.peers or state.finding or state.asked)
             if idle and state not in writing and state.head == state.published:
                 count -= 1
                 yield state

@@ -51,7 +51,7 @@ async def ready_to_sign(driver: Driver, state: CoreState) -> None:
     driver.drain(state)
     with trio.move_on_after(QUESTION_SECONDS):
         while True:
-            expected = lease.hold is not None and (state.finding or driver.finding)
+            expected = lease.hold is not None and driver.expects_peers(state)
             if state.peers:
                 await driver.wait(state, state.replicator.want_history())
                 break

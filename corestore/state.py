@@ -71,12 +71,14 @@ class CoreState:
         # Held, under the commit lock, while a thread hashes what is to be appended.
         self.hashing = trio.Lock()
         self.events: Broadcast[CoreEvent] = Broadcast()
-        # Woken whenever the head, the bitfield or `finding` changed.
+        # Woken whenever the head, the bitfield, `finding` or `asked` changed.
         self.changed = trio.lowlevel.ParkingLot()
         # How many handles are open; a core without any is only served, and may be forgotten.
         self.handles = 0
         # How many look for peers of this core at the moment: `update` waits for them.
         self.finding = 0
+        # How many peers have yet to say whether they have it.
+        self.asked = 0
         # Orders what one sync publishes: a transaction's later cores get the lower rank.
         self.publish_rank = 0
         # When the machine wants to be woken.

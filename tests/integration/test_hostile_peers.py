@@ -357,6 +357,24 @@ async def test_a_peer_that_does_not_answer_an_opening_does_not_hold_up_update(
         assert not ended.is_set()
 
 
+@pytest.mark.parametrize("shaken", [False, True], ids=["half open", "silent"])
+async def test_strangers_who_connect_again_and_again_do_not_hold_up_update(
+    shaken, caplog, autojump_clock
+):
+    async with scene(caplog) as found:
+        await found.copy.update()
+
+        async def connect_again_and_again():
+            while True:
+                await found.attack(shaken=shaken)
+                await trio.sleep(3)
+
+        found.nursery.start_soon(connect_again_and_again)
+        await trio.sleep(1)
+        with trio.fail_after(20):
+            assert not await found.copy.update()
+
+
 # -- the end, at any time --------------------------------------------------------------------------
 
 
