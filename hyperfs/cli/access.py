@@ -155,6 +155,8 @@ class DriveAccess:
     async def put(
         self, path: bytes, chunks: AsyncIterable[bytes], *, mode: int, mtime_ns: int
     ) -> None:
+        # What keeps those before from being stored. (What is removed makes room.)
+        self._drive.check_flushed()
         async with self._change(path) as batch:
             await batch.write(path, chunks, mode=mode, mtime_ns=mtime_ns)
 
@@ -172,9 +174,7 @@ class DriveAccess:
 
     @asynccontextmanager
     async def _change(self, path: bytes) -> AsyncIterator[Batch]:
-        """What is changed is staged: a copy of ten thousand files is to make few versions. Raises
-        what keeps those before from being stored."""
-        self._drive.check_flushed()
+        """What is changed is staged: a copy of ten thousand files is to make few versions."""
         async with self._drive.batch(commit=False) as batch:
             yield batch
         self._changed(path)
