@@ -439,7 +439,8 @@ class CoreState:
         if commit.truncate is not None:
             self.bitfield.set(commit.truncate, max(before.length, commit.truncate), False)
             self._offsets.clear()
-            self.cuts.append(commit.truncate)
+            if commit.truncate < before.length:
+                self.cuts.append(commit.truncate)
         for run in commit.runs:
             self.bitfield.set(run.start, run.end, run.held)
         if commit.head is not None:
@@ -464,7 +465,7 @@ class CoreState:
     def _reread(self) -> None:
         before = self.head
         self._load()
-        if self.head.fork != before.fork:
+        if self.head.fork != before.fork and before.length:
             # How far the other history reaches back is not known here.
             self.cuts.append(0)
         elif self.head.length < before.length:

@@ -147,6 +147,31 @@ async def test_what_took_the_place_of_a_truncated_version_is_not_shown_as_that()
         file.release()
 
 
+async def test_a_fork_that_cuts_nothing_off_takes_nothing_away():
+    """The logs of a drive have forks of their own; a reader that is new has missed nothing."""
+    async with a_pair(read_timeout=1) as (writer, reader, near, _):
+        await writer.write("/a", b"1" * 70_000)
+        await writer.metadata.truncate(writer.metadata.length)
+        for _ in range(2):
+            await writer.content.truncate(writer.content.length)
+        await near.sync()
+        await eventually(lambda: reader.version == writer.version)
+        assert await reader.read("/a") == b"1" * 70_000
+        await writer.content.truncate(writer.content.length)
+        await near.sync()
+        await eventually(lambda: reader.content.fork == 3)
+        assert (reader.metadata.fork, reader.content.cuts) == (1, 0)
+        reader.tree.reader._cache.clear()
+        assert await reader.read("/a") == b"1" * 70_000
+        async with (
+            corestore.open(None) as fresh,
+            linked(near, fresh),
+            hyperfs.open(fresh, key=writer.key, read_timeout=1) as drive,
+        ):
+            await drive.ready()
+            assert await drive.read("/a") == b"1" * 70_000
+
+
 async def test_content_that_is_truncated_after_its_metadata_is_followed():
     async with a_pair(read_timeout=1) as (writer, reader, near, _):
         await writer.write("/a", b"1" * 70_000)
