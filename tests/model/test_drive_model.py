@@ -240,14 +240,8 @@ async def test_open_files_behave_as_bytearrays(seed: int, tmp_path, monkeypatch)
             async with hyperfs.open(store, name="drive", create=session == 0) as drive:
                 files = {}
                 for name in names:
-                    entry = await drive.lookup(ROOT_ID, name)
-                    if entry is None:
-                        entry = hyperfs.Entry(
-                            drive.tree.new_id(), stat.S_IFREG | 0o600, 1, 2, 3, 4, 0
-                        )
-                        drive.tree.put(ROOT_ID, name, entry)
-                    assert entry.size == len(oracle[name])
-                    files[name] = drive.open_file(entry, (ROOT_ID, name))
+                    files[name] = await opened(drive, name)
+                    assert files[name].size == len(oracle[name])
                 async with trio.open_nursery() as nursery:
                     for _ in range(60):
                         name = source.choice(names)
@@ -256,6 +250,15 @@ async def test_open_files_behave_as_bytearrays(seed: int, tmp_path, monkeypatch)
                             data = source.randbytes(source.randrange(scale))
                             await drive.write(b"/" + name, data)
                             oracle[name][:] = data
+                        if source.random() < 0.05:
+                            if source.random() < 0.5:
+                                files[name].release()
+                                await drive.remove(b"/" + name)
+                            else:
+                                await drive.remove(b"/" + name)
+                                files[name].release()
+                            files[name] = await opened(drive, name)
+                            oracle[name].clear()
                         if source.random() < 0.15:
                             nursery.start_soon(drive.commit)
                         if source.random() < 0.3:
@@ -265,11 +268,24 @@ async def test_open_files_behave_as_bytearrays(seed: int, tmp_path, monkeypatch)
                 for name in names:
                     assert await contents(files[name]) == oracle[name]
                     files[name].release()
+                if source.random() < 0.5:
+                    await drive.commit()
+                    assert not drive.tree.files
+                    assert drive.statistics().dirty_bytes == 0
         async with hyperfs.open(store, name="drive") as drive:
             for name in names:
                 assert await drive.read(b"/" + name) == oracle[name]
             assert drive.statistics().byte_length == sum(map(len, oracle.values()))
             check_groups(drive)
+
+
+async def opened(drive: hyperfs.Drive, name: bytes) -> hyperfs.OpenFile:
+    """The file of a name, made if there is none."""
+    entry = await drive.lookup(ROOT_ID, name)
+    if entry is None:
+        entry = hyperfs.Entry(drive.tree.new_id(), stat.S_IFREG | 0o600, 1, 2, 3, 4, 0)
+        drive.tree.put(ROOT_ID, name, entry)
+    return drive.open_file(entry, (ROOT_ID, name))
 
 
 def check_groups(drive: hyperfs.Drive) -> None:
