@@ -22,9 +22,9 @@ from hyperfs.changes import Changed, DriveStatistics, EntryChange, PathChange
 from hyperfs.collect import Collector, oldest_version
 from hyperfs.drivereader import DriveReader
 from hyperfs.errors import DriveEncrypted, VersionCleared
-from hyperfs.follow import Changes, subscribed
 from hyperfs.live import LiveTree
 from hyperfs.records import ROOT_ID
+from hyperfs.subscription import Changes, subscribed
 from hyperfs.walk import PathEntry
 from hyperfs.watch import Watch
 from hyperfs.whole import Holder
@@ -168,8 +168,9 @@ class Drive(DriveReader):
         return Watch(self._tree, paths.split(path), self._at)
 
     def watch_changes(self) -> AbstractContextManager[Changes]:
-        """Subscribe to what others change, each told by ids after look-ups show it."""
-        return subscribed(self._follower)
+        """Subscribe to what others change, each told by ids after look-ups show it; of a version,
+        nothing."""
+        return subscribed(set() if self._follower is None else self._follower.subscribers)
 
     # -- what is here ------------------------------------------------------------------------
 

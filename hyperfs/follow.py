@@ -12,8 +12,7 @@ may be here in part, and what was read before could not be reached through that.
 from __future__ import annotations
 
 import logging
-from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -34,11 +33,12 @@ from hyperfs.records import Entry, entry_key, shared_key
 from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from corestore import Hypercore
     from hyperfs.changes import EntryChange
     from hyperfs.live import LiveTree
+    from hyperfs.subscription import Changes
     from hyperfs.view import Format, TreeView
     from hyperfs.writer import OpenFile
 
@@ -46,7 +46,6 @@ logger: Final = logging.getLogger("hyperfs")
 
 # More changed names in one step than this are not listed: everything is to be taken as changed.
 MAX_LISTED: Final = 4096
-MAX_QUEUED: Final = 64
 # How far back a store without peers looks for a version it can show.
 _SEARCH_BLOCKS: Final = 65536
 _PREFETCH_BLOCKS: Final = 64
@@ -59,55 +58,6 @@ _SHOWN: Final = "drive/shown"
 _RETARGET_SECONDS: Final = 2.0
 # The two logs of a drive are truncated one after the other, and travel as they like.
 _CONTENT_SECONDS: Final = 0.5
-
-
-class Changes:
-    """A subscription to `Changed`, as an async iterator; made by `Drive.watch_changes`."""
-
-    def __init__(self) -> None:
-        self._queue: deque[Changed] = deque()
-        self._arrived = trio.Event()
-        self._closed = False
-
-    def __aiter__(self) -> Changes:
-        return self
-
-    async def __anext__(self) -> Changed:
-        await trio.lowlevel.checkpoint()
-        while not self._queue:
-            if self._closed:
-                raise StopAsyncIteration
-            await self._arrived.wait()
-        change = self._queue.popleft()
-        if not self._queue and not self._closed:
-            self._arrived = trio.Event()
-        return change
-
-    def put(self, change: Changed) -> None:
-        """Queue a change; a subscriber that does not keep up is told that everything changed."""
-        if len(self._queue) >= MAX_QUEUED:
-            self._queue.clear()
-            change = Changed(change.version, (), complete=False)
-        self._queue.append(change)
-        self._arrived.set()
-
-    def close(self) -> None:
-        """End the iteration."""
-        self._closed = True
-        self._arrived.set()
-
-
-@contextmanager
-def subscribed(follower: Follower | None) -> Iterator[Changes]:
-    """A subscription for the length of a block; without a follower nothing will ever be told."""
-    changes = Changes()
-    subscribers = set() if follower is None else follower.subscribers
-    subscribers.add(changes)
-    try:
-        yield changes
-    finally:
-        subscribers.discard(changes)
-        changes.close()
 
 
 class Follower:

@@ -201,7 +201,7 @@ class OpenFile:
 
     @property
     def location(self) -> Location:
-        """Where the file's record lies. `Drive.put` and `Drive.delete` keep it right; setting it
+        """Where the file's record lies. `LiveTree.put` and `delete` keep it right; setting it
         is for what they cannot know (`SHARED`)."""
         return self._location
 
@@ -372,7 +372,7 @@ class OpenFile:
         self._changed(delta.ranges.size_bytes - before)
 
     def update(self, **changes: Unpack[Attributes]) -> None:
-        """Change attributes; staged as by `Drive.put`. Times are as given. Raises NotWritable,
+        """Change attributes; staged as by `LiveTree.put`. Times are as given. Raises NotWritable,
         ValueError for what no reader would take."""
         entry = self.entry._replace(**changes)
         check_attributes(entry)

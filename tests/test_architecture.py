@@ -39,6 +39,7 @@ LINES = [
         "hyperfs.held",
         "hyperfs.batch",
         "hyperfs.follow",
+        "hyperfs.subscription",
         "hyperfs.committer",
         "hyperfs.dedup",
         "hyperfs.appender",

@@ -11,7 +11,7 @@ import corestore
 import hyperfs
 from hyperfs.changes import Changed
 from hyperfs.drive import ROOT_ID, SHARED
-from hyperfs.follow import MAX_QUEUED, Changes
+from hyperfs.subscription import MAX_QUEUED, Changes
 from tests.support.builders import linked
 from tests.support.drives import contents, make_file
 
