@@ -38,7 +38,7 @@ SLOW_LATENCY: Final = 1.0
 # A peer that owes answers and says nothing for so long has stalled: others are asked instead. Three
 # usual answers long, within these bounds; before the first answer, as long as a far peer takes.
 LEAST_PATIENCE: Final = 0.3
-FIRST_PATIENCE: Final = 0.5
+FIRST_PATIENCE: Final = 0.6
 GREATEST_PATIENCE: Final = 0.75
 # A single answer is late after four usual ones, and given up after so long; then the block may be
 # asked of the same peer again.

@@ -516,7 +516,8 @@ def test_a_block_that_is_late_is_asked_of_who_has_answered_before():
     for index in (150, 7, 299):
         ticket = target.machine.want_block(index)
         target.drain()
-        assert network.run(lambda: target.outcome(ticket) is Outcome.DONE) < 1  # noqa: B023
+        # The silent are worked around within a second; the way there and back is 0.2 s.
+        assert network.run(lambda: target.outcome(ticket) is Outcome.DONE) < 1.2  # noqa: B023
 
 
 class SizeLiar(Site):
