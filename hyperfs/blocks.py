@@ -19,7 +19,6 @@ from corestore import (
     SnapshotNotAvailable,
     StorageCorrupt,
 )
-from hyperfs.blockset import BlockSet
 from hyperfs.clearing import Clearing
 from hyperfs.index.node import BlocksMissing
 
@@ -83,10 +82,10 @@ class Patience:
 class CoreBlocks:
     """Reads blocks of one core. The `BlockReader` of an index.
 
-    What the disk has damaged is not read. Blocks that were here before are compared with their
-    hashes at their first read (those that came since were, as they came); with *check_always* at
-    each. An index wants that: a damaged node would be written on in the next version. Of somebody
-    else's core a damaged block is forgotten, and fetched anew.
+    Blocks were proven when they came. With *check* they are compared with their hashes at each read
+    too, and what the disk has damaged since is not read. An index wants that: a damaged node would
+    be written on in the next version. Of somebody else's core a damaged block is forgotten, and
+    fetched anew.
 
     It reads one history of somebody else's core: blocks that were cut off since, others having
     taken their places, raise SnapshotNotAvailable. `renewed` reads what there is now. (Of a core of
@@ -98,17 +97,13 @@ class CoreBlocks:
         core: Hypercore,
         patience: Patience,
         *,
+        check: bool,
         ours: bool = False,
-        check_always: bool = False,
     ) -> None:
         self.core = core
         self._patience = patience
         self._ours = ours
-        self._check_always = check_always
-        self._unchecked = BlockSet()
-        if not check_always:
-            for start, end in core.held(0, core.length):
-                self._unchecked.add_range(start, end)
+        self._check = check
         self._damaged: set[int] = set()
         self._cuts = core.cuts
         patience.watch(core)
@@ -122,7 +117,7 @@ class CoreBlocks:
         return self._another(Patience(None))
 
     def _another(self, patience: Patience) -> CoreBlocks:
-        other = CoreBlocks(self.core, patience, ours=self._ours, check_always=self._check_always)
+        other = CoreBlocks(self.core, patience, check=self._check, ours=self._ours)
         # Whichever of the two meets a damaged block, the other may be who fetches it.
         other._damaged = self._damaged
         return other
@@ -138,7 +133,7 @@ class CoreBlocks:
         if self.cut:
             self._check_uncut(index)
         try:
-            block = core.get_nowait(index, check=self._check_always or index in self._unchecked)
+            return core.get_nowait(index, check=self._check)
         except BlockNotAvailable:
             raise BlocksMissing((index,)) from None
         except (InvalidChecksum, StorageCorrupt, OSError) as error:
@@ -147,8 +142,6 @@ class CoreBlocks:
             logger.error("block %d of core %s is fetched again: %s", index, core.key, error)
             self._damaged.add(index)
             raise BlocksMissing((index,)) from None
-        self._unchecked.discard(index)
-        return block
 
     async def fetch(self, indices: Iterable[int]) -> None:
         """Return when all these blocks are local; they are asked for together.

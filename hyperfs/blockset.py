@@ -31,23 +31,6 @@ class BlockSet:
             page = self._pages[index // _PAGE] = bytearray(_PAGE // 8)
         page[index % _PAGE >> 3] |= 1 << (index & 7)
 
-    def add_range(self, start: int, end: int) -> None:
-        """Put `start..end` in."""
-        at = start
-        while at < end:
-            if at % _PAGE or end - at < _PAGE:
-                self.add(at)
-                at += 1
-            else:
-                self._pages[at // _PAGE] = bytearray(b"\xff" * (_PAGE // 8))
-                at += _PAGE
-
-    def discard(self, index: int) -> None:
-        """Take *index* out."""
-        page = self._pages.get(index // _PAGE)
-        if page is not None:
-            page[index % _PAGE >> 3] &= ~(1 << (index & 7))
-
     def gaps(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The ranges of *start* to *end* that are not in the set, half open, in order."""
         at, since = start, -1

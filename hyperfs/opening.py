@@ -146,6 +146,7 @@ async def open(
     encryption_key: bytes | None = None,
     create: bool = False,
     read_timeout: float | None = None,
+    verify_reads: bool = False,
 ) -> AsyncIterator[Drive]:
     """Open a drive by its key, or one of this store's by its name, for as long as the block runs.
 
@@ -160,6 +161,9 @@ async def open(
       create: make a drive called *name* if there is none.
       read_timeout: how many seconds a read waits for missing blocks before TooSlowError; further
         ones then fail at once until a peer sends something. None: for ever.
+      verify_reads: compare content with its hash at each read from the disk, too, not only when it
+        is received or written. What the disk has damaged is then an error of the read, and of a
+        drive of somebody else fetched anew.
 
     Raises:
       NoSuchDrive: there is no drive of that name.
@@ -185,7 +189,7 @@ async def open(
         metadata = await store.get(key=wanted, encryption_key=encryption_key)
     except WrongEncryptionKey:
         raise DriveEncrypted(wrong_key=True) from None
-    opening = _Opening(store, metadata, name, read_timeout)
+    opening = _Opening(store, metadata, name, Patience(read_timeout), verify_reads)
     failure: BaseException | None = None
     try:
         drive = await opening.prepare()
@@ -219,20 +223,26 @@ class _Opening:
     """What belongs to one open drive."""
 
     def __init__(
-        self, store: Corestore, metadata: Hypercore, name: str | None, read_timeout: float | None
+        self,
+        store: Corestore,
+        metadata: Hypercore,
+        name: str | None,
+        patience: Patience,
+        verify_reads: bool,
     ) -> None:
         self._store = store
         self._metadata = metadata
         self._content: Hypercore | None = None
         self._name = name
-        self._patience = Patience(read_timeout)
+        self._patience = patience
+        self._verify_reads = verify_reads
         self._cache = NodeCache()
         self._directories = Directories()
         # Those of the Node stack are read, whoever has their secret key; those whose key was moved
         # are followed like anybody else's.
         moved = metadata.held_for is Reason.MOVED
         writable = metadata.writable and not moved and not _is_hyperdrive(metadata)
-        blocks = CoreBlocks(metadata, self._patience, ours=writable, check_always=True)
+        blocks = CoreBlocks(metadata, self._patience, check=True, ours=writable)
         self._tree = LiveTree(blocks, writable=writable)
         self._follower = Follower(metadata, self._tree, self._open_format)
         self._committer: Committer | None = None
@@ -343,8 +353,14 @@ class _Opening:
                 self._content = await self._store.get(
                     key=key, encryption_key=metadata.encryption_key
                 )
-            ours = self._tree.writable
-            self._tree.set_content(CoreBlocks(self._content, self._patience, ours=ours))
+            self._tree.set_content(
+                CoreBlocks(
+                    self._content,
+                    self._patience,
+                    check=self._verify_reads,
+                    ours=self._tree.writable,
+                )
+            )
 
     async def _repair(self) -> None:
         """Cut what a power cut left of a commit, before peers are shown half a version.

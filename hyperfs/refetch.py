@@ -50,7 +50,7 @@ async def _fetch_kept(metadata: Hypercore, content: Hypercore) -> None:
     if not metadata.length:
         raise DecodeError("root block")
     await metadata.download(metadata.length - 1, obtainable=True)
-    blocks = CoreBlocks(metadata, Patience(_PATIENCE_SECONDS))
+    blocks = CoreBlocks(metadata, Patience(_PATIENCE_SECONDS), check=True)
     info = await _root(blocks, metadata.length - 1)
     if not info.oldest:
         raise DecodeError("root block of a drive that has given something back")

@@ -115,7 +115,7 @@ class Access(Protocol):
         """Forget fetched content below a path; how many bytes."""
         ...
 
-    async def check(self, meter: Meter | None = None) -> tuple[int, int, int, int]:
+    async def verify(self, meter: Meter | None = None) -> tuple[int, int, int, int]:
         """Compare what is stored with its hashes: blocks, their bytes, how many were damaged and
         how many cannot be read. *meter* is told how far that is, unless another process does it."""
         ...
@@ -193,7 +193,7 @@ class DriveAccess:
     async def evict(self, path: bytes) -> int:
         return await self._drive.evict(path)
 
-    async def check(self, meter: Meter | None = None) -> tuple[int, int, int, int]:
+    async def verify(self, meter: Meter | None = None) -> tuple[int, int, int, int]:
         told = 0
 
         def tell(size: int, total: int) -> None:

@@ -149,7 +149,7 @@ class _Session:
             "collect": self._on_collect,
             "compact": self._on_compact,
             "evict": self._on_evict,
-            "check": self._on_check,
+            "verify": self._on_verify,
         }
 
     async def run(self) -> None:
@@ -269,8 +269,8 @@ class _Session:
     async def _on_evict(self, header: Header) -> Reply:
         return await self._drive(header).evict(_path(header)), b""
 
-    async def _on_check(self, header: Header) -> Reply:
-        return [*await self._drive(header).check()], b""
+    async def _on_verify(self, header: Header) -> Reply:
+        return [*await self._drive(header).verify()], b""
 
 
 def _text(header: Header, name: str) -> str:

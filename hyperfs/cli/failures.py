@@ -66,7 +66,7 @@ def explain(error: BaseException) -> Failure | None:
             hint = "if this one is the one to go on with: `hyperfs recover NAME --settle`"
             return Failure(f"{error}; {hint}", Exit.FORK)
         case corestore.InvalidChecksum():
-            hint = "`hyperfs check DRIVE` finds all that is damaged, and has peers send it again"
+            hint = "`hyperfs verify DRIVE` finds all that is damaged, and has peers send it again"
             return Failure(f"{error}; {hint}", Exit.VERIFICATION)
         case corestore.VerificationError():
             return Failure(f"verification failed: {error}", Exit.VERIFICATION)

@@ -24,6 +24,7 @@ _FLAGS: Final = {
     "keep_last": "--keep-last",
     "keep_within": "--keep-within",
 }
+_SWITCHES: Final = {"verify_reads": "--verify-reads"}
 
 
 def translate(words: Sequence[str], verbs: Container[str]) -> list[str]:
@@ -39,6 +40,8 @@ def translate(words: Sequence[str], verbs: Container[str]) -> list[str]:
         name, equals, value = option.partition("=")
         if equals and name in _FLAGS:
             arguments += [_FLAGS[name], value]
+        elif option in _SWITCHES:
+            arguments.append(_SWITCHES[option])
         else:
             others.append(option)
     return [*arguments, "-o", ",".join(others), "--", source, directory]

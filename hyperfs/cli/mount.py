@@ -61,6 +61,11 @@ if TYPE_CHECKING:
     help="How long a read waits while no peer sends anything; then ETIMEDOUT  [default: 10].",
 )
 @click.option(
+    "--verify-reads",
+    is_flag=True,
+    help="Hash content at each read from the disk, too, not only when it is received or written.",
+)
+@click.option(
     "--version",
     type=COUNT,
     metavar="N",
@@ -93,6 +98,7 @@ def mount(
     background: bool,
     timeout: float,
     read_timeout: float,
+    verify_reads: bool,
     version: int | None,
     at: Moment | None,
     keep_last: int | None,
@@ -119,6 +125,7 @@ def mount(
         listen=listen,
         network=Network(peers, timeout),
         read_timeout=read_timeout,
+        verify_reads=verify_reads,
         bounds=Bounds(keep_last, keep_within, cache_max),
         options=options,
     )
@@ -144,6 +151,7 @@ class _Wanted:
     listen: tuple[Endpoint, ...]
     network: Network
     read_timeout: float
+    verify_reads: bool
     bounds: Bounds
     options: tuple[str, ...]
 
@@ -166,6 +174,8 @@ def _again(settings: Settings, wanted: _Wanted) -> list[str]:
             arguments += [flag, f"{host}:{port}"]
     arguments += ["--timeout", str(wanted.network.timeout)]
     arguments += ["--read-timeout", str(wanted.read_timeout)]
+    if wanted.verify_reads:
+        arguments.append("--verify-reads")
     arguments += wanted.bounds.arguments()
     for option in wanted.options:
         arguments += ["-o", option]
@@ -197,7 +207,11 @@ async def _mount(settings: Settings, wanted: _Wanted) -> None:
         async with (
             corestore.open_swarm(store) as swarm,
             hyperfs.open(
-                store, key=key, encryption_key=secret, read_timeout=wanted.read_timeout
+                store,
+                key=key,
+                encryption_key=secret,
+                read_timeout=wanted.read_timeout,
+                verify_reads=wanted.verify_reads,
             ) as drive,
             # The innermost: what is outside of it is still there to finish the work when it ends.
             stoppable() as stop,

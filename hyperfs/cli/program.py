@@ -10,7 +10,6 @@ from typing import Final
 import click
 
 from hyperfs.cli import (
-    check,
     drives,
     files,
     flags,
@@ -24,6 +23,7 @@ from hyperfs.cli import (
     status,
     transfer,
     umount,
+    verify,
 )
 from hyperfs.cli.failures import Exit, explain
 from hyperfs.cli.output import Output
@@ -56,7 +56,7 @@ _SECTIONS: Final = (
             (space.gc, "Give back what no kept version of a drive needs"),
             (space.compact, "Write what is scattered anew, then give back"),
             (space.evict, "Forget what was fetched of somebody else's drive"),
-            (check.check, "Find what the disk has damaged, and have it fetched again"),
+            (verify.verify, "Prove again what lies on the disk, and have damage fetched again"),
         ),
     ),
     (

@@ -175,8 +175,8 @@ class ControlAccess:
             raise Failure(OTHER_VERSION)
         return result
 
-    async def check(self, meter: Meter | None = None) -> tuple[int, int, int, int]:
-        result, _ = await self._client.call("check", drive=self._key)
+    async def verify(self, meter: Meter | None = None) -> tuple[int, int, int, int]:
+        result, _ = await self._client.call("verify", drive=self._key)
         match result:
             case [int(blocks), int(size), int(damaged), int(unreadable)]:
                 return blocks, size, damaged, unreadable

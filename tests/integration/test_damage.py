@@ -210,7 +210,7 @@ async def test_a_reader_notices_damage_as_it_reads_and_fetches_it_anew(tmp_path,
         flip(index, [text.index(b"content of 123")])
         async with (
             corestore.open(tmp_path / "s") as far,
-            hyperfs.open(far, key=writer.key, read_timeout=0.01) as reader,
+            hyperfs.open(far, key=writer.key, read_timeout=0.01, verify_reads=True) as reader,
         ):
             # 1. Nobody is there to ask: wrong bytes are not given all the same.
             with pytest.raises(trio.TooSlowError):
@@ -219,7 +219,7 @@ async def test_a_reader_notices_damage_as_it_reads_and_fetches_it_anew(tmp_path,
                 [each async for each in reader.walk()]
         async with (
             corestore.open(tmp_path / "s") as far,
-            hyperfs.open(far, key=writer.key) as reader,
+            hyperfs.open(far, key=writer.key, verify_reads=True) as reader,
             linked(near, far),
         ):
             # 2. A peer has what is damaged.
@@ -268,7 +268,10 @@ async def test_damage_in_a_drive_of_ours_is_an_error_of_the_read(tmp_path):
         await drive.write("/f", DATA)
         await drive.sync()
     flip(data_files(tmp_path / "s")[-1], [1_500_000])
-    async with corestore.open(tmp_path / "s") as store, hyperfs.open(store, name="d") as drive:
+    async with (
+        corestore.open(tmp_path / "s") as store,
+        hyperfs.open(store, name="d", verify_reads=True) as drive,
+    ):
         assert await drive.read("/f", 0, 1_000_000) == DATA[:1_000_000]
         for _ in range(2):
             with pytest.raises(InvalidChecksum, match="damaged block"):
@@ -276,29 +279,29 @@ async def test_damage_in_a_drive_of_ours_is_an_error_of_the_read(tmp_path):
         assert await drive.read("/f", 2_000_000) == DATA[2_000_000:]
 
 
-async def test_what_was_here_is_compared_with_its_hash_once_and_what_came_since_is_not(
-    tmp_path, monkeypatch
+@pytest.mark.parametrize("verify_reads", [False, True])
+async def test_content_is_compared_with_its_hashes_as_it_is_read_if_that_is_asked_for(
+    tmp_path, monkeypatch, verify_reads
 ):
-    checked = []
+    checked, content = set(), None
     get = corestore.Hypercore.get_nowait
 
     def counted(core, index, *, check=False):
-        if check and core.byte_length > 100_000:
-            checked.append(index)
+        if check and core.key == content:
+            checked.add(index)
         return get(core, index, check=check)
 
-    monkeypatch.setattr(corestore.Hypercore, "get_nowait", counted)
-    async with (
-        corestore.open(tmp_path / "s") as store,
-        hyperfs.open(store, name="d", create=True) as drive,
-    ):
-        await drive.write("/f", DATA)
-        assert await drive.read("/f") == DATA
-        assert checked == []
-    async with corestore.open(tmp_path / "s") as store, hyperfs.open(store, name="d") as drive:
-        for _ in range(2):
-            assert await drive.read("/f") == DATA
-        assert checked == [*range(drive.content.length)]
+    async with corestore.open(tmp_path) as store:
+        async with hyperfs.open(store, name="d", create=True) as drive:
+            await drive.write("/f", DATA)
+            content = drive.content.key
+        monkeypatch.setattr(corestore.Hypercore, "get_nowait", counted)
+        async with hyperfs.open(store, name="d", verify_reads=verify_reads) as drive:
+            checkout = await drive.checkout(drive.version)
+            for each in (drive, checkout):
+                checked.clear()
+                assert await each.read("/f") == DATA
+                assert checked == set(range(drive.content.length) if verify_reads else ())
 
 
 async def test_a_reader_that_serves_what_its_disk_has_damaged_fetches_it_anew(tmp_path, caplog):

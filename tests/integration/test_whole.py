@@ -229,11 +229,3 @@ def test_a_block_that_is_named_far_off_costs_a_page():
     assert [index in found for index in (0, 1, 5, 2**40, 2**53 - 1)] == [True, False, *[True] * 3]
     assert list(found.gaps(0, 2**20)) == [(1, 5), (6, 2**20)]
     assert list(found.gaps(2**40 - 3, 2**40 + 3)) == [(2**40 - 3, 2**40), (2**40 + 1, 2**40 + 3)]
-
-
-def test_ranges_of_blocks_are_put_in_whole():
-    found = BlockSet()
-    found.add_range(3, 5_000)
-    found.discard(4_000)
-    found.discard(9_000)
-    assert list(found.gaps(0, 6_000)) == [(0, 3), (4_000, 4_001), (5_000, 6_000)]

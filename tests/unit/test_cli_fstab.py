@@ -18,6 +18,10 @@ VERBS = {"mount", "status", "put"}
             "mount --daemon --store /s --listen :1 --peer a:2 --peer b:3 -o rw,uid=5"
             " -- photos /mnt",
         ),
+        (
+            "photos /mnt -o rw,verify_reads,noatime",
+            "mount --daemon --verify-reads -o rw,noatime -- photos /mnt",
+        ),
         ("photos /mnt -o ro,listen", "mount --daemon -o ro,listen -- photos /mnt"),
         ("status /mnt -o rw", "status /mnt -o rw"),
         ("--quiet /mnt -o rw", "--quiet /mnt -o rw"),

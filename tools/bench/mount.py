@@ -157,27 +157,47 @@ def clone(folder: Path, turn: int, *, archive: Path) -> tuple[float, float]:
 # -- all of it -------------------------------------------------------------------------------------
 
 
-@contextmanager
-def drive(folder: Path) -> Iterator[Path]:
-    """A new drive, mounted."""
-    point = folder / "mount"
-    point.mkdir()
+def hyperfs(folder: Path, *words: object) -> None:
+    """Run the program with a store in *folder*."""
     environment = {
         **os.environ,
         "HYPERFS_STORE": str(folder / "store"),
         "HYPERFS_RUNTIME_DIR": str(folder / "run"),
     }
-    run_quietly = partial(subprocess.run, env=environment, check=True, stdout=subprocess.DEVNULL)
-    run_quietly([HYPERFS, "create", "bench"])
-    run_quietly([HYPERFS, "-q", "mount", "--daemon", "bench", point])
+    command = [HYPERFS, "-q", *map(str, words)]
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def drive(folder: Path, *flags: str) -> Iterator[Path]:
+    """The drive "bench", mounted."""
+    point = folder / "mount"
+    point.mkdir(exist_ok=True)
+    hyperfs(folder, "mount", "--daemon", *flags, "bench", point)
     try:
         yield point
     finally:
-        run_quietly([HYPERFS, "-q", "umount", point])
+        hyperfs(folder, "umount", point)
 
 
-def measure(label: str, unit: str, job: Job, places: dict[str, Path]) -> None:
-    """Run *job* everywhere in turn, and report medians: a rate, or microseconds each."""
+def measure_mounted_again(folder: Path, reference: float) -> None:
+    """Read what the mount wrote once it is mounted again, without and with hashing, each turn in a
+    new process: neither it nor the kernel's pages of the mount have seen the content. *reference*
+    is memory's speed."""
+    for flags in ((), ("--verify-reads",)):
+        rates = []
+        for turn in range(TURNS):
+            with drive(folder, *flags) as point:
+                seconds, amount = read_large(point, turn, cold=True)
+            rates.append(amount / seconds)
+        label = " ".join(("read, mounted again", *flags))
+        report(f"{label}: mount", statistics.median(rates), "MB/s")
+        share = 100 * statistics.median(rates) / reference
+        report(f"{label}: mount, of memory's cold speed", share, "%")
+
+
+def measure(label: str, unit: str, job: Job, places: dict[str, Path]) -> dict[str, float]:
+    """Run *job* everywhere in turn, and report and return medians: a rate, or microseconds each."""
     found: dict[str, list[float]] = {where: [] for where in places}
     for turn in range(TURNS):
         for where, folder in places.items():
@@ -190,6 +210,7 @@ def measure(label: str, unit: str, job: Job, places: dict[str, Path]) -> None:
     mine, reference = medians["mount"], medians["memory"]
     better = reference / mine if unit == "us" else mine / reference
     report(f"{label}: mount, of memory's speed", 100 * better, "%")
+    return medians
 
 
 def main() -> None:
@@ -200,6 +221,7 @@ def main() -> None:
     make_archive(archive)
     plain = folder / "plain"
     plain.mkdir()
+    hyperfs(folder, "create", "bench")
     with ExitStack() as stack:
         places = {
             "mount": stack.enter_context(drive(folder)),
@@ -218,8 +240,9 @@ def main() -> None:
         measure("rm -r, each", "us", remove, places)
         measure("git clone and status, each", "us", partial(clone, archive=archive), places)
         measure("write, then fsync", "MB/s", partial(write_large, size=large), places)
-        measure("read, cold", "MB/s", partial(read_large, cold=True), places)
+        cold = measure("read, cold", "MB/s", partial(read_large, cold=True), places)
         measure("read, warm", "MB/s", partial(read_large, cold=False), places)
+    measure_mounted_again(folder, cold["memory"])
     shutil.rmtree(archive.parent)
 
 

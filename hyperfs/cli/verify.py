@@ -1,4 +1,4 @@
-"""`check`: what is stored of a drive against its hashes."""
+"""`verify`: proves again what lies on the disk."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("drive", type=ADDRESS, metavar="NAME|KEY")
 @pass_settings
-def check(settings: Settings, drive: Address) -> None:
-    """Compare everything stored of a drive with its hashes.
+def verify(settings: Settings, drive: Address) -> None:
+    """Prove again everything that lies on the disk of a drive: it is compared with its hashes.
 
-    What a disk has damaged is forgotten, and fetched again from a peer that has it when it is read.
+    What the disk has damaged is forgotten, and fetched again from a peer that has it when it is
+    read; the exit code is then 13.
     """
     whole(drive)
-    run(_check, settings, drive)
+    run(_verify, settings, drive)
 
 
-async def _check(settings: Settings, drive: Address) -> None:
+async def _verify(settings: Settings, drive: Address) -> None:
     async with open_access(settings, drive, ALONE) as access:
-        with settings.output.progress("checking") as meter:
-            blocks, size, damaged, unreadable = await access.check(meter)
+        with settings.output.progress("verifying") as meter:
+            blocks, size, damaged, unreadable = await access.verify(meter)
     if settings.output.json:
         settings.output.record(blocks=blocks, bytes=size, damaged=damaged, unreadable=unreadable)
     else:
         bad = f"{damaged} damaged" + (f", {unreadable} unreadable" if unreadable else "")
-        settings.output.data(f"{blocks} blocks checked ({size_text(size)}), {bad}")
+        settings.output.data(f"{blocks} blocks verified ({size_text(size)}), {bad}")
     if damaged:
         raise Failure(
             f"the disk has damaged {damaged} of {blocks} blocks; they were forgotten, and are"
