@@ -158,9 +158,9 @@ class DriveReader:
             raise ValueError("only versions of one drive can be compared")
         tree = self._tree
         assert tree.format is not None
-        pair = other._view, self._view
-        names = paths.split(path)
-        return Pages(Diff(*pair, tree.format, tree.metadata_blocks, names).page)
+        diff = Diff(other._view, self._view, tree.format, tree.metadata_blocks, paths.split(path))
+        # A version that is checked out is not given back while its tree is used.
+        return Pages(diff.page, held=(other._tree, tree))
 
     # -- by id -------------------------------------------------------------------------------
 

@@ -15,11 +15,15 @@ class Pages(Generic[T]):
     """Iterates over what *page* returns, again and again, until that is None.
 
     It holds no resource: leaving a loop over it is enough, where an async generator would have to
-    be closed. After an exception, and when cancelled, it goes on where it was.
+    be closed. After an exception, and when cancelled, it goes on where it was. What is *held* lives
+    as long as it does.
     """
 
-    def __init__(self, page: Callable[[], Awaitable[Iterable[T] | None]]) -> None:
+    def __init__(
+        self, page: Callable[[], Awaitable[Iterable[T] | None]], *, held: object = None
+    ) -> None:
         self._page = page
+        self._held = held
         self._ready: deque[T] = deque()
 
     def __aiter__(self) -> Pages[T]:

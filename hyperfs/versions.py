@@ -102,7 +102,8 @@ class Diff:
         if self._old.version != self._new.version:
             after = await _children(self._new, new_id, self._blocks)
         self._entered.add((old_id, new_id))
-        self._changed.discard(old_id)
+        # A directory has one place in a version, so neither is met a second time as itself.
+        self._changed -= {old_id, new_id}
         return {name: (before.get(name), after.get(name)) for name in {**before, **after}}
 
 
@@ -170,8 +171,10 @@ class Below:
             come.update(entry.id for entry in after.values() if entry.is_dir)
             shared.update(entry.id for entry in after.values() if _is_shared(entry))
         left, _ = await self._all(old, gone - come)
-        entered, more = await self._all(new, come - gone)
-        self._directories = (self._directories - left) | entered
+        # What left a directory that went, for one that stays, is among `left`, and in `gone`.
+        kept = self._directories - left
+        entered, more = await self._all(new, come - kept)
+        self._directories = kept | entered
         self._shared |= shared | more
 
     async def _all(self, view: TreeView, directories: set[int]) -> tuple[set[int], set[int]]:

@@ -12,11 +12,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 import corestore
 import hyperfs
+from hyperfs import versions
 from hyperfs.drive import ROOT_ID
-from hyperfs.index import build_commit, header_block
+from hyperfs.index import NodeCache, build_commit, header_block
 from hyperfs.records import pack_entry, shared_key
 from tests.support.drives import snapshot
 
@@ -303,6 +305,40 @@ async def test_difference_of_a_renamed_directory_is_told_by_path():
         assert changes == [b"/x/g"]
         async for change in before.diff(drive, "/c/b"):
             assert change.kind == "removed"
+
+
+async def test_versions_are_held_while_they_are_compared(monkeypatch):
+    monkeypatch.setattr(NodeCache, "get", lambda self, index: None)
+    async with a_drive() as drive:
+        for content in (b"1", b"22"):
+            async with drive.batch() as batch:
+                for number in range(300):
+                    await batch.write(f"/{number}", content)
+        changes = drive.diff(await drive.checkout(drive.previous()))
+        gc.collect()
+        await drive.collect(keep_last=1)
+        with trio.fail_after(5):
+            assert len([change async for change in changes]) == 300
+
+
+async def test_a_difference_is_found_without_a_look_at_all_directories(monkeypatch):
+    async with a_drive() as drive:
+        async with drive.batch() as batch:
+            for number in range(100):
+                await batch.mkdir(f"/{number:02}/below", parents=True)
+        before = await drive.checkout(drive.version)
+        looked = []
+        children = versions._children
+
+        async def counted(view, id, blocks):
+            looked.append(id)
+            return await children(view, id, blocks)
+
+        monkeypatch.setattr(versions, "_children", counted)
+        await drive.write("/00/new/file", b"1")
+        changes = {change.path: change.kind async for change in drive.diff(before)}
+        assert changes == {b"/00": "changed", b"/00/new": "added", b"/00/new/file": "added"}
+        assert len(looked) < 10
 
 
 # -- several processes -----------------------------------------------------------------------------

@@ -243,6 +243,27 @@ async def test_a_change_elsewhere_is_found_out_about_without_a_look_at_all_direc
             assert len(looked) < 10
 
 
+@pytest.mark.parametrize("outer", ["removed", "moved away"])
+async def test_a_directory_that_left_the_one_that_went_is_watched_on(outer):
+    async with own_drive() as drive:
+        await drive.write("/w/outer/inner/deep/file", b"1")
+        await drive.mkdir("/w/kept")
+        with drive.watch("/w") as watch:
+            await drive.write("/w/first", b"")
+            await anext(watch)
+            async with drive.batch() as batch:
+                await batch.rename("/w/outer/inner", "/w/kept/inner")
+                if outer == "removed":
+                    await batch.remove("/w/outer")
+                else:
+                    await batch.rename("/w/outer", "/away")
+            await anext(watch)
+            await drive.write("/w/kept/inner/deep/file", b"22")
+            with trio.fail_after(1):
+                *_, changes = await told(watch)
+            assert changes == {"/w/kept/inner/deep/file": "changed"}
+
+
 async def test_a_file_with_several_names_is_told_at_each():
     async with own_drive() as drive:
         await drive.write("/a/file", b"1")
