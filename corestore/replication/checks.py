@@ -147,16 +147,17 @@ class Checks:
         theirs = verify(proof, Head(proof.fork), nodes=_Nothing(), verifier=verifier).head
         if theirs is None:
             raise InvalidProof("a history of no length")
+        compare_again = False
         if proof.fork == head.fork and head.length:
             try:
                 # A sparse copy does not know its own past everywhere. It is signed, at least.
                 with contextlib.suppress(OutdatedProof):
                     verify(proof, head, nodes=self._shared.nodes, verifier=verifier)
             except ForkConflict:
-                if not self._has_tail:
+                if not self._has_tail or theirs.length <= self._shared.view.published.length:
                     raise
-                self._refute(peer)
-        if suspected is not None:
+                compare_again = self._refute(peer)
+        if suspected is not None and not compare_again:
             raise InvalidProof(str(suspected)) from suspected
         if not self.watching:
             return
@@ -171,11 +172,14 @@ class Checks:
         head, view = self._own, self._shared.view
         return view.writable and not head.signature and view.published.length < head.length
 
-    def _refute(self, peer: Peer) -> None:
-        if self.watching:
-            self.refuted = True
-            if self._own.length:
-                peer.checked = None  # what we have shown is still to be compared
+    def _refute(self, peer: Peer) -> bool:
+        """Our tail counts no more; whether what we have shown is now compared."""
+        self.refuted = True
+        if not self._own.length:
+            return False
+        peer.checked = None
+        self._compare(peer)
+        return True
 
     def refused(self, flight: Flight) -> None:
         """The peer cannot show it. Raises what it was suspected of."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corestore.errors import LimitExceeded, RemoteProtocolError
-from corestore.replication.actions import Serve
+from corestore.replication.actions import Conflict, Serve
+from corestore.replication.checks import CHECK_ID
 from corestore.replication.messages import (
     BitfieldMessage,
     Cancel,
@@ -31,6 +34,7 @@ from tests.support.machine import (
     PEER,
     TWO_WORDS,
     Machine,
+    blocks,
     reader,
     sync,
     synced_reader,
@@ -297,3 +301,51 @@ def test_no_message_makes_the_machine_raise(data):
         for serve in target.of(Serve):
             target.machine.answer(PEER, serve.request, block=target.core.block)
     target.core.check()
+
+
+# -- what contradicts ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signs_here", [False, True])
+@pytest.mark.parametrize("length", [4, 5, 7, 9])
+def test_an_unseen_tail_hides_no_history_that_contradicts_what_was_shown(length, signs_here):
+    """Also where the tail is another process's, and so the lock; the peer has asked first."""
+    ours, theirs = writer(5), Machine(MemoryCore.create())
+    ours.core.append(*blocks(3, 5), publish=False)
+    ours.core.head = replace(ours.core.head, signature=b"")
+    theirs.core.append(*blocks(length, 7))
+    if signs_here:
+        ours.machine.doubt(every=False)
+    theirs.open()
+    theirs.hear(sync(5))
+    ours.open()
+    shared = UpgradeRequest(0, min(5, length))
+    ours.hear(sync(length))
+    asked = [message for message in ours.sent if isinstance(message, RequestMessage)]
+    ours.hear(RequestMessage(CHECK_ID, Request(0, upgrade=shared)))
+    asked += [message for message in ours.sent if isinstance(message, RequestMessage)]
+    for _ in range(2):
+        for request in asked:
+            ours.hear(theirs.answer(request))
+        if ours.of(Conflict):
+            break
+        asked = [message for message in ours.sent if isinstance(message, RequestMessage)]
+    assert len(ours.of(Conflict)) == 1
+
+
+def test_a_peer_that_contradicts_only_an_unseen_tail_has_more_and_is_compared_with_the_rest():
+    ours, theirs = writer(5), Machine(MemoryCore.create())
+    ours.core.append(*blocks(3, 5), publish=False)
+    ours.core.head = replace(ours.core.head, signature=b"")
+    theirs.core.append(*blocks(5), *blocks(4, 9))
+    theirs.open()
+    theirs.hear(sync(5))
+    ours.open()
+    ours.machine.doubt(every=False)
+    ours.hear(sync(9))
+    for _ in range(2):
+        (request,) = [message for message in ours.sent if isinstance(message, RequestMessage)]
+        assert not ours.drops
+        ours.hear(theirs.answer(request))
+    assert not ours.of(Conflict)
+    assert ours.machine.newer == theirs.core.head
