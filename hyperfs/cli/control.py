@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -207,20 +208,25 @@ class _Session:
         return None, data
 
     async def _on_put(self, header: Header) -> Reply:
-        """The chunks follow as frames `{"more": true}`; a last one `{"more": false}` ends them."""
+        """The chunks follow as frames `{"more": true}`; a last one `{"more": false}` ends them, or
+        `{"more": false, "abandoned": true}`, if the file could not be read to its end."""
         ended = False
 
         async def chunks() -> AsyncIterator[bytes]:
             nonlocal ended
-            while True:
+            while not ended:
                 received = await self._connection.receive()
+                more = None if received is None else received[0].get("more")
+                if received is not None and more is True:
+                    yield received[1]
+                    continue
+                ended = True
                 if received is None:
                     raise ControlError("the command went away in the middle of a file")
-                more, payload = received
-                if not more.get("more"):
-                    ended = True
-                    return
-                yield payload
+                if more is not False:
+                    raise ControlError("another call in the middle of a file")
+                if received[0].get("abandoned"):
+                    raise Failure("the command could not read the file")
 
         source = chunks()
         try:
@@ -232,7 +238,7 @@ class _Session:
             )
         finally:
             # After a failure the client's chunks are read away, so that the answer finds it.
-            while not ended:
+            with suppress(Failure):
                 async for _ in chunks():
                     pass
         return None, b""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -69,6 +69,12 @@ class Client:
             await self._connection.send({"more": data is not None}, data or b"")
         except trio.BrokenResourceError:
             raise Failure("the process that has this drive went away") from None
+
+    async def abandon(self) -> None:
+        """The file being put is not to be had: nothing of it stays."""
+        with suppress(trio.BrokenResourceError, Failure, OSError):
+            await self._connection.send({"more": False, "abandoned": True})
+            await self.answer()
 
     async def answer(self) -> Reply:
         try:
@@ -139,9 +145,14 @@ class ControlAccess:
         await self._client.send(
             "put", drive=self._key, path=os.fsdecode(path), mode=mode, mtime_ns=mtime_ns
         )
-        async for chunk in chunks:
-            for start in range(0, len(chunk), PUT_CHUNK_BYTES):
-                await self._client.more(chunk[start : start + PUT_CHUNK_BYTES])
+        try:
+            async for chunk in chunks:
+                for start in range(0, len(chunk), PUT_CHUNK_BYTES):
+                    await self._client.more(chunk[start : start + PUT_CHUNK_BYTES])
+        except OSError:
+            # The next call on this connection must not be taken for more of the file, or its end.
+            await self._client.abandon()
+            raise
         await self._client.more(None)
         await self._client.answer()
 

@@ -67,6 +67,30 @@ async def test_every_call_does_what_it_does_here(tmp_path):
             assert (await client.status())["version"] > 0
 
 
+async def test_a_file_that_cannot_be_read_to_its_end_is_not_put(tmp_path):
+    async def broken():
+        yield b"half"
+        raise PermissionError(errno.EACCES, "Permission denied", "source")
+
+    async with served(tmp_path) as (_, there, _):
+        await there.put(b"/file", pieces(b"whole"), mode=0o600, mtime_ns=0)
+        for name in (b"/file", b"/other", b"/file/below"):
+            with pytest.raises(PermissionError):
+                await there.put(name, broken(), mode=0o600, mtime_ns=0)
+        assert [name for name, _ in await there.list(b"/")] == [b"file"]
+        assert await there.read(b"/file", 0, 10) == b"whole"
+
+
+async def test_another_call_in_the_middle_of_a_file_ends_the_connection(tmp_path):
+    async with served(tmp_path) as (here, there, path):
+        async with remote.connect(path) as client:
+            key = there._key
+            await client.send("put", drive=key, path="/file", mode=0o600, mtime_ns=0)
+            with pytest.raises(Failure, match="went away"):
+                await client.call("stat", drive=key, path="/")
+        assert await here.list(b"/") == []
+
+
 @pytest.mark.parametrize(
     "header",
     [
