@@ -329,6 +329,9 @@ class DiskStorage:
         core.refresh()
         if core.removed:
             raise StorageConflict("this core was removed from the store")
+        unlocked = core.lock is None and core.record.signer is not None
+        if unlocked and (commit.head or rules.gives_back(commit)):
+            raise StorageConflict("this core is ours by now, and is to be locked first")
         if core.epoch != core.seen_epoch:
             raise StorageConflict("this core was truncated by another process meanwhile")
         # Mostly they are one object; to compare values takes as long as the rest of this.

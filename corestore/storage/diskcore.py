@@ -2,7 +2,8 @@
 
 Heads and pages of bits are kept in memory as of the last look at the database; `DiskCore.refresh`
 looks again when another process has committed. A block is read and then checked once more: had
-another process cleared or truncated it meanwhile, its commit came before its hole.
+another process cleared or truncated it meanwhile, its commit came before its hole. Of a core whose
+signing lock is ours nobody else clears, truncates or removes anything: there it is just read.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ class DiskCore:
                 return None
             offset, size = found
             data = self.shelf.files.read(self.id, self.name, offset, size)
-            if not self.refresh():
+            if self.lock is not None or not self.refresh():
                 return data
 
     def _place(self, index: int) -> tuple[int, int] | None:
@@ -199,7 +200,7 @@ class DiskCore:
         """Blocks `start..end`, None unless all are held. Contiguous bytes are one read."""
         while True:
             found = self._read_blocks(start, end)
-            if not self.refresh():
+            if (self.lock is not None and found is not None) or not self.refresh():
                 return found
 
     def _read_blocks(self, start: int, end: int) -> list[bytes] | None:

@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from corestore.commit import Commit, Run, StoredBlock
-from corestore.errors import StorageCorrupt, StorageError
+from corestore.errors import StorageConflict, StorageCorrupt, StorageError
 from corestore.storage import DiskStorage, database
 from corestore.storage.base import sync
 from corestore.storage.files import DataFiles, FileIO
@@ -322,6 +322,34 @@ def test_hole_left_pending_is_punched_before_new_bytes_come_there(
     assert other.blocks(1, 3) == log.data[1:3]
     dying.close()
     storage.close()
+
+
+def test_blocks_of_a_core_we_sign_are_read_without_asking_for_others_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 3))
+    monkeypatch.setattr(storage, "look", lambda: pytest.fail("asked"))
+    assert core.block(1) == some_blocks(1, 3)[1]
+    assert core.blocks(0, 3) == some_blocks(1, 3)
+    monkeypatch.undo()
+    storage.close()
+
+
+def test_nobody_clears_blocks_of_a_core_that_another_process_signs(tmp_path: Path) -> None:
+    """Not even who opened it before it was known to be ours: the signer reads without a look."""
+    one, other = DiskStorage(tmp_path), DiskStorage(tmp_path)
+    one.create_core(record(ours=False))
+    stale = other.open_core(NAME)
+    assert stale is not None
+    core = one.create_core(record())
+    append_to(one, core, some_blocks(1, 3))
+    with pytest.raises(StorageConflict):
+        other.commit([(stale, Commit(runs=[Run(1, 2, False)]))])
+    assert core.blocks(0, 3) == some_blocks(1, 3)
+    other.close()
+    one.close()
 
 
 # -- syncs ---------------------------------------------------------------------------------------
