@@ -313,6 +313,8 @@ class Bitfield:
             start = min(start, starts[low])
             end = max(end, ends[high - 1])
         elif self._max_pages is not None and len(starts) >= self._max_pages:
+            # The caller has taken out the irregular pages among them.
+            self.contiguous_length = min(self.contiguous_length, start << _SHIFT)
             raise LimitExceeded(f"more than {self._max_pages} runs of a bitfield")
         starts[low:high] = [start]
         ends[low:high] = [end]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corestore.bitfield import MAX_WIRE_BLOCKS, PAGE_BLOCKS, PAGE_BYTES, Bitfield, first_gap
@@ -224,6 +225,24 @@ def test_a_page_that_cannot_be_kept_any_more_counts_as_missing(change):
     assert bitfield.contiguous_length == PAGE_BLOCKS
     assert not bitfield.get(PAGE_BLOCKS + 5)
     assert bitfield.get(2 * PAGE_BLOCKS)
+
+
+PLACES = st.integers(0, 8 * PAGE_BLOCKS) | st.sampled_from(range(0, 9 * PAGE_BLOCKS, PAGE_BLOCKS))
+
+
+@given(st.lists(st.tuples(PLACES, PLACES, st.booleans()), max_size=12), st.integers(1, 3))
+@example(
+    changes=[(0, 100, True), (5 * PAGE_BLOCKS, 6 * PAGE_BLOCKS, True), (0, PAGE_BLOCKS, True)],
+    bound=1,
+)
+def test_the_contiguous_length_of_a_bounded_bitfield_is_what_its_pages_hold(changes, bound):
+    bitfield = Bitfield(max_pages=bound)
+    for a, b, held in changes:
+        with contextlib.suppress(LimitExceeded):
+            bitfield.set(min(a, b), max(a, b), held)
+        pages = int.from_bytes(b"".join(map(bitfield.page, range(9))), "little")
+        prefix = (1 << bitfield.contiguous_length) - 1
+        assert pages & prefix == prefix
 
 
 EDGES = st.integers(0, SPAN) | st.integers(0, 2**53 - 1)
