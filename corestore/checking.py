@@ -80,8 +80,7 @@ async def check_served(driver: Driver, state: CoreState, indices: Iterable[int])
         state.key,
         damaged[0],
     )
-    if not state.writable:
-        await _forget(driver, state, damaged)
+    if not state.writable and await _forget(driver, state, damaged):
         state.replicator.want_range(blocks=damaged)
         driver.drain(state)
 
@@ -121,14 +120,19 @@ def _differing(blocks: Iterable[tuple[int, bytes, bytes]]) -> list[int]:
     return [index for index, block, digest in blocks if crypto.leaf_hash(block) != digest]
 
 
-async def _forget(driver: Driver, state: CoreState, damaged: Iterable[int]) -> None:
+async def _forget(driver: Driver, state: CoreState, damaged: Iterable[int]) -> bool:
+    """Whether that could be done: while its blocks were hashed, a core that nobody has open may
+    have left the cache, and may have been loaded again as another `CoreState`."""
     async with state.commit_lock:
+        if driver.states.get(state.discovery_key) is not state:
+            return False
         # One that was fetched anew meanwhile is good.
         runs = tuple(
             Run(index, index + 1, False) for index in damaged if not _is_good(state, index)
         )
         if runs:
             driver.commit([(state, Commit(runs=runs))])
+    return True
 
 
 def _is_good(state: CoreState, index: int) -> bool:

@@ -13,6 +13,7 @@ import trio
 import corestore
 import hyperfs
 from corestore import BlockNotAvailable, DiskStorage, InvalidChecksum
+from corestore.checking import check_served
 from corestore.storage.files import FileIO
 from tests.support.builders import block, eventually, fill, linked, open_with
 
@@ -331,6 +332,32 @@ async def test_a_reader_that_serves_what_its_disk_has_damaged_fetches_it_anew(tm
             async with linked(near, far), linked(far, third):
                 with trio.fail_after(10):
                     assert await last.get(70) == await core.get(70)
+
+
+async def test_a_core_that_has_left_the_cache_is_not_changed_by_who_still_checks_it(tmp_path):
+    async with corestore.open(None) as near:
+        core = await near.get(name="log")
+        await fill(core, 100, size=1000)
+        async with (
+            corestore.open(tmp_path / "s") as far,
+            await far.get(key=core.key) as copy,
+            linked(near, far),
+        ):
+            await copy.wait_length(100)
+            await copy.download()
+        flip(data_files(tmp_path / "s")[-1], [70_999])
+        async with corestore.open(tmp_path / "s", cache_size=0) as far:
+            async with await far.get(key=core.key) as copy:
+                before = copy._state
+            assert before.discovery_key not in far._driver.states
+            async with await far.get(key=core.key) as copy:
+                await check_served(far._driver, before, [70])
+                # What is held is what there is: no bytes of a block that the file has no more.
+                assert copy.has(70)
+                assert copy.get_nowait(70) == block(70, 1000)[:-1] + bytes(
+                    [block(70, 1000)[-1] ^ 1]
+                )
+                assert await copy.check() == ([70], [])
 
 
 async def test_what_the_disk_has_damaged_of_our_own_is_told_and_left(tmp_path, caplog):
