@@ -123,6 +123,7 @@ async def remove_drive(store: Corestore, name: str) -> None:
     Raises:
       NoSuchDrive: there is none of this name.
       ValueError: it is open in this process.
+      StorageLocked: another process is writing it.
     """
     info = registry.find_name(store, name)
     cores = [info.key.discovery_key]
@@ -132,8 +133,14 @@ async def remove_drive(store: Corestore, name: str) -> None:
                 cores.append(content.discovery_key)
     # The name first: a crash then leaves cores nobody asks for, not a name that leads nowhere.
     registry.remove(store, name)
-    for discovery_key in cores:
-        await store.remove(discovery_key)
+    for number, discovery_key in enumerate(cores):
+        try:
+            await store.remove(discovery_key)
+        except BaseException:
+            if not number:
+                # Nothing is removed: it is open, say.
+                registry.add(store, name, info.key, info.namespace)
+            raise
     await store.sync()
 
 

@@ -150,7 +150,9 @@ class Walk:
     async def page(self) -> list[PathEntry] | None:
         """For `Pages`."""
         if self._stack is None:
-            self._stack = [(_prefix(self._names), await _directory(self._tree, self._names), b"")]
+            directory = await _directory(self._tree, self._names)
+            self._entered.add(directory)
+            self._stack = [(_prefix(self._names), directory, b"")]
         if not self._stack:
             return None
         prefix, directory, after = self._stack[-1]

@@ -78,6 +78,22 @@ async def test_removed_name_never_gets_its_key_back(tmp_path):
         assert await hyperfs.create(store, "d") != key
 
 
+async def test_a_drive_that_cannot_be_removed_keeps_its_name(tmp_path):
+    async with corestore.open(tmp_path) as store, corestore.open(tmp_path) as other:
+        await hyperfs.create(store, "d")
+        async with hyperfs.open(store, name="d") as drive:
+            with pytest.raises(ValueError, match="open"):
+                await hyperfs.remove_drive(store, "d")
+            await drive.write("/f", b"x")
+            with pytest.raises(corestore.StorageLocked):
+                await hyperfs.remove_drive(other, "d")
+        async with hyperfs.open(store, name="d") as drive:
+            await drive.write("/g", b"y")
+        assert [info.name for info in hyperfs.drives(other)] == ["d"]
+        await hyperfs.remove_drive(store, "d")
+        assert hyperfs.drives(other) == []
+
+
 async def test_a_drive_is_opened_by_name_or_by_key():
     async with corestore.open(None) as store:
         with pytest.raises(hyperfs.NoSuchDrive):
@@ -305,6 +321,15 @@ async def test_difference_of_a_renamed_directory_is_told_by_path():
         assert changes == [b"/x/g"]
         async for change in before.diff(drive, "/c/b"):
             assert change.kind == "removed"
+
+
+async def test_a_directory_within_itself_is_entered_once():
+    async with a_drive() as drive:
+        await drive.write("/a/f", b"")
+        a = await drive.entry("/a")
+        drive.tree.put(a.id, b"again", a)
+        await drive.commit()
+        assert [each.path async for each in drive.walk("/a")] == [b"/a/again", b"/a/f"]
 
 
 async def test_versions_are_held_while_they_are_compared(monkeypatch):
