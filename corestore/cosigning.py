@@ -132,8 +132,12 @@ class Proposal:
         return [cipher.decrypt(block.index, bytes(block.data)) for block in stored]
 
     def encode(self) -> bytes:
-        """The bytes to send to another signer, for `Hypercore.read_proposal`. They have the core's
-        key in them, and the blocks as they are stored: encrypted, if the core is."""
+        """The bytes to send to another signer, for `Hypercore.read_proposal`.
+
+        They have the core's key in them, and the blocks as they are stored. If those are encrypted,
+        two proposals for the same place are so under one key stream: whoever has both learns how
+        they differ, without the encryption key. So send them to readers only, or sealed.
+        """
         base, batch = self._base, self._batch
         blocks = tuple(block.data for block in batch.blocks)
         end = (batch.fork, batch.length, batch.tree_hash())
