@@ -76,6 +76,9 @@ class LiveTree:
         self.before_collection: Callable[[int], None] | None = None
         self.layers: WeakSet[Layer] = WeakSet()
         self._at: dict[tuple[int, bytes], OpenFile] = {}
+        # The last listing, by what was asked and when; of none, if one of its files was open.
+        self._listed_at: tuple[int, bytes, int, int] | None = None
+        self._listed: list[tuple[bytes, Entry]] = []
         # The first id that was not handed out.
         self.next_id = ROOT_ID + 1
 
@@ -86,6 +89,7 @@ class LiveTree:
             self.set_content(blocks)
             self.reader.on_read = reader.on_read
         self.view = view
+        self.staging.stamp += 1
         self.fork = self.metadata_blocks.core.fork
         self.next_id = max(self.next_id, view.next_id)
         self.shown.unpark_all()
@@ -195,10 +199,16 @@ class LiveTree:
         return self._live(record) if isinstance(record, Entry) else None
 
     def page(self, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Entry]]:
-        """Up to *limit* live entries after *after*; fewer only at the end.
+        """Up to *limit* live entries after *after*; fewer only at the end. Not to be changed.
+
+        The last answer is kept: who removes a directory asks twice, first whether it is empty.
 
         Raises BlocksMissing, DecodeError (of index blocks; a damaged record is left out).
         """
+        asked = directory, after, limit, self.staging.stamp
+        if asked == self._listed_at:
+            return self._listed
+        plain = True
         start, end = directory_range(directory, after)
         out: list[tuple[bytes, Entry]] = []
         files = self.files
@@ -209,6 +219,7 @@ class LiveTree:
                 if type(record) is Entry and record.id not in files:
                     out.append((key[ID_BYTES:], record))
                     continue
+                plain = False
                 try:
                     entry = self._live(record)
                 except DecodeError:
@@ -216,6 +227,7 @@ class LiveTree:
                 if entry is not None:
                     out.append((key[ID_BYTES:], entry))
             if len(page) < wanted or len(out) == limit:
+                self._listed_at, self._listed = (asked, out) if plain else (None, [])
                 return out
             start = page[-1][0] + b"\0"
 
@@ -393,6 +405,7 @@ class LiveTree:
         content = ContentMap.of_entry(entry, self.view)
         file = OpenFile(self, entry, content, location)
         self.files[entry.id] = file
+        self._listed_at = None
         if isinstance(location, tuple):
             self._at[location] = file
         return file

@@ -60,12 +60,14 @@ class Staging:
 
     `on_change` is called after the first change of a layer. `soon` says that somebody asked for a
     commit of what is staged; whoever commits takes it back. `find(key, UNSAID)` is what the layers
-    say of a key: None when removed, `UNSAID` if they say nothing.
+    say of a key: None when removed, `UNSAID` if they say nothing. As long as `stamp` is the same,
+    nothing that is found or listed in the tree has changed.
     """
 
     def __init__(self, on_change: Callable[[], None] = _nobody_asks) -> None:
         self.on_change = on_change
         self.soon = False
+        self.stamp = 0
         self._told = False
         self.staged = Layer(1)
         self.committing: Layer | None = None
@@ -131,12 +133,14 @@ class Staging:
 
     def put(self, key: bytes, record: StagedRecord) -> None:
         """Stage a record."""
+        self.stamp += 1
         self.staged.records.put(key, record)
         if not self._told:
             self._tell()
 
     def delete(self, key: bytes) -> None:
         """Stage a removal."""
+        self.stamp += 1
         self.staged.records.put(key, None)
         if not self._told:
             self._tell()
@@ -159,6 +163,7 @@ class Staging:
 
     def absorb(self, newer: Layer) -> None:
         """Take over all of *newer*, which was collected elsewhere (a batch), at once."""
+        self.stamp += 1
         self.staged.records.absorb(newer.records)
         self.staged.forgotten |= newer.forgotten
         self.touch()

@@ -126,7 +126,7 @@ class Presentation:
 def looks_same(old: Entry, new: Entry) -> bool:
     """Whether a record shows what the one before showed: all that is told of it is the same, and
     there are no holes by which it could use less."""
-    return old[:9] == new[:9] and _used(new) == new.size
+    return old.size == new.size and old[:9] == new[:9] and _used(new) == new.size
 
 
 def _used(entry: Entry) -> int:

@@ -46,6 +46,13 @@ class DirectoryOperations(FileOperations[S]):
         at = max(position, 2)
         page = self.live.page(handle.ino, after, handle.wanted)
         handle.last = len(page) < handle.wanted
+        stamp = self.live.staging.stamp
+        if not after:
+            handle.began = stamp
+        if handle.last and handle.began == stamp:
+            inode = self.inode(handle.ino)
+            self.record_at(inode)
+            inode.names = at - 2 + len(page)
         for name, entry in page:
             at, ino = at + 1, entry.id
             known = told.get(ino)

@@ -46,10 +46,11 @@ class DirectoryHandle:
     position means after the name it was told with, whatever came and went meanwhile: so nothing is
     listed twice or left out, and nothing stale is shown. `offered` is how many entries the last
     answer had, `wanted` how many the next one should have, `last` says that no names followed it;
-    `end` is the position after the last name, once that was passed on.
+    `end` is the position after the last name, once that was passed on. `began` is the tree's stamp
+    at the start.
     """
 
-    __slots__ = ("end", "ino", "last", "names", "offered", "wanted")
+    __slots__ = ("began", "end", "ino", "last", "names", "offered", "wanted")
 
     FIRST_NAME = 3
     FIRST_ANSWER = 64
@@ -61,6 +62,7 @@ class DirectoryHandle:
         self.wanted = self.FIRST_ANSWER
         self.last = False
         self.end = 0
+        self.began = -1
 
     def name_before(self, position: int) -> bytes:
         """The name after which the listing goes on at *position*; empty for the start.

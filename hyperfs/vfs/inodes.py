@@ -35,18 +35,22 @@ class Inode:
     `location` is where its record lies; None when its last name is gone, and then `orphan` is the
     last record, and `file` is held, which has what of it was not stored. `opens` counts the handles
     of its file; `set_id` says whether the mode of that has set-ID bits. `touched` is the layer in
-    which it was last staged as a directory whose names changed. `lookups` is what the kernel will
-    give back.
+    which it was last staged as a directory whose names changed. `record` is that of a directory,
+    and `names` how many names it has (negative: not counted), while the tree's stamp is `known_at`.
+    `lookups` is what the kernel will give back.
     """
 
     __slots__ = (
         "_removed_ns",
         "file",
         "ino",
+        "known_at",
         "location",
         "lookups",
+        "names",
         "opens",
         "orphan",
+        "record",
         "set_id",
         "touched",
     )
@@ -61,6 +65,9 @@ class Inode:
         self.file: OpenFile | None = None
         self._removed_ns = 0
         self.touched = 0
+        self.record: Entry | None = None
+        self.names = -1
+        self.known_at = -1
 
     def remove(self, entry: Entry, file: OpenFile | None, now: int) -> None:
         """The last name of the file, whose record was *entry*, has gone at *now*. What is changed

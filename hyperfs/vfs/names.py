@@ -106,7 +106,7 @@ class NameOperations(Tree[S]):
         id = self.live.new_id()
         entry = Entry(id, mode, who.uid, gid, now, now, size, 1, rdev, NO_XATTRS, target)
         self.live.add(parent, name, entry)
-        self.touch(above, directory, now)
+        self.touch(above, directory, now, 1)
         return self.inodes.add(id, (parent, name)), entry
 
     def link(self, ino: int, parent: int, name: bytes, who: Credentials) -> S:
@@ -153,10 +153,7 @@ class NameOperations(Tree[S]):
             raise OSError(errno.EISDIR, "is a directory")
         if who.uid:
             self._check_sticky(directory, entry, who)
-        now = self.now_ns()
-        self._remove(parent, name, entry, location, now)
-        self.touch(above, directory, now)
-        self.live.schedule_commit()
+        self._take_out(above, directory, name, entry, location)
 
     def rmdir(self, parent: int, name: bytes, who: Credentials) -> None:
         """Remove an empty directory. Raises ENOTDIR, ENOTEMPTY, and as `unlink`."""
@@ -167,9 +164,15 @@ class NameOperations(Tree[S]):
             raise OSError(errno.ENOTDIR, "not a directory")
         self._check_sticky(directory, entry, who)
         self._check_empty(entry)
+        self._take_out(above, directory, name, entry, location)
+
+    def _take_out(
+        self, above: Inode, directory: Entry, name: bytes, entry: Entry, location: Location
+    ) -> None:
+        """Remove a name, which may be removed, of what `changeable_directory` returned."""
         now = self.now_ns()
-        self._remove(parent, name, entry, location, now)
-        self.touch(above, directory, now)
+        self._remove(above.ino, name, entry, location, now)
+        self.touch(above, directory, now, -1)
         self.live.schedule_commit()
 
     def _existing(self, parent: int, name: bytes) -> tuple[Entry, Location]:
@@ -179,7 +182,12 @@ class NameOperations(Tree[S]):
         return found
 
     def _check_empty(self, entry: Entry) -> None:
-        if self.live.page(entry.id, b"", 1):
+        inode = self.inodes.hot.get(entry.id)
+        names = -1
+        if inode is not None and inode.known_at == self.live.staging.stamp:
+            # Somebody listed it, and has removed what was there.
+            names = inode.names
+        if names > 0 or (names < 0 and self.live.page(entry.id, b"", 1)):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
 
     def _check_sticky(self, directory: Entry, entry: Entry, who: Credentials) -> None:

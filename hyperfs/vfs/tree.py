@@ -174,6 +174,16 @@ class Tree(Generic[S]):
                 return found[0]
         raise OSError(errno.ESTALE, "the file went away")
 
+    def record_at(self, inode: Inode) -> Entry:
+        """As `entry_at`, of a directory, whose record is kept until something changes."""
+        stamp = self.live.staging.stamp
+        record = inode.record
+        if record is None or inode.known_at != stamp:
+            record = inode.record = self.entry_at(inode)
+            inode.known_at = stamp
+            inode.names = -1
+        return record
+
     def directory_of(self, ino: int) -> Entry:
         """The record of a directory. Raises ENOTDIR, ESTALE."""
         entry = self.entry_of(ino)
@@ -234,8 +244,11 @@ class Tree(Generic[S]):
         Raises EROFS, ENOTDIR, EACCES, ENOENT for one that was removed, ESTALE.
         """
         self.check_writable()
+        if self.live.before_first_change is not None:
+            # It may move the tree to a newer version, which has to be what is looked at.
+            self.live.check_writable()
         inode = self.inode(ino)
-        directory = self.entry_at(inode)
+        directory = self.record_at(inode)
         if not stat.S_ISDIR(directory.mode):
             raise OSError(errno.ENOTDIR, "not a directory")
         if inode.location is None:
@@ -258,23 +271,29 @@ class Tree(Generic[S]):
         else:
             self.live.put_attributes(location, entry)
 
-    def touch(self, inode: Inode, directory: Entry, now: int) -> None:
-        """Names in a directory that `changeable_directory` just returned changed at *now*.
+    def touch(self, inode: Inode, directory: Entry, now: int, more: int | None = None) -> None:
+        """Names in a directory that `changeable_directory` just returned changed at *now*: there
+        are so many *more* now, if that is told.
 
         Within one version its times have the grain that those of the kernel's file systems have: of
         many names made in a row not each costs one more record.
         """
         location, before = inode.location, directory.mtime_ns
-        layer = self.live.staging.staged.number
+        staging = self.live.staging
+        layer = staging.staged.number
         recent = 0 <= now - before < GRAIN_NS and before == directory.ctime_ns
-        if recent and inode.touched == layer:
-            return
-        inode.touched = layer
-        entry = directory._replace(mtime_ns=now, ctime_ns=now)
-        if location is None:
-            inode.orphan = entry
-        else:
-            self.live.put_attributes(location, entry)
+        if not recent or inode.touched != layer:
+            inode.touched = layer
+            inode.record = directory = directory._replace(mtime_ns=now, ctime_ns=now)
+            if location is None:
+                inode.orphan = directory
+            else:
+                self.live.put_attributes(location, directory)
+        inode.known_at = staging.stamp
+        if more is None:
+            inode.names = -1
+        elif inode.names >= 0:
+            inode.names += more
 
     # The wall clock, in nanoseconds.
     now_ns = staticmethod(time.time_ns)
