@@ -50,9 +50,7 @@ class DirectoryOperations(FileOperations[S]):
         if not after:
             handle.began = stamp
         if handle.last and handle.began == stamp:
-            inode = self.inode(handle.ino)
-            self.record_at(inode)
-            inode.names = at - 2 + len(page)
+            self.inode(handle.ino).known(stamp).names = at - 2 + len(page)
         for name, entry in page:
             at, ino = at + 1, entry.id
             known = told.get(ino)

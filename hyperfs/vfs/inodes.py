@@ -85,6 +85,12 @@ class Inode:
             self._removed_ns = 0
         return self.orphan
 
+    def known(self, stamp: int) -> Inode:
+        """Keep of the directory only what is known of it at this stamp of the tree; returns it."""
+        if self.known_at != stamp:
+            self.known_at, self.record, self.names = stamp, None, -1
+        return self
+
     @property
     def at_rest(self) -> bool:
         """Whether a packed form says all of it."""

@@ -177,11 +177,11 @@ class Tree(Generic[S]):
     def record_at(self, inode: Inode) -> Entry:
         """As `entry_at`, of a directory, whose record is kept until something changes."""
         stamp = self.live.staging.stamp
+        if inode.known_at != stamp:
+            inode.known(stamp)
         record = inode.record
-        if record is None or inode.known_at != stamp:
+        if record is None:
             record = inode.record = self.entry_at(inode)
-            inode.known_at = stamp
-            inode.names = -1
         return record
 
     def directory_of(self, ino: int) -> Entry:
