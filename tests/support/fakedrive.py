@@ -76,6 +76,19 @@ class FakeOpenFile:
         self._attributes = entry
 
 
+class FakeStaging:
+    """Always says that something has changed: tests change the dictionaries themselves."""
+
+    def __init__(self) -> None:
+        self.staged = SimpleNamespace(number=1)
+        self._changes = 0
+
+    @property
+    def stamp(self):
+        self._changes += 1
+        return self._changes
+
+
 class FakeTree:
     """What of the drive waits for nothing. All of it is local; the rest is the drive's own."""
 
@@ -83,7 +96,8 @@ class FakeTree:
         self._drive = drive
         self.files = drive.open_files
         self.dirty_bytes = 0
-        self.staging = SimpleNamespace(staged=SimpleNamespace(number=1))
+        self.staging = FakeStaging()
+        self.before_first_change = None
 
     def __getattr__(self, name) -> object:
         return getattr(self._drive, name)
