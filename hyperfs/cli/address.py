@@ -20,6 +20,8 @@ NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,40}")
 # What `export-key` writes begins with this, so that a secret is never taken for a key.
 SECRET_PREFIX: Final = "hyperfs-secret-"
 _KEY_LENGTHS: Final = (52, 64)
+# What is in front of :// when something else is meant than a path in a drive of that name.
+_OTHER_SCHEMES: Final = ("http", "https", "file", "ftp", "sftp", "ssh", "dat", "ipfs")
 
 
 class AddressError(ValueError):
@@ -56,6 +58,8 @@ def parse(text: str) -> Address:
         if text.startswith(scheme):
             return _parse_url(text[len(scheme) :])
     drive, colon, path = text.partition(":")
+    if path.startswith("//") and drive.lower() in _OTHER_SCHEMES:
+        raise AddressError(f"{drive}:// names no drive: use a key, a name or hyper://KEY")
     if colon and not path:
         path = "/"
     if colon and not path.startswith("/"):

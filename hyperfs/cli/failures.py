@@ -76,8 +76,8 @@ def explain(error: BaseException) -> Failure | None:
             return Failure(str(error), Exit.NOT_FOUND)
         case trio.TooSlowError() | corestore.BlockNotAvailable():
             return Failure(
-                "no peer answered in time; is somebody with this data reachable? (--peer"
-                " HOST:PORT names one, --timeout SECONDS waits longer)",
+                "not all of this is here, and no peer answered; --peer HOST:PORT names one that"
+                " has it, --timeout SECONDS waits longer",
                 Exit.NO_PEERS,
             )
         case hyperfs.FuseUnavailable():

@@ -123,7 +123,7 @@ def mount(
         at=at,
         directory=directory,
         listen=listen,
-        network=Network(peers, timeout),
+        network=Network(peers, timeout, listens=bool(listen)),
         read_timeout=read_timeout,
         verify_reads=verify_reads,
         bounds=Bounds(keep_last, keep_within, cache_max),

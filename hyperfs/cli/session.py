@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -24,13 +24,25 @@ if TYPE_CHECKING:
 
 Endpoint = tuple[str, int]
 
+# How long peers are waited for to tell of a newer version than the one that is here.
+_NEWEST_SECONDS: Final = 5.0
+# What is here is found in this time, on a busy machine too.
+_ALONE_SECONDS: Final = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Where a command that opens a drive by itself finds peers, and how long it waits for them."""
+    """Where a command that opens a drive by itself finds peers, and how long it waits for them.
+    *listens*: others may come by themselves."""
 
     peers: tuple[Endpoint, ...]
     timeout: float
+    listens: bool = False
+
+    @property
+    def reaches_nobody(self) -> bool:
+        """Whether there is nobody to wait for."""
+        return not self.peers and not self.listens
 
 
 @asynccontextmanager
@@ -93,7 +105,7 @@ async def open_drive(
             key=key,
             encryption_key=address.encryption_key,
             # Its own blocks a writer has; a reader's command must end when its peers are silent.
-            read_timeout=network.timeout,
+            read_timeout=0.0 if network.reaches_nobody else network.timeout,
         ) as drive,
     ):
         if write and not drive.writable:
@@ -164,18 +176,26 @@ async def first_version(
       Failure: no peer has the drive, and nothing of it is in the store.
     """
     cached = drive.version > 0
+    seconds = network.timeout
+    if network.reaches_nobody:
+        seconds = min(seconds, _ALONE_SECONDS)
+    elif cached:
+        seconds = min(seconds, _NEWEST_SECONDS)
     try:
-        with (
-            output.waiting("waiting for a peer"),
-            trio.fail_after(min(network.timeout, 5.0) if cached else network.timeout),
-        ):
+        with output.waiting("waiting for a peer"), trio.fail_after(seconds):
             if network.peers:
                 await drive.update()
             await drive.ready()
     except trio.TooSlowError:
         if cached:
             return
-        where = "name one with --peer HOST:PORT" if not network.peers else "is the address right?"
+        if network.reaches_nobody:
+            raise Failure(
+                "nothing of this drive is in the store, and no peer was named: name one with"
+                " --peer HOST:PORT",
+                Exit.NO_PEERS,
+            ) from None
+        where = "is the address right?" if network.peers else "name one with --peer HOST:PORT"
         raise Failure(
             f"no peer with this drive answered within {network.timeout:g} s, and nothing of it is"
             f" in the store; {where}",

@@ -123,7 +123,26 @@ def test_a_name_that_is_not_there_is_not_found(alice):
 
 
 def test_a_key_nobody_has_gives_up_after_the_timeout(alice):
-    failed(alice.run("ls", SOMEBODYS_KEY, "--timeout", "0.3"), 4, "no peer")
+    command = "ls", SOMEBODYS_KEY, "--peer", "127.0.0.1:9"
+    failed(alice.run(*command, "--timeout", "0.3"), 4, "no peer", "0.3 s")
+
+
+def test_without_peers_nobody_is_waited_for(tmp_path):
+    with people(tmp_path, "alice", "bob") as (alice, bob):
+        failed(bob.run("ls", SOMEBODYS_KEY, "--timeout", "3600"), 4, "no peer was named", "--peer")
+        alice.ask("create", "photos")
+        for name in ("here", "missing"):
+            (tmp_path / name).write_bytes(os.urandom(1000))
+            alice.ask("put", tmp_path / name, "photos:/")
+        with seeding(alice, "photos") as told:
+            key = told["keys"][0]
+            peer = ("--peer", told["listening"][0])
+            assert bob.run("cat", f"{key}:/here", *peer).returncode == 0
+            bob.ask("ls", key, *peer)
+        assert bob.ask("ls", key, "--timeout", "3600").split() == ["here", "missing"]
+        failed(bob.run("cat", f"{key}:/missing", "--timeout", "3600"), 4, "--peer HOST:PORT")
+        done = bob.run("log", key, "--timeout", "3600")
+        assert done.returncode in (0, 4), done
 
 
 def test_asking_for_what_is_not_there_makes_no_store(alice):
@@ -143,8 +162,9 @@ def test_flags_stand_before_or_behind_the_verb_or_in_variables(alice, monkeypatc
     monkeypatch.setenv("HYPERFS_JSON", "1")
     assert json.loads(alice.ask("drives"))["key"] == key
     monkeypatch.setenv("HYPERFS_TIMEOUT", "0.25")
-    failed(alice.run("ls", SOMEBODYS_KEY), 4, "0.25 s")
-    failed(alice.run("ls", SOMEBODYS_KEY, "--timeout", "0.125"), 4, "0.125 s")
+    command = "ls", SOMEBODYS_KEY, "--peer", "127.0.0.1:9"
+    failed(alice.run(*command), 4, "0.25 s")
+    failed(alice.run(*command, "--timeout", "0.125"), 4, "0.125 s")
     monkeypatch.setenv("HYPERFS_QUIET", "1")
     assert alice.run("drives", "--store", elsewhere).stderr == ""
 

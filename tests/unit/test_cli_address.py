@@ -18,6 +18,7 @@ SECRET = Key(bytes(range(1, 33)))
         ("photos:", Address(name="photos")),
         ("photos:/2026/a b", Address(name="photos", path=b"/2026/a b")),
         ("photos:/a:b", Address(name="photos", path=b"/a:b")),
+        ("photos://a", Address(name="photos", path=b"//a")),
         ("photos:/caf\udce9", Address(name="photos", path=b"/caf\xe9")),
         (str(KEY), Address(key=KEY)),
         (str(KEY).upper(), Address(key=KEY)),
@@ -61,6 +62,7 @@ def test_drives_are_named_in_these_ways(text, address):
         ("a b", "cannot be a drive's name"),
         ("..", "cannot be a drive's name"),
         ("photos:2026", "photos:/2026"),
+        ("https://example.org/", "names no drive"),
     ],
 )
 def test_what_cannot_be_a_drive_is_refused_with_the_reason(text, told):
