@@ -83,10 +83,7 @@ def _look_for_changes(driver: Driver) -> None:
     for state in list(driver.states.values()):
         if not state.reload():
             continue
-        if state.publish():
-            driver.published(state)
-        else:
-            driver.drain(state)
+        driver.drain(state)
         if state.writable:
             # What the process that signs has published shows after a sync of ours.
             driver.sync_group.committed(publish=True)

@@ -475,6 +475,7 @@ class CoreState:
             self.replicator.forget_nodes()
         for start, end in self.bitfield.runs(0, self.head.length):
             self.replicator.stored(start, end)
+        self.replicator.published(self.published)
         self.changed.unpark_all()
 
     def publish(self) -> bool:

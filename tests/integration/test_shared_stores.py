@@ -8,13 +8,17 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
+import corestore
+from corestore import background
 from corestore.commit import Commit, Run
 from corestore.errors import StorageConflict, StorageLocked
 from corestore.storage import DiskStorage
 from corestore.storage.base import sync
 from corestore.storage.files import FileIO
 from corestore.tree.types import EMPTY_HEAD
+from tests.support.builders import block, fill, linked
 from tests.support.faults import FaultyIO
 from tests.support.storage import (
     RemoteLog,
@@ -319,3 +323,28 @@ os._exit(9)
     assert io.calls["fdatasync"] == before + 2, "the data file, then the log"
     assert core.published.length == 3
     heir.close()
+
+
+async def test_what_another_process_has_fetched_and_what_it_went_over_to_is_told_to_peers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "POLL_INTERVAL", 0.01)
+    async with (
+        corestore.open(None) as writing,
+        corestore.open(tmp_path) as fetching,
+        corestore.open(tmp_path) as serving,
+        corestore.open(None) as reading,
+    ):
+        core = await writing.get(name="log")
+        fetched = await fetching.get(key=core.key)
+        await serving.get(key=core.key)
+        copy = await reading.get(key=core.key)
+        async with linked(writing, fetching), linked(serving, reading):
+            with trio.fail_after(10):
+                await fill(core, 10)
+                await copy.wait_length(10)
+                await core.truncate(3)
+                await fill(core, 2, start=50)
+                await copy.wait_until(lambda: (copy.fork, copy.length) == (1, 5))
+                await fetched.download()
+                assert await copy.get(4) == block(51)
