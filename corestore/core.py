@@ -247,7 +247,8 @@ class Hypercore(OwnerHandle, Generic[Value]):
         Local readers see them at once, peers after the next sync, which follows by itself. Either
         all blocks are appended or, when this raises or is cancelled, none. More than 256 KiB are
         hashed in a thread; the blocks' bytes must not change meanwhile. Other tasks get a turn at
-        least after every fourth append.
+        least after every fourth append. With `SyncPolicy.ALWAYS` it then waits for the disk: if
+        that fails or is cancelled, the blocks are in the log, and a later sync makes them durable.
 
         Raises:
           NotWritable: the secret key is not here, or this is a snapshot.

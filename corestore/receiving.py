@@ -65,8 +65,9 @@ class Receiving:
             driver.write([(state, state.verified_commit(own)) for state, own in taken.items()])
         except (OSError, StorageError) as error:
             return error
-        # A verified block is joined to a root; a missing node is a bug, and not the store's end.
-        except LookupError as error:
+        # What was verified has all its nodes, and places and sizes that a store can hold: that it
+        # has not is a bug, and not the store's end.
+        except (LookupError, ValueError) as error:
             logger.exception("what peers sent does not fit")
             return StorageError(str(error))
         for state, batches in taken.items():

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 import corestore
+from corestore import StorageError
 from corestore.incoming import MAX_PENDING_BYTES, Incoming
 from corestore.replication.actions import CommitBatch
 from corestore.storage import DiskStorage
@@ -91,6 +92,23 @@ async def test_a_core_that_is_refused_keeps_others_waiting_not_a_moment(autojump
     assert len(told) == 2, told
     assert "cannot be stored" in told[0]
     assert "is stored again" in told[1]
+
+
+@pytest.mark.parametrize("bug", [LookupError("a node"), ValueError("a block without its leaf")])
+async def test_a_bug_that_a_peer_finds_is_told_and_is_not_the_end(bug, autojump_clock, caplog):
+    storage = FaultyStorage()
+    async with corestore.open(None) as store, open_with(storage) as reading:
+        core = await store.get(name="log")
+        await fill(core, 3)
+        await store.sync()
+        copy = await reading.get(key=core.key)
+        async with linked(store, reading):
+            await copy.wait_length(3)
+            storage.errors["commit"] = bug
+            with pytest.raises(StorageError, match=str(bug)):
+                await copy.get(0)
+            assert await copy.get(0) == await core.get(0)
+    assert "does not fit" in caplog.text
 
 
 async def test_a_core_that_is_forgotten_makes_room():
