@@ -294,7 +294,7 @@ class Hypercore(OwnerHandle, Generic[Value]):
         commit: how a core with several signers grows. Changes nothing.
 
         Raises:
-          ValueError: as `append`.
+          ValueError: as `append`, and without blocks.
           trio.ClosedResourceError: this handle is closed.
         """
         self._check_open()

@@ -206,6 +206,8 @@ async def propose(
     driver: Driver, state: CoreState, blocks: Sequence[bytes | memoryview]
 ) -> Proposal:
     """The proposal to append *blocks*, as they are to be stored. Raises ValueError."""
+    if not blocks:
+        raise ValueError("an append of nothing is not proposed")
     base = state.head
     if any(len(block) > MAX_BLOCK_BYTES for block in blocks):
         raise ValueError(f"a block of more than {MAX_BLOCK_BYTES} bytes")

@@ -187,6 +187,8 @@ async def test_what_is_no_quorum_changes_nothing():
         assert await core.get(0) == b"one"
         with pytest.raises(ValueError, match="truncation"):
             await core.propose_truncation(0)
+        with pytest.raises(ValueError, match="nothing"):
+            await core.propose()
 
 
 async def test_what_was_committed_is_there_after_a_restart(tmp_path):
