@@ -33,7 +33,8 @@ class Commit:
 
     Attributes:
       truncate: drop all nodes and bits beyond this many blocks first (None: nothing is dropped).
-      blocks: bytes for the data file. Their bits are in `runs`, not implied.
+      blocks: bytes for the data file. Their bits are in `runs`, not implied. Of a core of ours
+        those of commits without runs and head are laid ahead, and count when the head comes.
       nodes: tree nodes to add; existing ones with the same index are replaced.
       runs: bits to set or clear. Clearing bits gives the bytes back to the disk.
       head: the new head, or None when it stays.

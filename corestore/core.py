@@ -283,6 +283,7 @@ class Hypercore(OwnerHandle, Generic[Value]):
             await ready_to_sign(self._driver, state)
             staged = Staged(state)
             await staged.append(blocks)
+            await staged.lay(self._driver.lay)
             commit = staged.commit()
             if commit is not None:
                 self._driver.commit([(state, commit)])

@@ -296,6 +296,13 @@ class Driver:
         if self.storage.checkpoint_due():
             self.checkpoint_wanted.set()
 
+    def lay(self, state: CoreState, part: Commit) -> None:
+        """Write blocks of an append of ours that is not committed yet. Raises as `commit`."""
+        self.sync_group.check()
+        self.storage.commit([(state.storage, part)])
+        if self.storage.checkpoint_due():
+            self.checkpoint_wanted.set()
+
     async def after_commit(self, *, turn: bool = True) -> None:
         """Wait, after a commit, for what the policy says must follow it; if that is nothing, give
         other tasks a *turn*."""

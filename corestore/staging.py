@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from corestore import tree
+from corestore.commit import Commit
 from corestore.state import MAX_BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from corestore.commit import Commit
     from corestore.encryption import BlockCipher
     from corestore.state import CoreState
     from corestore.tree import Head, Node, TreeBatch
 
 # Hashing runs at 1.6 GB/s: up to this size it costs less than the hop to a thread and back.
 HASH_IN_PLACE: Final = 256 << 10
+# What an append hashes and stores between two turns for other tasks: 1 ms of the loop.
+PORTION_BLOCKS: Final = 512
+PORTION_BYTES: Final = 4 << 20
 
 
 class Staged:
@@ -70,17 +73,25 @@ class Staged:
         sizes = [len(block) for block in blocks]
         if max(sizes, default=0) > MAX_BLOCK_BYTES:
             raise ValueError(f"a block of {max(sizes)} bytes; at most {MAX_BLOCK_BYTES}")
-        hashing = self.state.hashing
+        hashing, fork = self.state.hashing, self._base.fork
         in_place = leaves is not None or sum(sizes) <= HASH_IN_PLACE
         if in_place and not hashing.locked():
             return self._stage(blocks, leaves)
         # Two tasks may append to one transaction: the later one's blocks come after.
         async with hashing:
-            if not in_place:
-                blocks, leaves = await trio.to_thread.run_sync(
-                    _prepare, self.length, blocks, cipher, self._base.fork
+            if in_place:
+                return self._stage(blocks, leaves)
+            tip = self._tip
+            batches: list[TreeBatch] = []
+            for start, end in _portions(sizes):
+                prepared, hashed = await trio.to_thread.run_sync(
+                    _prepare, tip.length, blocks[start:end], cipher, fork
                 )
-            return self._stage(blocks, leaves)
+                tip = tree.append_leaves(tip, hashed, prepared)
+                batches.append(tip)
+            first = self.length
+            self._batches += batches
+            return first
 
     def _stage(self, blocks: Sequence[bytes | memoryview], leaves: Sequence[Node] | None) -> int:
         start = self.length
@@ -92,6 +103,40 @@ class Staged:
     def set_user_data(self, key: str, value: bytes | None) -> None:
         """Stage a value kept with the core; None deletes it."""
         self._user_data[key] = value
+
+    async def lay(self, write: Callable[[CoreState, Commit], None]) -> None:
+        """Store with *write* what is too much for one transaction in several, which count for
+        nothing before what `commit` returns is written. Other tasks get turns in between.
+
+        Cancelled, or failed, it leaves what the next append overwrites.
+
+        Raises:
+          NotWritable, MustRecover, ForkConflict: signing it is forbidden by now.
+          OSError: the disk is full.
+          StorageError: the store cannot be used any more.
+        """
+        if len(self._batches) < 2:
+            return
+        # The last one brings blocks, by which it is known to go on.
+        self._batches = [batch for batch in self._batches if batch.blocks] or self._batches[-1:]
+        first = 2 * self._base.length
+        sizes = [sum([len(block.data) for block in batch.blocks]) for batch in self._batches]
+        counts = [len(batch.blocks) for batch in self._batches]
+        portions = list(_portions(sizes, counts))
+        # The last one comes with the head.
+        for start, end in portions[:-1]:
+            self.state.prepare_signing()
+            batches = self._batches[start:end]
+            part = Commit(
+                blocks=[block for batch in batches for block in batch.blocks],
+                nodes=[node for batch in batches for node in batch.nodes if node.index >= first],
+            )
+            write(self.state, part)
+            for at, batch in enumerate(batches, start):
+                # Those that join the new blocks with the log as it is are the head's.
+                nodes = [node for node in batch.nodes if node.index < first]
+                self._batches[at] = replace(batch, blocks=[], nodes=nodes)
+            await trio.lowlevel.checkpoint()
 
     def commit(self) -> Commit | None:
         """All that is staged, its head to be signed later; None if nothing is.
@@ -118,6 +163,22 @@ def append_commit(state: CoreState, blocks: Sequence[bytes | memoryview]) -> Com
     head = state.head
     blocks, leaves = _prepare(head.length, blocks, state.cipher, head.fork)
     return state.append_commit(head, tree.append_leaves(head, leaves, blocks), {})
+
+
+def _portions(
+    sizes: Sequence[int], counts: Sequence[int] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Ranges of items of which each has so many bytes, and so many blocks (one)."""
+    start = size = count = 0
+    for at, each in enumerate(sizes):
+        blocks = 1 if counts is None else counts[at]
+        if at > start and (count + blocks > PORTION_BLOCKS or size + each > PORTION_BYTES):
+            yield start, at
+            start, size, count = at, 0, 0
+        size += each
+        count += blocks
+    if start < len(sizes):
+        yield start, len(sizes)
 
 
 def _prepare(

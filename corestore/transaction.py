@@ -2,7 +2,9 @@
 
 A transaction holds the commit lock of each of its cores from the beginning to the end, and stages
 what is appended in memory. Nothing is signed or written before the block of code ends without an
-error; then everything is one storage transaction.
+error; then everything is one storage transaction. Of what is too much for one, that would stop the
+loop, blocks are laid ahead of the log in several others, and count when the one with the heads is
+written.
 """
 
 from __future__ import annotations
@@ -67,6 +69,8 @@ class Transaction:
         staged, self._staged = self._staged, None
         try:
             if error is None:
+                for each in staged.values():
+                    await each.lay(self._driver.lay)
                 commits = [(state, each.commit()) for state, each in staged.items()]
                 wanted = [(state, commit) for state, commit in commits if commit is not None]
                 if wanted:

@@ -235,8 +235,14 @@ class DiskStorage:
         """
         if core.head.length > core.synced_length:
             self.files.expect_unsynced(core.id, core.name)
+        core.laid = -1 if self.laid_ahead(core) else 0
         if core.head != core.published:
             self.syncer.touch(core)
+
+    def laid_ahead(self, core: DiskCore) -> bool:
+        """Whether an append to *core* laid blocks ahead and was not finished."""
+        rows = "SELECT 1 FROM unsynced WHERE core = ? AND start >= ? LIMIT 1"
+        return self.database.one(rows, (core.id, core.head.length)) is not None
 
     def saw_published(self, core: DiskCore) -> None:
         """Another process published *core* further; the next sync makes sure that it is durable."""
@@ -257,7 +263,7 @@ class DiskStorage:
         for core, commit in own:
             rules.check_commit(commit)
             ours = core.record.signer is not None
-            if ours and core.lock is None and (commit.head or rules.gives_back(commit)):
+            if ours and core.lock is None and rules.takes_lock(commit):
                 self._lock_for(core)
         if any(rules.gives_back(commit) for _, commit in own):
             self._make_room_for(partial(self._carry_out, own))
@@ -330,7 +336,7 @@ class DiskStorage:
         if core.removed:
             raise StorageConflict("this core was removed from the store")
         unlocked = core.lock is None and core.record.signer is not None
-        if unlocked and (commit.head or rules.gives_back(commit)):
+        if unlocked and rules.takes_lock(commit):
             raise StorageConflict("this core is ours by now, and is to be locked first")
         if core.epoch != core.seen_epoch:
             raise StorageConflict("this core was truncated by another process meanwhile")

@@ -106,6 +106,9 @@ class DiskCore:
         # Rows of `unsynced` this process wrote and has not deleted: id to (start, end).
         self.unsynced: dict[int, tuple[int, int]] = {}
         self.open_row: int | None = None  # the one that a following run may extend
+        # One past the last block that was laid ahead of the head (`Writing._lay`); 0: none is, -1:
+        # some are, by a process that gave up.
+        self.laid = 0
         self.changes = 0  # counts this process's commits, for begin_sync and finish_sync
         # Other processes changed the core and `changed` has not said so yet. Until it has, what
         # the caller builds rests on these two.

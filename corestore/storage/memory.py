@@ -38,6 +38,7 @@ class MemoryCore:
         # Heads since the last sync, by length: where a cut may lead without losing the signature.
         self._tail: dict[int, Head] = {}
         self._epoch = 0
+        self._laid = 0  # one past the last block that was laid ahead of a head
         self._changes = 0
         self._locked = False
         self._removed = False
@@ -114,6 +115,8 @@ class MemoryCore:
     def _apply(self, commit: Commit) -> None:
         if commit.truncate is not None:
             self._drop_tail(commit.truncate)
+        if self._record.signer is not None and commit.blocks:
+            self._lay(commit)
         for node in commit.nodes:
             self._nodes[node.index] = node
         for block in commit.blocks:
@@ -134,6 +137,16 @@ class MemoryCore:
                 self._user_data.pop(key, None)
             else:
                 self._user_data[key] = value
+
+    def _lay(self, commit: Commit) -> None:
+        """Blocks without bits and head are laid ahead; see `storage.writer.Writing`."""
+        length = self._head.length
+        if self._laid > length and commit.blocks[0].index == length:
+            # Another append than that for which they were laid.
+            for index in [index for index in self._nodes if index >= 2 * length]:
+                del self._nodes[index]
+        if rules.lays(commit):
+            self._laid = commit.blocks[-1].index + 1
 
     def _drop_tail(self, length: int) -> None:
         ancestors = set(rules.boundary_nodes(length))

@@ -115,7 +115,10 @@ def _recover(storage: DiskStorage, doubts: list[Doubt]) -> list[tuple[DiskCore, 
         # Written by a process that is gone: our descriptor has not seen the bytes, but fdatasync
         # is by file.
         storage.files.expect_unsynced(core.id, core.name)
-        core.unsynced.update(doubt.runs)
+        # The note of an append that is under way in another process is that one's.
+        core.unsynced |= {
+            row: run for row, run in doubt.runs.items() if doubt.signing or run[0] < run[1]
+        }
         storage.syncer.touch(core)
     storage.punch_pending()
     storage.syncer.run()
@@ -176,9 +179,11 @@ def _repair(
             # Left behind by a process that died before it signed it.
             if doubt.signing and rules.is_unsigned(core.head):
                 cut.append((core, length))
-            if not doubt.bad:
+            if not (doubt.bad or core.laid):
                 continue
         writing = storage.writing(cursor, core)
+        if core.laid:
+            writing.drop_laid()
         if length < core.head.length:
             cut.append((core, core.head.length))
             writing.cut(head_at(storage, core, length))

@@ -48,6 +48,16 @@ def check_commit(commit: Commit) -> None:
         raise ValueError(f"a core cannot be truncated to {commit.truncate} blocks")
 
 
+def lays(commit: Commit) -> bool:
+    """Whether *commit* has blocks ahead of the head and bits that another one is to bring."""
+    return bool(commit.blocks) and not commit.runs and commit.head is None
+
+
+def takes_lock(commit: Commit) -> bool:
+    """Whether *commit* may only be made of a core of ours under its signing lock."""
+    return commit.head is not None or gives_back(commit) or lays(commit)
+
+
 def gives_back(commit: Commit) -> bool:
     """Whether *commit* frees bytes: those need the log flushed before the disk may reuse them."""
     return commit.truncate is not None or not all([run.held for run in commit.runs])

@@ -53,6 +53,7 @@ class Writing:
         self._cut = False
         self._rows: dict[int, tuple[int, int]] = {}
         self._open_row = core.open_row
+        self._laid = core.laid
         self._set: dict[str, int | bytes] = {}
         self.holes = False
 
@@ -72,6 +73,9 @@ class Writing:
         old_end = self._head.byte_length
         if commit.truncate is not None:
             self._drop_tail(commit.truncate)
+        lays = rules.lays(commit)
+        if ours and (self._laid or lays):
+            self._lay(commit, lays=lays)
         appended = ours and self._is_append(commit)
         if commit.blocks or commit.nodes:
             self._write_blocks(commit)
@@ -83,6 +87,8 @@ class Writing:
             self._save_pages()
         if rules.replaces(self._record, self._head, commit):
             assert commit.head is not None
+            if self._laid and commit.head.length > self._head.length:
+                self._forget_laid()
             self._set_head(commit.head)
             if ours:
                 self._note_tail(commit.head)
@@ -96,6 +102,39 @@ class Writing:
             self._note_tail_hole(old_end)
         if commit.user_data:
             self._write_user_data(commit)
+
+    def _lay(self, commit: Commit, *, lays: bool) -> None:
+        """Blocks and nodes that come without bits and head are laid ahead: those of an append too
+        large for one transaction, whose last part brings the head and the bits of all of it.
+
+        Until then they count for nothing. A row of `unsynced` that is empty and begins at the head
+        says that they are there. If that append was given up, the next one forgets them.
+        """
+        head, length = commit.head, self._head.length
+        grows = head is not None and head.length > length
+        goes_on = bool(commit.blocks) and commit.blocks[0].index == self._laid
+        if self._laid and not goes_on and (lays or grows):
+            self.drop_laid()
+        if lays:
+            if not self._laid:
+                note = self._new_row(), self.core.id, length, length
+                self._cursor.execute("INSERT INTO unsynced VALUES (?, ?, ?, ?)", note)
+            self._laid = commit.blocks[-1].index + 1
+
+    def drop_laid(self) -> None:
+        """Delete the nodes of blocks that were laid ahead; count the epoch, for others may have
+        read them."""
+        beyond = self._first + 2 * self._head.length, schema.end_row(self.core.id)
+        self._cursor.execute("DELETE FROM node WHERE id >= ? AND id < ?", beyond)
+        self._forget_laid()
+        self._cut = True
+        self._set["epoch"] = self.core.epoch + 1
+
+    def _forget_laid(self) -> None:
+        self._laid = 0
+        self._cursor.execute(
+            "DELETE FROM unsynced WHERE core = ? AND start >= ?", (self.core.id, self._head.length)
+        )
 
     def _note_tail(self, head: Head) -> None:
         # A head that is only signed now stays the work of the transaction that wrote it.
@@ -123,6 +162,8 @@ class Writing:
     def _drop_tail(self, length: int) -> None:
         """Delete the nodes and bits beyond *length* blocks; count the epoch."""
         first = self._first
+        if self._laid:
+            self._forget_laid()
         self._cursor.execute(
             "DELETE FROM node WHERE id >= ? AND id < ?",
             (first + 2 * length, schema.end_row(self.core.id)),
@@ -175,7 +216,8 @@ class Writing:
         start = self._head.length if commit.truncate is None else commit.truncate
         grown = Run(start, head.length, True)
         runs = commit.runs
-        return len(runs) == 1 and runs[0] == grown and len(blocks) == head.length - start
+        missing = head.length - (self._laid or start)
+        return len(runs) == 1 and runs[0] == grown and len(blocks) == missing
 
     def _write_blocks(self, commit: Commit) -> None:
         """The bytes of the blocks, then the nodes, leaves with the place of their block."""
@@ -378,6 +420,7 @@ class Writing:
         core.pages.update(self._pages)
         core.unsynced.update(self._rows)
         core.open_row = self._open_row
+        core.laid = self._laid
         core.committed(self._head, self._record)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import apsw
@@ -22,6 +23,7 @@ from tests.support.faults import FaultyIO
 from tests.support.storage import (
     RemoteLog,
     append,
+    append_in_two,
     append_to,
     data_file,
     held,
@@ -33,7 +35,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from corestore.storage import CoreStorage
+
 NAME = record().key.discovery_key
+
+
+def abandon(storage: DiskStorage) -> None:
+    """Let go of a store as a kill would: nothing more is synced."""
+    storage._health.error = StorageError("killed")
+    storage.close()
 
 
 def allocated(path: Path) -> int:
@@ -350,6 +360,97 @@ def test_nobody_clears_blocks_of_a_core_that_another_process_signs(tmp_path: Pat
     assert core.blocks(0, 3) == some_blocks(1, 3)
     other.close()
     one.close()
+
+
+# -- blocks laid ahead -----------------------------------------------------------------------------
+
+
+def nodes_beyond(storage: DiskStorage, core: CoreStorage) -> int:
+    """How many nodes are stored of blocks that the log has not got."""
+    rows = "SELECT count(*) FROM node WHERE id & ((1 << 42) - 1) >= ?"
+    found = storage.database.one(rows, (2 * core.head.length,))
+    assert isinstance(found, int)
+    return found
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_blocks_laid_ahead_count_when_the_head_comes(tmp_path: Path, before: int) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    if before:
+        append_to(storage, core, some_blocks(1, before))
+    head, new = core.head, some_blocks(2, 6)
+    ahead, rest = append_in_two(head, new, 4)
+    storage.commit([(core, ahead)])
+    sync(storage)
+    assert (core.head, held(core), core.block(before)) == (head, list(range(before)), None)
+    storage.commit([(core, rest)])
+    assert core.blocks(before, before + 6) == new
+    assert core.synced_length == before
+    assert storage.database.one("SELECT count(*) FROM unsynced") == 0
+    sync(storage)
+    storage.close()
+    storage = DiskStorage(tmp_path)
+    again = storage.open_core(NAME)
+    assert again is not None
+    assert again.published == append(head, new).head
+    assert again.blocks(before, before + 6) == new
+    storage.close()
+
+
+@pytest.mark.parametrize("how", ["goes on", "recovers", "another goes on", "cut", "truncated"])
+def test_what_was_laid_ahead_and_given_up_is_forgotten(tmp_path: Path, how: str) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    append_to(storage, core, some_blocks(1, 3))
+    sync(storage)
+    append_to(storage, core, some_blocks(1, 1))
+    head = core.head
+    storage.commit([(core, append_in_two(head, some_blocks(2, 9), 8)[0])])
+    assert nodes_beyond(storage, core)
+    stale = core.node(12)
+    assert stale is not None  # and in the cache
+    other = DiskStorage(tmp_path) if how == "another goes on" else None
+    if how == "recovers":
+        abandon(storage)
+        storage = DiskStorage(tmp_path)
+        assert nodes_beyond(storage, core) == 0
+    elif how == "cut":
+        storage.cut(core, 3)
+    elif how == "truncated":
+        storage.commit([(core, Commit(truncate=3, head=replace(core.published, fork=1)))])
+    elif other is not None:
+        core.unlock_signing()
+        storage, other = other, storage
+    found = storage.open_core(NAME)
+    assert found is not None
+    if how in ("goes on", "another goes on"):
+        append_to(storage, found, some_blocks(3, 1))
+        assert found.node(12) is None
+    assert nodes_beyond(storage, found) == 0
+    new = some_blocks(4, 5)
+    commit = append(found.head, new)
+    storage.commit([(found, commit)])
+    assert [found.node(node.index) for node in commit.nodes] == list(commit.nodes)
+    assert storage.database.one("SELECT count(*) FROM unsynced") == 0
+    if other is not None:
+        core.changed()
+        assert [core.node(node.index) for node in commit.nodes] == list(commit.nodes)
+        other.close()
+    storage.close()
+
+
+def test_a_recovery_leaves_what_another_process_is_laying(tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path)
+    core = storage.create_core(record())
+    ahead, rest = append_in_two(core.head, some_blocks(1, 5), 4)
+    core.lock_signing()
+    storage.commit([(core, ahead)])
+    DiskStorage(tmp_path).close()
+    assert storage.database.one("SELECT count(*) FROM unsynced") == 1
+    storage.commit([(core, rest)])
+    assert core.blocks(0, 5) == some_blocks(1, 5)
+    storage.close()
 
 
 # -- syncs ---------------------------------------------------------------------------------------

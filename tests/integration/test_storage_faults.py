@@ -21,7 +21,7 @@ import pytest
 import trio
 
 import corestore
-from corestore import durability
+from corestore import durability, staging
 from corestore.errors import StorageError
 from corestore.replication import machine
 from corestore.storage import DiskStorage
@@ -46,6 +46,13 @@ def impatient(monkeypatch):
     """After the disk refused something it is tried again at once: hundreds of runs wait for it."""
     monkeypatch.setattr(machine, "REFUSED_DELAY", 0.01)
     monkeypatch.setattr(durability, "FULL_DELAY", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def portions(monkeypatch):
+    """Already three blocks are too many for one transaction."""
+    monkeypatch.setattr(staging, "HASH_IN_PLACE", 0)
+    monkeypatch.setattr(staging, "PORTION_BLOCKS", 2)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from corestore import crypto
 from corestore.commit import Commit, Run
 from corestore.storage import DiskStorage
 from corestore.storage.base import sync
-from tests.support.storage import RemoteLog, append, held, record
+from tests.support.storage import RemoteLog, append, append_in_two, held, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +78,14 @@ class Writer:
         extra = [b"node %d" % i for i in range(self.source.randrange(3))]
         root = b"root %d " % (length + count) + bytes(self.source.randrange(200))
         commits = [(self.metadata, append(self.metadata.head, [*extra, root]))]
-        if blocks:
+        if count > 2:
+            # As what is too large for one transaction; some of them are given up.
+            ahead, rest = append_in_two(self.content.head, blocks, self.source.randrange(1, count))
+            self.storage.commit([(self.content, ahead)])
+            if self.source.random() < 0.3:
+                return
+            commits.append((self.content, rest))
+        elif blocks:
             commits.append((self.content, append(self.content.head, blocks)))
         self.storage.commit(commits)
         self._tell("commit")

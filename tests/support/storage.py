@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from corestore.commit import Commit, Run, StoredBlock
@@ -49,6 +50,23 @@ def append(head: Head, blocks: Sequence[bytes]) -> Commit:
         nodes=built.nodes,
         runs=[Run(head.length, built.length, True)],
         head=built.head(signature(built.length)),
+    )
+
+
+def append_in_two(head: Head, blocks: Sequence[bytes], ahead: int) -> tuple[Commit, Commit]:
+    """As `append`, with the first *ahead* of the blocks laid ahead by a commit of their own."""
+    whole = append(head, blocks)
+    laid = range(2 * head.length, 2 * (head.length + ahead), 2)
+    return (
+        Commit(
+            blocks=whole.blocks[:ahead],
+            nodes=[node for node in whole.nodes if node.index in laid],
+        ),
+        replace(
+            whole,
+            blocks=whole.blocks[ahead:],
+            nodes=[node for node in whole.nodes if node.index not in laid],
+        ),
     )
 
 
