@@ -14,6 +14,7 @@ import trio
 
 from corestore import DecodeError
 from hyperfs.blocks import CoreBlocks, Patience
+from hyperfs.errors import UnsupportedFormat
 from hyperfs.index.node import BlocksMissing
 from hyperfs.index.root import decode_root
 from hyperfs.pace import Pace
@@ -39,21 +40,23 @@ async def fetch_kept(metadata: Hypercore, content: Hypercore) -> None:
     Cancelled, what has arrived stays. Raises as `Hypercore.download`.
     """
     try:
-        await _fetch_kept(metadata, content)
-    except (trio.TooSlowError, DecodeError, BlocksMissing) as error:
+        if metadata.length and await _fetch_counted(metadata, content):
+            return
+    except (trio.TooSlowError, DecodeError, UnsupportedFormat, BlocksMissing) as error:
         logger.info("drive %s is fetched from end to end: %s", metadata.key, error)
-        for core in (metadata, content):
-            await core.download(obtainable=True)
+    for core in (metadata, content):
+        await core.download(obtainable=True)
 
 
-async def _fetch_kept(metadata: Hypercore, content: Hypercore) -> None:
-    if not metadata.length:
-        raise DecodeError("root block")
+async def _fetch_counted(metadata: Hypercore, content: Hypercore) -> bool:
+    """Fetch what is counted as needed; False if nothing was ever given back, as nothing is counted
+    then. Raises TooSlowError, DecodeError, UnsupportedFormat, BlocksMissing: it cannot be counted.
+    """
     await metadata.download(metadata.length - 1, obtainable=True)
     blocks = CoreBlocks(metadata, Patience(_PATIENCE_SECONDS), check=True)
     info = await _root(blocks, metadata.length - 1)
     if not info.oldest:
-        raise DecodeError("root block of a drive that has given something back")
+        return False
     oldest = await _root(blocks, info.oldest - 1)
     await metadata.download(oldest.index, obtainable=True)
     await content.download(oldest.content_length, obtainable=True)
@@ -73,6 +76,7 @@ async def _fetch_kept(metadata: Hypercore, content: Hypercore) -> None:
                 await blocks.fetch(missing.indices)
     await _fetch(metadata, reach.metadata, oldest.index)
     await _fetch(content, reach.content, oldest.content_length)
+    return True
 
 
 async def _fetch(core: Hypercore, needed: BlockSet, end: int) -> None:

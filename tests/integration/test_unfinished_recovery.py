@@ -11,6 +11,7 @@ import trio.lowlevel
 import corestore
 import hyperfs
 from corestore import MustRecover
+from hyperfs import refetch
 from tests.support.builders import linked
 
 
@@ -47,6 +48,28 @@ async def test_it_is_read_as_it_was_and_written_after_the_rest_has_come(tmp_path
             async with hyperfs.open(old, name="photos") as late:
                 assert await late.read("/later4") == b"after the backup"
                 await late.write("/file", b"the same history")
+
+
+async def test_a_drive_of_a_newer_format_is_fetched_from_end_to_end(tmp_path, monkeypatch):
+    def newer(block, index):
+        raise hyperfs.UnsupportedFormat(9)
+
+    async with corestore.open(tmp_path / "store") as store:
+        key = await hyperfs.create(store, "photos")
+    shutil.copytree(tmp_path / "store", tmp_path / "backup")
+    async with (
+        corestore.open(tmp_path / "store") as store,
+        hyperfs.open(store, name="photos") as drive,
+        corestore.open(tmp_path / "backup") as old,
+        linked(store, old),
+    ):
+        await drive.write("/later", b"after the backup" * 100)
+        await drive.sync()
+        with monkeypatch.context() as patch, trio.fail_after(10):
+            patch.setattr(refetch, "decode_root", newer)
+            await hyperfs.recover_drive(old, key)
+        async with await old.get(key=drive.content.key) as content:
+            assert content.has(0, drive.content.length)
 
 
 async def give_up_recovering(store, key, length):
