@@ -249,6 +249,15 @@ class Committer:
                 if view.index.root.oldest < version:
                     await self._write_without_changes(dense=False)
 
+    async def tell_content_fork(self) -> None:
+        """Have a version of its own, which changes nothing, say on which history of the content it
+        relies. Does nothing if the newest one says so. Raises as `write_densely`."""
+        with trio.CancelScope(shield=True):
+            async with self.quiet():
+                view = self._tree.view
+                if isinstance(view, View) and view.index.root.content_fork < self._content.fork:
+                    await self._write_without_changes(dense=False)
+
     async def _write_without_changes(self, *, dense: bool) -> None:
         tree = self._tree
         view = tree.view
@@ -263,6 +272,7 @@ class Committer:
                     content_length=transaction.length(self._content),
                     next_id=tree.next_id,
                     oldest=max(self._oldest, view.index.root.oldest),
+                    content_fork=self._content.fork,
                 )
             else:
                 steps = self._steps(transaction, view, {}, tree.next_id, 0, 0)
@@ -468,6 +478,7 @@ class Committer:
             bytes=max(0, size + (0 if root is None else root.bytes)),
             # Another store may have written the drive before, and said so.
             oldest=max(self._oldest, 0 if root is None else root.oldest),
+            content_fork=self._content.fork,
         )
 
     async def _changes(

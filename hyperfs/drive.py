@@ -292,10 +292,15 @@ class Drive(DriveReader):
     async def claim(self) -> None:
         """Take the right to write now, rather than with the first change.
 
-        Raises NotWritable, StorageLocked (another process has it; with its pid when known).
+        If the drive has begun a new history (`settle_drive`), there is a version of that then.
+
+        Raises NotWritable, StorageLocked (another process has it; with its pid when known), as
+        `commit`.
         """
         await trio.lowlevel.checkpoint()
         self._tree.check_writable()
+        if self._committer is not None:
+            await self._committer.tell_content_fork()
 
     async def commit(self, *, force: bool = True) -> int:
         """Make one version of everything staged, dirty content of open files included.

@@ -29,6 +29,7 @@ from hyperfs.changes import Changed
 from hyperfs.content import ContentMap
 from hyperfs.errors import DriveEncrypted
 from hyperfs.index.node import BlocksMissing
+from hyperfs.index.root import content_fork
 from hyperfs.records import Entry, entry_key, shared_key
 from hyperfs.writer import SHARED
 
@@ -56,7 +57,7 @@ _PREFETCH_AFTER_SECONDS: Final = 1.0
 _SHOWN: Final = "drive/shown"
 # A root that does not come in this time may be one whose only holder went away: try the newest.
 _RETARGET_SECONDS: Final = 2.0
-# The two logs of a drive are truncated one after the other, and travel as they like.
+# The two logs of a Hyperdrive are truncated one after the other, and travel as they like.
 _CONTENT_SECONDS: Final = 0.5
 
 
@@ -180,12 +181,17 @@ class Follower:
         return True
 
     def _content_is_behind(self) -> bool:
-        """Whether the metadata was truncated, and the content, as it is here, was perhaps not yet:
-        then what is named by the one lies not yet in the other."""
+        """Whether nothing of this history of the metadata was ever shown, and the content that it
+        relies on is perhaps not here: another history's may have its places."""
         metadata, content = self._metadata, self._tree.content_blocks
-        if metadata.writable or content is None:
+        if metadata.writable or content is None or metadata.fork <= self._shown_before()[0]:
             return False
-        return self._shown_before()[0] < metadata.fork > content.core.fork
+        try:
+            newest = self._tree.metadata_blocks.block(metadata.length - 1)
+        except (BlocksMissing, CorestoreError, OSError):
+            return True
+        fork = content_fork(newest, metadata.length - 1)
+        return content.core.fork < (metadata.fork if fork is None else fork)
 
     def _shown_before(self) -> tuple[int, int]:
         """The fork and the version that were shown last out of this store; 0 and 0 if not known."""
@@ -315,16 +321,15 @@ class Follower:
         if not length:
             await self._show_empty()
             return
-        content = tree.content_blocks
-        if tree.format is not None and (
-            self._fork != fork or (content is not None and content.cut)
-        ):
-            await self._begin_again(fork)
-        elif old is None or not old.version:
+        if tree.format is None or (self._fork == fork and (old is None or not old.version)):
             # On its way while the header is: a round trip less.
             self._metadata.hint((length - 1,))
             await self._begin()
-            await self._wait_for_content()
+            self._fork = fork
+        await self._wait_for_content(fork, length)
+        content = tree.content_blocks
+        if self._fork != fork or (content is not None and content.cut):
+            await self._begin_again(fork)
         self._fork = fork
         form = tree.format
         assert form is not None
@@ -357,7 +362,6 @@ class Follower:
         tree, content = self._tree, self._tree.content_blocks
         if self._fork != fork:
             logger.warning("the log of drive %s was truncated by its writer", self._metadata.key)
-            await self._wait_for_content()
         tree.metadata_blocks = tree.metadata_blocks.renewed()
         self._blocks = tree.metadata_blocks.patient()
         if content is not None:
@@ -365,20 +369,26 @@ class Follower:
             tree.content_blocks = content.renewed()
         await self._begin()
 
-    async def _wait_for_content(self) -> None:
-        """What the metadata names is in the content that was truncated with it: let that come.
+    async def _wait_for_content(self, fork: int, length: int) -> None:
+        """Return when the content is of the history that the newest version relies on.
 
-        No version tells the fork of its content, and the metadata can be truncated alone. So
-        somebody who has the content is asked at least: what is here would be taken for it.
+        A version of a Hyperdrive does not say which that is, and its metadata can be truncated
+        alone. So somebody who has the content is asked: what is here would be taken for it.
         """
-        content, fork = self._tree.content_blocks, self._metadata.fork
-        if content is None or not content.core.length or not self._content_is_behind():
+        content = self._tree.content_blocks
+        if content is None or self._metadata.writable:
+            # In the store in which they are written both logs are of one history.
             return
-        core = content.core
-        await core.wait_peers()
-        with trio.move_on_after(_CONTENT_SECONDS), suppress(ForkConflict):
-            await core.update()
-            await core.wait_until(lambda: core.fork >= fork)
+        core, blocks = content.core, self._blocks.renewed()
+        newest = await blocks.complete(lambda: blocks.block(length - 1))
+        named = content_fork(newest, length - 1)
+        if named is not None:
+            await core.wait_until(lambda: core.fork >= named)
+        elif core.length and self._shown_before()[0] < fork > core.fork:
+            await core.wait_peers()
+            with trio.move_on_after(_CONTENT_SECONDS), suppress(ForkConflict):
+                await core.update()
+                await core.wait_until(lambda: core.fork >= fork)
 
     async def _show_empty(self) -> None:
         """Show that there is nothing, if that is what all peers say."""

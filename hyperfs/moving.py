@@ -21,10 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from corestore import ForkConflict, KeyPair, Reason
-from hyperfs import registry
+from corestore import ForkConflict, KeyPair, MustRecover, Reason
+from hyperfs import opening, registry
 from hyperfs.errors import SecretError
-from hyperfs.opening import open_content
 from hyperfs.refetch import fetch_kept
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ async def export_secret(store: Corestore, name: str, *, keep: bool = False) -> D
     info = registry.find_name(store, name)
     async with await store.get(key=info.key) as metadata:
         metadata.lock()
-        async with await open_content(store, metadata, None) as content:
+        async with await opening.open_content(store, metadata, None) as content:
             content.lock()
             await store.sync()
             assert metadata.key_pair is not None
@@ -140,7 +139,7 @@ async def import_secret(store: Corestore, name: str, secret: DriveSecret) -> Dri
         known = registry.find_key(store, metadata.key)
         if known is None or known.name != name:
             registry.check_free(store, name)
-        async with await open_content(store, metadata, secret.key_pair) as content:
+        async with await opening.open_content(store, metadata, secret.key_pair) as content:
             # Before the next await anybody could sign: the holds come first.
             for core, length in zip((metadata, content), lengths, strict=True):
                 await core.hold(Reason.IMPORTED, least_length=length)
@@ -171,7 +170,7 @@ async def recover_drive(store: Corestore, key: Key, *, alone: bool = False) -> i
             await metadata.lift_hold()
         else:
             await metadata.recover(download=False)
-        async with await open_content(store, metadata, None) as content:
+        async with await opening.open_content(store, metadata, None) as content:
             if alone:
                 await content.lift_hold()
             else:
@@ -194,7 +193,7 @@ async def settle_drive(store: Corestore, key: Key) -> int:
     """
     async with (
         await store.get(key=key) as metadata,
-        await open_content(store, metadata, None) as content,
+        await opening.open_content(store, metadata, None) as content,
     ):
         if metadata.conflict is None and content.conflict is None:
             return metadata.length
@@ -205,5 +204,10 @@ async def settle_drive(store: Corestore, key: Key) -> int:
                 with suppress(ForkConflict):
                     await core.truncate(core.length)
             await core.settle_conflict()
+        with suppress(MustRecover):
+            async with opening.open(store, key=key) as drive:
+                if drive.writable:
+                    # Only a root of the new history says which content it relies on.
+                    await drive.claim()
         await store.sync()
         return metadata.length

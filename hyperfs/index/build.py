@@ -42,6 +42,7 @@ def build_commit(
     files: int,
     bytes: int,
     oldest: int = 0,
+    content_fork: int = 0,
 ) -> list[bytes]:
     """The blocks to append at *first_block*, the length of the log, for a commit on top of *index*.
 
@@ -63,6 +64,7 @@ def build_commit(
         files=files,
         bytes=bytes,
         oldest=oldest,
+        content_fork=content_fork,
     )
     return _run(steps)
 
@@ -78,6 +80,7 @@ def commit_steps(
     files: int,
     bytes: int,
     oldest: int = 0,
+    content_fork: int = 0,
 ) -> Generator[None, None, list[bytes]]:
     """`build_commit` in steps of under a millisecond: yields between them, returns the blocks.
 
@@ -101,6 +104,7 @@ def commit_steps(
         overlay=plan.overlay,
         skips=next_skips(previous) if previous is not None else (),
         oldest=oldest,
+        content_fork=content_fork,
     )
     return [*plan.blocks, encode_root(root, plan.recent)]
 
@@ -113,6 +117,7 @@ def dense_steps(
     content_length: int,
     next_id: int,
     oldest: int = 0,
+    content_fork: int = 0,
 ) -> Generator[None, None, list[bytes]]:
     """A commit on top of *index* that changes nothing and writes the whole tree anew: its nodes as
     full as those of a new one, in the order of keys, without an overlay. In steps and with
@@ -140,6 +145,7 @@ def dense_steps(
         overlay=None,
         skips=next_skips(previous),
         oldest=oldest,
+        content_fork=content_fork,
     )
     return [*builder.blocks, encode_root(root, {})]
 

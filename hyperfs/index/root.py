@@ -55,6 +55,7 @@ class RootInfo:
     yet used; `files` counts files and directories, `bytes` the sizes of the files, for statfs.
     `number` counts commits from 1. `tree` and `overlay` are blocks, None when empty; `skips` are
     root blocks, ever further back. `oldest` is the oldest version that the writer has kept; 0: all.
+    `content_fork` is the fork of the content core that it relies on.
     """
 
     index: int
@@ -69,6 +70,7 @@ class RootInfo:
     overlay: int | None
     skips: tuple[int, ...] = ()
     oldest: int = 0
+    content_fork: int = 0
 
     @property
     def version(self) -> int:
@@ -113,7 +115,8 @@ def encode_root(info: RootInfo, recent: Mapping[bytes, bytes | None]) -> bytes:
                 info.tree,
                 info.overlay,
                 list(info.skips),
-                *([info.oldest] if info.oldest else []),
+                *([info.oldest] if info.oldest or info.content_fork else []),
+                *([info.content_fork] if info.content_fork else []),
             ],
             items,
         ]
@@ -163,6 +166,9 @@ def decode_root(block: bytes, index: int) -> Root | None:
     oldest = head[11] if len(head) > 11 else 0
     if type(oldest) is not int or not 0 <= oldest <= index + 1:
         raise DecodeError("oldest version")
+    content_fork = head[12] if len(head) > 12 else 0
+    if type(content_fork) is not int or not 0 <= content_fork <= _MAX_COUNT:
+        raise DecodeError("fork of the content")
     info = RootInfo(
         index,
         time_ns,
@@ -176,8 +182,19 @@ def decode_root(block: bytes, index: int) -> Root | None:
         overlay,
         tuple(skips),
         oldest,
+        content_fork,
     )
     return Root(info, decode_changes_untrusted(b"", items), 500 + 2 * len(block))
+
+
+def content_fork(block: bytes, index: int) -> int | None:
+    """The fork of the content core that block *index*, a root, says it relies on; None if it is no
+    root of ours. Raises UnsupportedFormat."""
+    try:
+        root = decode_root(block, index)
+    except DecodeError:
+        return None
+    return None if root is None else root.info.content_fork
 
 
 def next_skips(previous: RootInfo) -> tuple[int, ...]:

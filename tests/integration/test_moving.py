@@ -389,3 +389,43 @@ async def test_a_new_history_is_not_read_from_the_content_of_the_one_that_was_le
         async with hyperfs.open(reading, key=key) as copy:
             assert (copy.generation, copy.version) == (1, drive.version)
             assert await copy.read("/one") == b"one" * 1000
+
+
+async def test_a_peer_that_is_behind_with_the_content_alone_makes_nobody_mix_histories(tmp_path):
+    async with forked(tmp_path) as (key, one, reading):
+        await hyperfs.settle_drive(one, key)
+        async with (
+            hyperfs.open(one, name="photos") as drive,
+            corestore.open(None) as behind,
+            hyperfs.open(reading, key=key) as copy,
+        ):
+            await copied(copy, reading, behind)
+            before = copy.version
+            # 1. Of the new history the peer has the metadata, of the content the one that was left.
+            near, far = trio.testing.memory_stream_pair()
+            async with trio.open_nursery() as nursery, await behind.get(key=key) as metadata:
+                nursery.start_soon(partial(drive.metadata.replicate, near, initiator=True))
+                nursery.start_soon(partial(behind.replicate, far, initiator=False))
+                with trio.fail_after(10):
+                    await metadata.wait_until(lambda: metadata.fork == 1)
+                    await metadata.wait_length(drive.metadata.length)
+                    await metadata.download()
+                nursery.cancel_scope.cancel()
+            async with hyperfs.open(behind, key=key) as peer, linked(behind, reading):
+                with trio.fail_after(10):
+                    await copy.metadata.wait_until(lambda: copy.metadata.fork == 1)
+                    await copy.metadata.wait_length(drive.metadata.length)
+                    await copy.metadata.download()
+                    await copy.content.wait_peers()
+                with trio.move_on_after(1):
+                    await copy.update()
+                assert (peer.content.fork, copy.content.fork) == (0, 0)
+                assert (copy.generation, copy.version) == (0, before)
+                with pytest.raises(FileNotFoundError):
+                    await copy.read("/one")
+                # 2. The peer hears of the content as well.
+                async with linked(one, behind):
+                    for each in (peer, copy):
+                        await caught_up(each, drive)
+                        with trio.fail_after(10):
+                            assert await each.read("/one") == b"one" * 1000

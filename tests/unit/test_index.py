@@ -35,7 +35,7 @@ from hyperfs.index.node import (
     encode_overlay,
     separator,
 )
-from hyperfs.index.root import decode_root, encode_root, next_skips
+from hyperfs.index.root import content_fork, decode_root, encode_root, next_skips
 from hyperfs.records import MAX_RECORD_BYTES, entry_key, pack
 from tests.support.blocks import Log
 
@@ -274,7 +274,7 @@ def test_a_root_of_a_later_format_is_named():
 
 
 def test_further_facts_in_a_root_are_ignored():
-    assert decode_root(pack([65, [*INFO, 0, "later"], []]), 10).info.number == 3
+    assert decode_root(pack([65, [*INFO, 0, 0, "later"], []]), 10).info.number == 3
 
 
 def test_a_root_tells_the_oldest_version_that_is_kept():
@@ -285,6 +285,20 @@ def test_a_root_tells_the_oldest_version_that_is_kept():
     for wrong in (12, -1, None, True, "1"):
         with pytest.raises(DecodeError):
             decode_root(pack([65, [*INFO, wrong], []]), 10)
+
+
+def test_a_root_tells_the_fork_of_the_content_it_relies_on():
+    for oldest in (0, 11):
+        info = decode_root(pack([65, [*INFO, oldest, 7], []]), 10).info
+        assert (info.oldest, info.content_fork) == (oldest, 7)
+        assert decode_root(encode_root(info, {}), 10).info == info
+        assert content_fork(encode_root(info, {}), 10) == 7
+    assert content_fork(pack([65, INFO, []]), 10) == 0
+    assert content_fork(encode_leaf([ONE], [b"v"]), 10) is None
+    assert content_fork(header_block(), 10) is None
+    for wrong in (1 << 53, -1, None, True, "1"):
+        with pytest.raises(DecodeError):
+            decode_root(pack([65, [*INFO, 0, wrong], []]), 10)
 
 
 def test_a_child_of_the_wrong_level_is_refused():
