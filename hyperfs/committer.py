@@ -176,14 +176,16 @@ class Committer:
         if self._error is not None:
             raise self._error
 
-    async def wait_for_room(self) -> None:
-        """Return when there is less unflushed content than `MAX_DIRTY_BYTES`.
+    async def wait_for_room(self, background: bool = False) -> None:
+        """Return when there is less unflushed content than `MAX_DIRTY_BYTES`; *background*: half of
+        that, so that it makes no program wait that writes beside it.
 
         Raises what the last flush raised, if it failed.
         """
         if self._enough:
             self._wake.set()
-        while self._tree.dirty_bytes > MAX_DIRTY_BYTES:
+        bound = MAX_DIRTY_BYTES // 2 if background else MAX_DIRTY_BYTES
+        while self._tree.dirty_bytes > bound:
             error, self._room_error = self._room_error, None
             if error is not None:
                 raise error

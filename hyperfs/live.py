@@ -63,7 +63,7 @@ class LiveTree:
         # Open files that a commit has to look at.
         self.dirty_files: dict[int, OpenFile] = {}
         self.dirty_bytes = 0
-        self.room: Callable[[], Awaitable[None]] = _no_bound
+        self.room: Callable[[bool], Awaitable[None]] = _no_bound
         # Takes the right to write and moves the view to the newest version, or raises.
         self.before_first_change: Callable[[], None] | None = None
         self.content_blocks: CoreBlocks | None = None
@@ -162,9 +162,9 @@ class LiveTree:
         for file in [each for each in self.dirty_files.values() if each.location is None]:
             self.drop_if_idle(file)
 
-    def wait_for_room(self) -> Awaitable[None]:
+    def wait_for_room(self, *, background: bool = False) -> Awaitable[None]:
         """See `FileOwner`."""
-        return self.room()
+        return self.room(background)
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -429,7 +429,7 @@ class LiveTree:
         return found if isinstance(found, Entry) and found.id == entry.id else entry
 
 
-async def _no_bound() -> None:
+async def _no_bound(background: bool) -> None:
     """What writers wait for where nothing is ever written."""
 
 

@@ -87,8 +87,9 @@ class FileOwner(Protocol):
 
     def file_moved(self, file: OpenFile, old: Location, new: Location) -> None: ...
     def file_released(self, file: OpenFile) -> None: ...
-    def wait_for_room(self) -> Awaitable[None]:
-        """Return when the drive holds no more unflushed content than it should."""
+    def wait_for_room(self, *, background: bool = False) -> Awaitable[None]:
+        """Return when the drive holds no more unflushed content than it should; who works in the
+        *background* waits from half of that on."""
         ...
 
 
@@ -349,13 +350,13 @@ class OpenFile:
 
     async def store_again(self, offset: int, data: bytes) -> None:
         """Lay bytes that the file has at *offset* over themselves, so that the next commit stores
-        them in new blocks. No times change. Waits and raises as `write`."""
+        them in new blocks. No times change. Waits as `write`, and sooner; raises as that."""
         delta = self._writable_delta()
         before = delta.ranges.size_bytes
         delta.write(offset, data)
         self._live = None
         self._owner.file_changed(self, delta.ranges.size_bytes - before)
-        await self._owner.wait_for_room()
+        await self._owner.wait_for_room(background=True)
 
     def truncate(self, size: int) -> None:
         """Cut, or extend with a hole, to *size*; sets mtime and ctime.

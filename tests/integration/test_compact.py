@@ -11,6 +11,7 @@ import trio.lowlevel
 
 import corestore
 import hyperfs
+from hyperfs import committer
 from hyperfs.compact import scattered
 from hyperfs.content import ContentMap
 from hyperfs.extents import Extent, Hole
@@ -42,6 +43,29 @@ async def scatter(drive, path, rng, changes):
     finally:
         file.release()
     return bytes(data)
+
+
+async def test_compacting_leaves_half_of_the_room_for_unflushed_bytes_to_programs(monkeypatch):
+    monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 1_500_000)
+    monkeypatch.setattr(committer, "MAX_DIRTY_BYTES", 4_000_000)
+    async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
+        await drive.write("/f", DATA)
+        await drive.write("/g", DATA[::-1])
+        for path in ("/f", "/g"):
+            await scatter(drive, path, random.Random(2), 1500)
+        most = 0
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def look():
+                nonlocal most
+                while True:
+                    most = max(most, drive.statistics().dirty_bytes)
+                    await trio.lowlevel.checkpoint()
+
+            await drive.compact(keep_last=1)
+            nursery.cancel_scope.cancel()
+        assert 1_500_000 < most < 2_500_000
 
 
 async def test_a_file_changed_in_place_is_in_one_piece_again():
