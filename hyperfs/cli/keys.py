@@ -84,7 +84,8 @@ def import_key(
         secret = hyperfs.DriveSecret.parse(_read_secret(settings))
     except hyperfs.SecretError as error:
         raise Failure(str(error), Exit.USAGE) from None
-    run(_import, settings, name, secret, alone, Network(peers, timeout), listen)
+    network = Network(peers, timeout, listens=bool(listen))
+    run(_import, settings, name, secret, alone, network, listen)
 
 
 def _read_secret(settings: Settings) -> str:

@@ -54,7 +54,8 @@ def recover(
             raise click.UsageError("--settle asks nobody: it stands alone")
         run(_settle, settings, name)
         return
-    run(_recover, settings, name, alone, Network(peers, timeout), listen)
+    network = Network(peers, timeout, listens=bool(listen))
+    run(_recover, settings, name, alone, network, listen)
 
 
 async def _settle(settings: Settings, name: str) -> None:
@@ -122,7 +123,7 @@ async def recovered(
         try:
             with (
                 settings.output.waiting("fetching what peers have"),
-                trio.fail_after(network.timeout),
+                trio.fail_after(network.seconds),
             ):
                 return await hyperfs.recover_drive(store, info.key)
         except trio.TooSlowError:
@@ -130,7 +131,7 @@ async def recovered(
                 newest = not metadata.length or metadata.has(metadata.length - 1)
                 written = newest and metadata.held_for is None
             raise Failure(
-                f"no peer had all of {info.name} within {network.timeout:g} s: it is"
+                f"no peer had all of {info.name} within {network.seconds:g} s: it is"
                 f" {'written here as before' if written else 'not written here yet'}; name one with"
                 f" `hyperfs recover {info.name} --peer HOST:PORT`",
                 Exit.NO_PEERS,

@@ -44,6 +44,11 @@ class Network:
         """Whether there is nobody to wait for."""
         return not self.peers and not self.listens
 
+    @property
+    def seconds(self) -> float:
+        """How long to wait for what may only be had from a peer, and may be here."""
+        return min(self.timeout, _ALONE_SECONDS) if self.reaches_nobody else self.timeout
+
 
 @asynccontextmanager
 async def open_access(
@@ -176,11 +181,7 @@ async def first_version(
       Failure: no peer has the drive, and nothing of it is in the store.
     """
     cached = drive.version > 0
-    seconds = network.timeout
-    if network.reaches_nobody:
-        seconds = min(seconds, _ALONE_SECONDS)
-    elif cached:
-        seconds = min(seconds, _NEWEST_SECONDS)
+    seconds = min(network.seconds, _NEWEST_SECONDS) if cached else network.seconds
     try:
         with output.waiting("waiting for a peer"), trio.fail_after(seconds):
             if network.peers:

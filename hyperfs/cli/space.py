@@ -111,7 +111,7 @@ def gc(
     """Give the disk back what no kept version of the drive NAME needs.
 
     With both options, what either keeps is kept; with none, the newest version alone. Other
-    versions cannot be read any more, unless a peer still holds them.
+    versions cannot be read any more, here or elsewhere.
     """
     whole(drive)
     if keep_last is None and keep_within is None:

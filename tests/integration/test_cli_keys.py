@@ -61,7 +61,7 @@ def test_a_drive_moves_to_another_machine_and_back(tmp_path):
         failed(alice.run("put", tmp_path / "file", "photos:/again"), 12)
         assert alice.ask("cat", "photos:/file") == "content\n"
         # Nobody has it yet: nothing is written, and that is said.
-        done = pipe(bob, secret, "import-key", "pictures", "--timeout", "0.3")
+        done = pipe(bob, secret, "import-key", "pictures", "--timeout", "3600")
         failed(done, 4, "hyperfs recover pictures")
         failed(bob.run("put", tmp_path / "file", "pictures:/b"), 14, "recover")
         with seeding(alice, key) as address:
