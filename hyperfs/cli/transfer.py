@@ -12,7 +12,7 @@ import stat as st
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 import trio
@@ -231,11 +231,19 @@ async def _same(
 
 async def _chunks(source: Path, tally: Tally, meter: Meter) -> AsyncIterator[bytes]:
     with source.open("rb") as file:
-        while data := file.read(CHUNK_BYTES):
+        while data := _read(file, source):
             await trio.lowlevel.checkpoint()
             yield data
             tally.bytes += len(data)
             meter.add(len(data), source.name)
+
+
+def _read(file: BinaryIO, source: Path) -> bytes:
+    try:
+        return file.read(CHUNK_BYTES)
+    except OSError as error:
+        # Only opening says of which file it speaks.
+        raise OSError(error.errno, error.strerror, os.fspath(source)) from None
 
 
 # -- get -----------------------------------------------------------------------------------------

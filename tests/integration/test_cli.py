@@ -127,6 +127,13 @@ def test_a_key_nobody_has_gives_up_after_the_timeout(alice):
     failed(alice.run(*command, "--timeout", "0.3"), 4, "no peer", "0.3 s")
 
 
+def test_a_file_that_cannot_be_read_to_its_end_is_named(alice):
+    alice.ask("create", "photos")
+    # Its first page is never mapped.
+    failed(alice.run("put", "/proc/self/mem", "photos:/mem"), 1, "/proc/self/mem: Input/output")
+    assert alice.ask("ls", "photos:/") == ""
+
+
 def test_without_peers_nobody_is_waited_for(tmp_path):
     with people(tmp_path, "alice", "bob") as (alice, bob):
         failed(bob.run("ls", SOMEBODYS_KEY, "--timeout", "3600"), 4, "no peer was named", "--peer")
