@@ -101,9 +101,8 @@ class CoreState:
         stopped = self.lease.conflict(self.key)
         if stopped is not None:
             self.replicator.stop(stopped)
-        elif self.writable and self.lease.hold is not None:
-            self.replicator.doubt(every=True)
-            self.follow_if_moved()
+        else:
+            self._watch()
 
     def _machine(self) -> Replicator:
         return Replicator(self.key, self, rng=random.Random(crypto.random_bytes(16)))
@@ -112,6 +111,15 @@ class CoreState:
         """A stopped core goes on: with a machine that knows of no peer."""
         self.replicator = self._machine()
         self.replicator.set_downloading(self.handles > 0)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have peers show what they have beyond ours, if we sign here or may have an old copy. The
+        lock outlives this object when the core leaves the cache."""
+        held = self.lease.hold is not None
+        if self.writable and (held or self.storage.signing_locked):
+            self.replicator.doubt(every=held)
+            self.follow_if_moved()
 
     def _load(self) -> None:
         storage = self.storage

@@ -248,6 +248,22 @@ async def test_two_machines_with_one_key_do_not_fork_while_they_see_each_other()
             assert first.length == 6
 
 
+async def test_a_core_that_left_the_cache_is_still_compared_with_what_peers_have(tmp_path):
+    async with corestore.open(tmp_path, cache_size=0) as one, corestore.open(None) as two:
+        first, second = await one.get(key_pair=PAIR), await two.get(key_pair=PAIR)
+        await append(first, 3)
+        await one.sync()
+        await first.aclose()
+        await append(second, 5)
+        await two.sync()
+        again = await one.get(key_pair=PAIR)
+        assert again._state is not first._state
+        async with linked(one, two):
+            await again.wait_peers()
+            with pytest.raises(MustRecover):
+                await again.append(b"another fourth block")
+
+
 async def test_recovering_can_be_cancelled_and_changes_nothing():
     async with corestore.open(None) as store:
         core = await store.get(name="log")
@@ -390,6 +406,25 @@ async def test_a_settled_conflict_makes_a_fork_that_readers_of_both_histories_fo
         first = await one.get(key_pair=PAIR)
         assert (first.conflict, first.fork) == (None, 1)
         await append(first, 1)
+
+
+async def test_a_core_that_was_settled_in_two_places_is_stopped_again():
+    async with corestore.open(None) as one, corestore.open(None) as two:
+        cores = [await store.get(key_pair=PAIR) for store in (one, two)]
+        await append(cores[0], 5, b"a")
+        await append(cores[1], 7, b"b")
+        await one.sync()
+        await two.sync()
+        async with linked(one, two):
+            await soon(lambda: any(core.conflict for core in cores))
+        for core, store in zip(cores, (one, two), strict=True):
+            if core.conflict is None:
+                await core.truncate(core.length)
+            await core.settle_conflict()
+            await store.sync()
+            assert (core.conflict, core.fork) == (None, 1)
+        async with linked(one, two):
+            await soon(lambda: any(core.conflict for core in cores))
 
 
 async def test_a_reader_that_was_stopped_follows_again_once_it_is_told_to():
