@@ -24,10 +24,9 @@ from hyperfs.appender import Appender
 from hyperfs.index.build import commit_steps, dense_steps
 from hyperfs.index.node import BlocksMissing
 from hyperfs.index.tree import Index
-from hyperfs.pace import Pace, run_paced
-from hyperfs.records import Entry, entry_key, group_range, pack_entry, shared_key
+from hyperfs.pace import run_paced
+from hyperfs.recording import FrozenFile, index_changes
 from hyperfs.view import View
-from hyperfs.writer import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterable
@@ -35,10 +34,9 @@ if TYPE_CHECKING:
     from corestore import Corestore, Hypercore, Transaction
     from hyperfs.chunks import ChunkTable
     from hyperfs.content import ContentMap
-    from hyperfs.delta import Delta
     from hyperfs.index.node import NodeCache
     from hyperfs.live import LiveTree
-    from hyperfs.staging import Layer, StagedRecord
+    from hyperfs.staging import Layer
     from hyperfs.writer import OpenFile
 
 logger: Final = logging.getLogger("hyperfs")
@@ -62,33 +60,10 @@ MOST_CHANGES: Final = 4096
 FLUSH_DIRTY_BYTES: Final = 16 * 1024 * 1024
 # Files with less unflushed content wait for the commit, which packs them together.
 _FLUSH_FILE_BYTES: Final = 1024 * 1024
-_GROUPS_PAGE: Final = 256
 
 
 def _ended() -> StorageError:
     return StorageError("what stores a drive's changes has failed, and has ended")
-
-
-@dataclass(slots=True)
-class FrozenFile:
-    """An open file at the instant a commit (or a flush) began.
-
-    `base` is its content then, `delta` what lies over it (None: only attributes changed), `result`
-    the content with the delta appended.
-    """
-
-    file: OpenFile
-    entry: Entry
-    key: bytes | None
-    base: ContentMap
-    delta: Delta | None
-    result: ContentMap
-
-    def record(self) -> Entry:
-        """The file's record."""
-        entry, content = self.entry, self.result
-        stored = content.inline, content.extents, content.grouped
-        return Entry(*entry[:6], content.size, *entry[7:11], *stored, entry.blob)
 
 
 @dataclass(slots=True)
@@ -343,19 +318,9 @@ class Committer:
 
     # -- how ---------------------------------------------------------------------------------
 
-    def _freeze(self, file: OpenFile) -> FrozenFile:
-        delta = file.freeze()
-        location = file.location
-        key: bytes | None = None
-        if location is SHARED:
-            key = shared_key(file.id)
-        elif isinstance(location, tuple):
-            key = entry_key(*location)
-        return FrozenFile(file, file.attributes, key, file.content, delta, file.content)
-
     async def _flush(self, files: list[OpenFile]) -> None:
         """Append the content of *files*; their records wait for a commit."""
-        frozen = [self._freeze(file) for file in files]
+        frozen = [FrozenFile.of(file) for file in files]
         try:
             appender = self._appender()
             for each in frozen:
@@ -389,7 +354,7 @@ class Committer:
         frozen: dict[int, FrozenFile] = {}
         for file in list(tree.dirty_files.values()):
             if file.location is not None:
-                frozen[file.id] = self._freeze(file)
+                frozen[file.id] = FrozenFile.of(file)
                 file.record_dirty = False
         try:
             view, nodes = await self._write(layer, frozen)
@@ -428,13 +393,13 @@ class Committer:
             if each.delta is not None:
                 each.result = await appender.append(each.base, each.delta)
         records = layer.records.changes()
-        changes, files, size = await self._changes(layer, frozen, records)
+        previous = self._tree.view
+        assert previous is None or isinstance(previous, View)
+        changes, files, size = await index_changes(previous, layer, frozen, records)
         if not changes:
             await appender.flush()
             return None, []
         tree = self._tree
-        previous = tree.view
-        assert previous is None or isinstance(previous, View)
         next_id = tree.next_id
         if previous is not None:
             await self._cut_rest(previous)
@@ -482,50 +447,6 @@ class Committer:
             oldest=max(self._oldest, 0 if root is None else root.oldest),
             content_fork=self._content.fork,
         )
-
-    async def _changes(
-        self,
-        layer: Layer,
-        frozen: dict[int, FrozenFile],
-        records: dict[bytes, StagedRecord | None],
-    ) -> tuple[dict[bytes, bytes | None], int, int]:
-        """What changes in the index, and by how much the counts of names and bytes grow. *records*,
-        those that were staged, become what is recorded."""
-        pace = Pace()
-        changes: dict[bytes, bytes | None] = {}
-        files = size = 0
-        view = self._tree.view
-        assert view is None or isinstance(view, View)
-        for each in frozen.values():
-            if each.key is not None:
-                records.setdefault(each.key, each.entry)
-        for key, record in records.items():
-            opened = frozen.get(record.id) if type(record) is Entry else None
-            if opened is not None:
-                record = records[key] = opened.record()
-            old = None if view is None else view.find(key)
-            if type(old) is Entry:
-                files -= 1
-                size -= old.size
-            if type(record) is Entry:
-                files += 1
-                size += record.size
-            if record is not None or old is not None:
-                # Else it was made and removed within one commit.
-                changes[key] = None if record is None else pack_entry(record)
-            await pace.keep()
-        for each in frozen.values():
-            for key, group in each.result.group_changes(view):
-                changes[key] = group
-                await pace.keep()
-        if view is not None:
-            for id in layer.forgotten:
-                start, end = group_range(id)
-                while page := view.index.scan(start, end, _GROUPS_PAGE):
-                    changes.update(dict.fromkeys((key for key, _ in page), None))
-                    start = page[-1][0] + b"\0"
-                    await pace.keep()
-        return changes, files, size
 
     def _appender(self) -> Appender:
         return Appender(self._store, self._content, self._tree.reader, self._table)

@@ -41,6 +41,7 @@ LINES = [
         "hyperfs.follow",
         "hyperfs.subscription",
         "hyperfs.committer",
+        "hyperfs.recording",
         "hyperfs.dedup",
         "hyperfs.appender",
         "hyperfs.live",
