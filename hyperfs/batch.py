@@ -91,12 +91,8 @@ class Batch:
             raise path_error(errno.EISDIR, names)
         directory = await self._make_directories(names[:-1])
         found = await self._child(directory, names[-1])
-        if found is not None and not found.entry.is_file:
-            if found.entry.is_dir:
-                raise path_error(errno.EISDIR, names)
-            # A link, say: replaced, never written through.
-            await self._remove_name(found)
-            found = None
+        if found is not None and found.entry.is_dir:
+            raise path_error(errno.EISDIR, names)
         now = self._tree.now_ns()
         content = self._detached(now)
         try:
@@ -104,6 +100,10 @@ class Batch:
         except BaseException:
             content.release()
             raise
+        if found is not None and not found.entry.is_file:
+            # A link, say: replaced, never written through. Only now, as *data* may have failed.
+            await self._remove_name(found)
+            found = None
         mtime = now if mtime_ns is None else mtime_ns
         if found is None:
             entry = content.entry._replace(

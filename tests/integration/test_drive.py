@@ -323,6 +323,26 @@ async def test_difference_of_a_renamed_directory_is_told_by_path():
             assert change.kind == "removed"
 
 
+@pytest.mark.parametrize("kind", ["file", "link"])
+async def test_data_that_fails_leaves_what_had_the_name_in_a_batch_that_goes_on(kind):
+    async def broken():
+        yield b"half"
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    async with a_drive() as drive:
+        if kind == "file":
+            await drive.write("/a", b"whole")
+        else:
+            await drive.symlink("/a", "there")
+        before = await snapshot(drive)
+        async with drive.batch() as batch:
+            with pytest.raises(PermissionError):
+                await batch.write("/a", broken())
+        assert await snapshot(drive) == before
+        await drive.write("/a", b"new")
+        assert await drive.read("/a") == b"new"
+
+
 async def test_a_directory_within_itself_is_entered_once():
     async with a_drive() as drive:
         await drive.write("/a/f", b"")
