@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from corestore.driver import Driver
     from corestore.replication.actions import PeerId
     from corestore.replication.messages import Message, RequestMessage
+    from corestore.replication.peer import Allowance
     from corestore.state import CoreState
     from corestore.wire.mux import Channel, Mux, MuxEvent
 
@@ -38,6 +39,11 @@ class Carrier(Protocol):
     @property
     def remote_public_key(self) -> bytes:
         """The peer's static key."""
+        ...
+
+    @property
+    def allowance(self) -> Allowance:
+        """What may be under way to us."""
         ...
 
     def send(self, channel: CoreChannel, message: Message) -> None:
@@ -259,7 +265,11 @@ class Channels:
         shown = self._check(state, handshake)
         self._found(entry)
         entry.peer = self._driver.add_peer(
-            state, entry, initiator=self._initiator, seeks=shown.seeks
+            state,
+            entry,
+            initiator=self._initiator,
+            seeks=shown.seeks,
+            allowance=self._carrier.allowance,
         )
 
     # -- the end ----------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from corestore.keys import DiscoveryKey, KeyPair
     from corestore.ports import LinkHandle, Port
     from corestore.replication.actions import PeerId, Ticket
+    from corestore.replication.peer import Allowance
     from corestore.storage.base import CoreRecord, CoreStorage, Storage, SyncTicket
 
 logger: Final = logging.getLogger("corestore")
@@ -433,12 +434,20 @@ class Driver:
         state.replicator.cancel(ticket)
         self.waiting.abandon(ticket)
 
-    def add_peer(self, state: CoreState, port: Port, *, initiator: bool, seeks: bool) -> PeerId:
-        """A channel is open, and the peer has proved that it knows the key."""
+    def add_peer(
+        self,
+        state: CoreState,
+        port: Port,
+        *,
+        initiator: bool,
+        seeks: bool,
+        allowance: Allowance | None = None,
+    ) -> PeerId:
+        """A channel is open, and the peer has proved that it knows the key; see `peer_opened`."""
         peer = next(self._peer_ids)
         self._peers[peer] = _Peer(state, port)
         state.peers[peer] = port.remote_public_key
-        state.replicator.peer_opened(peer, initiator=initiator, seeks=seeks)
+        state.replicator.peer_opened(peer, initiator=initiator, seeks=seeks, allowance=allowance)
         state.events.send(PeerAdded(port.remote_public_key))
         self.drain(state)
         state.changed.unpark_all()

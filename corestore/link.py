@@ -27,9 +27,11 @@ from corestore.channels import Channels
 from corestore.errors import CorestoreError, LimitExceeded, RemoteProtocolError, StorageCorrupt
 from corestore.inlet import receive_into
 from corestore.replication import messages
+from corestore.replication.peer import Allowance
 from corestore.served import Served
 from corestore.wire.mux import Mux
 from corestore.wire.secretstream import (
+    GREATEST_READ_BYTES,
     KEEPALIVE_SECONDS,
     HandshakeDone,
     MessageReceived,
@@ -91,6 +93,8 @@ class Link:
         # Why we dropped the peer, if we did.
         self.failure: Exception | None = None
         self.initiator = initiator
+        # What may be under way to us.
+        self.allowance = Allowance()
         # Whether the handshake is done.
         self.established = False
         self._driver = driver
@@ -104,6 +108,8 @@ class Link:
         self._ticked = -math.inf
         self._served = Served()
         self._requests: deque[tuple[CoreChannel, RequestMessage]] = deque()
+        # Those with a priority: they are answered first.
+        self._urgent: deque[tuple[CoreChannel, RequestMessage]] = deque()
         self._unsent = 0
         # Whether the log has it that a block could not be read; once is enough.
         self._damage_told = False
@@ -230,10 +236,12 @@ class Link:
         """Read once and handle what arrived; False at the end of the stream."""
         # The time is not the peer's while we are busy, or wait for the disk.
         self._waiting_since = trio.current_time()
-        count = await receive_into(stream, self._secure.receive_buffer())
+        buffer = self._secure.receive_buffer()
+        count = await receive_into(stream, buffer)
         self._waiting_since = math.inf
         if not count:
             return False
+        self.allowance.read(full=count == len(buffer) >= GREATEST_READ_BYTES)
         self.bytes_received += count
         self._driver.bytes_received += count
         turn = self._begin_turn()
@@ -298,8 +306,8 @@ class Link:
 
     def serve(self, channel: CoreChannel, request: RequestMessage) -> None:
         """See `Carrier`."""
-        self._requests.append((channel, request))
-        if len(self._requests) > MAX_QUEUED_REQUESTS:
+        (self._urgent if request.priority else self._requests).append((channel, request))
+        if len(self._requests) + len(self._urgent) > MAX_QUEUED_REQUESTS:
             self.stop(LimitExceeded(f"more than {MAX_QUEUED_REQUESTS} requests at once"))
         self._wake.set()
 
@@ -329,7 +337,7 @@ class Link:
         parts: list[bytes | bytearray] = []
         size = 0
         while True:
-            if self._requests:
+            if self._requests or self._urgent:
                 self._answer_some(CHUNK_BYTES - size)
             self._unsent = 0
             for frame in self._mux.data_to_send():
@@ -337,16 +345,16 @@ class Link:
             for part in self._secure.data_to_send():
                 parts.append(part)
                 size += len(part)
-            if size >= CHUNK_BYTES or not self._requests:
+            if size >= CHUNK_BYTES or not (self._requests or self._urgent):
                 return b"".join(parts)
             await trio.lowlevel.checkpoint()
 
     def _answer_some(self, room: int) -> None:
         """Answer requests until there are no more, *room* bytes are used, or the turn is over."""
         turn = self._begin_turn()
-        requests = self._requests
-        while requests and room > 0 and perf_counter() < turn.ends:
-            entry, request = requests.popleft()
+        requests, urgent = self._requests, self._urgent
+        while (requests or urgent) and room > 0 and perf_counter() < turn.ends:
+            entry, request = (urgent or requests).popleft()
             if entry.peer is None or entry.channel is None:
                 continue
             state = entry.state

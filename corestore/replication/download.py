@@ -152,7 +152,7 @@ class Downloads:
         peer.forget(flight)
         self._end(flight)
         room = peer.room(self._block_bytes)
-        if room >= REFILL_BLOCKS or 4 * room >= peer.window:
+        if room >= REFILL_BLOCKS or 4 * room >= peer.capacity(self._block_bytes):
             self._hungry[peer] = None
 
     def received(self, flight: Flight, commit: CommitBatch, size: int) -> None:
@@ -374,7 +374,7 @@ class Downloads:
         for want in wants.urgent(self.claimed):
             peer, known = self._choose(want.index, URGENT_WINDOW)
             if peer is not None:
-                self._ask_block(peer, want.index, want.priority)
+                self._ask_wanted(peer, want.index, want.priority)
             elif known:
                 deferred.append(want)
                 if len(deferred) >= MAX_DEFERRED:
@@ -424,7 +424,7 @@ class Downloads:
                         return True
                     continue
                 for index in want.take(peer, count, length, held, claimed):
-                    self._ask_block(peer, index)
+                    self._ask_block(peer, index, bulk=True)
                     count -= 1
                 if not count:
                     return True
@@ -444,16 +444,21 @@ class Downloads:
         found, place = take_rare(place, count, span, elsewhere, claimed, shared.rng)
         want.quiet[peer.id] = place
         for index in found:
-            self._ask_block(peer, index)
+            self._ask_block(peer, index, bulk=True)
         return len(found)
 
-    def _ask_block(self, peer: Peer, index: int, priority: int = 0) -> None:
+    def _ask_wanted(self, peer: Peer, index: int, priority: int) -> None:
+        """Ask for a block that somebody waits for: it overtakes those of ranges."""
+        self._ask_block(peer, index, priority or int(peer.bulk > 0))
+
+    def _ask_block(self, peer: Peer, index: int, priority: int = 0, *, bulk: bool = False) -> None:
         shared = self._shared
-        flight = Flight(peer.take_id(), peer, shared.now, shared.head.fork, block=index)
-        self._set_levels(flight)
+        flight = Flight(peer.take_id(), peer, shared.now, shared.head.fork, block=index, bulk=bulk)
+        # What overtakes others cannot rely on what they bring.
+        self._set_levels(flight, relies=not priority)
         self.launch(flight, priority=priority)
 
-    def _set_levels(self, flight: Flight) -> None:
+    def _set_levels(self, flight: Flight, *, relies: bool) -> None:
         """How far up the proof must reach, and what it promises to later ones."""
         shared = self._shared
         end = 2 * shared.head.length
@@ -463,7 +468,7 @@ class Downloads:
         levels = 0
         # `index + bit > end` iff the node's span contains `end`, or it is beyond.
         while index + (bit >> 1) <= end:
-            if index in promises:
+            if relies and index in promises:
                 flight.promised = True
                 break
             if node(index) is not None:
@@ -489,6 +494,7 @@ class Downloads:
         """Send the request of *flight*, and remember it."""
         peer = flight.peer
         peer.flights[flight.id] = flight
+        peer.bulk += flight.bulk
         block = None
         if flight.block >= 0:
             block = BlockRequest(flight.block, flight.levels)

@@ -58,7 +58,7 @@ from corestore.replication.messages import (
     Unwant,
     Want,
 )
-from corestore.replication.peer import Flight, Peer, check_answers
+from corestore.replication.peer import Allowance, Flight, Peer, check_answers
 from corestore.replication.shared import Shared
 from corestore.replication.upload import Uploads
 from corestore.replication.wants import SeekWant, UpgradeWant
@@ -99,15 +99,18 @@ class Replicator:
 
     # -- peers ---------------------------------------------------------------------------------
 
-    def peer_opened(self, peer: PeerId, *, initiator: bool, seeks: bool) -> None:
+    def peer_opened(
+        self, peer: PeerId, *, initiator: bool, seeks: bool, allowance: Allowance | None = None
+    ) -> None:
         """The channel is open both ways and the peer's capability was checked.
 
-        `seeks` is the flag of the peer's handshake. At the next drain our state is sent.
+        `seeks` is the flag of the peer's handshake, *allowance* its stream's. At the next drain our
+        state is sent.
         """
         del initiator  # both sides do the same; the driver need not keep it from us
         if self._stopped is not None:
             return
-        opened = Peer(peer, seeks, doubts=self._shared.deserted)
+        opened = Peer(peer, seeks, allowance or Allowance(), doubts=self._shared.deserted)
         self._shared.peers[peer] = opened
         self._uploads.peer_changed(opened)
 

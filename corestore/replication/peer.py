@@ -32,6 +32,13 @@ GREATEST_WINDOW: Final = 512
 URGENT_WINDOW: Final = 1024
 # Bytes asked for and not yet received, as estimated from the blocks so far: 80 MB/s over 100 ms.
 WINDOW_BYTES: Final = 8 << 20
+# So much while they come faster than they are handled, at least; and how much less and more it
+# becomes with each read of the stream.
+LEAST_WINDOW_BYTES: Final = 2 << 20
+# Only of peers that answer so quickly: what comes from afar comes in bursts, and needs them.
+NEAR_LATENCY: Final = 0.03
+_NARROW_BYTES: Final = 64 << 10
+_WIDEN_BYTES: Final = 64 << 10
 # Answers quicker than this (above the quickest) let the window grow, slower than that shrink it.
 QUICK_LATENCY: Final = 0.4
 SLOW_LATENCY: Final = 1.0
@@ -51,6 +58,31 @@ _SMOOTHING: Final = 0.125
 _UNKNOWN_LATENCY: Final = 0.05
 
 
+class Allowance:
+    """How many bytes may be under way on one stream: what its channels' peers look at, each for
+    itself, and what the stream's reader sets.
+
+    While the reader keeps up, that is `WINDOW_BYTES`. What it does not keep up with lies in the
+    system's buffers, in front of all that is asked for later; so then less is asked for, until a
+    read finds little more than it can take.
+
+    Attributes:
+      bytes: from `LEAST_WINDOW_BYTES` to `WINDOW_BYTES`.
+    """
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = WINDOW_BYTES
+
+    def read(self, *, full: bool) -> None:
+        """The stream was read; *full*: as much as is taken at once was there, or more."""
+        if full:
+            self.bytes = max(self.bytes - _NARROW_BYTES, LEAST_WINDOW_BYTES)
+        else:
+            self.bytes = min(self.bytes + _WIDEN_BYTES, WINDOW_BYTES)
+
+
 @dataclass(eq=False, slots=True)
 class Flight:
     """One request of ours that a peer has not answered.
@@ -63,6 +95,7 @@ class Flight:
       excused: whether it relies on nodes that could not be stored after it was asked for.
       late: whether it is overdue, so that others may be asked.
       believed: what the peer had said of itself when an upgrade or the manifest was asked for.
+      bulk: whether it is for a range, so that nobody waits for this block in particular.
     """
 
     id: int
@@ -79,6 +112,7 @@ class Flight:
     hash: int = -1
     late: bool = False
     believed: Sync | None = None
+    bulk: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -90,6 +124,7 @@ class Peer:
         our own length as the peer last heard it.
       blocks: what it announced. Bounded: what does not fit is not believed to be there.
       flights, late: requests in order of sending; overdue ones are moved to `late`.
+      bulk: how many of them are for ranges.
       promises: nodes that answers under way will bring, with the flight that brings them.
       serving: requests of the peer that wait for our answer, by id.
       asked: wants of the peer that were not answered yet.
@@ -105,6 +140,7 @@ class Peer:
 
     id: PeerId
     seeks: bool
+    allowance: Allowance = field(default_factory=Allowance)
     sync: Sync | None = None
     synced: bool = False
     fork: int = 0
@@ -121,6 +157,7 @@ class Peer:
     pages: set[int] = field(default_factory=set)
     flights: dict[int, Flight] = field(default_factory=dict)
     late: dict[int, Flight] = field(default_factory=dict)
+    bulk: int = 0
     promises: dict[int, Flight] = field(default_factory=dict)
     trusted_order: bool = True
     next_id: int = 1
@@ -207,8 +244,14 @@ class Peer:
         """How many more blocks may be asked of it now, if a block has so many bytes."""
         if self.stalled:
             return 0
-        window = min(self.window, max(LEAST_WINDOW, WINDOW_BYTES / max(block_bytes, 1.0)))
-        return int(window) - self.in_flight
+        return self.capacity(block_bytes) - self.in_flight
+
+    def capacity(self, block_bytes: float) -> int:
+        """How many blocks of so many bytes may be under way."""
+        near = self.least_latency < NEAR_LATENCY
+        window_bytes = self.allowance.bytes if near else WINDOW_BYTES
+        at_most = max(LEAST_WINDOW, window_bytes / max(block_bytes, 1.0))
+        return int(min(self.window, at_most))
 
     def estimate(self) -> float:
         """In how many seconds a request made now would be answered, with data that is."""
@@ -238,6 +281,8 @@ class Peer:
 
     def forget(self, flight: Flight) -> None:
         """Take a flight off the books, and what it promised."""
+        if flight.id in self.flights or flight.id in self.late:
+            self.bulk -= flight.bulk
         if self.flights.pop(flight.id, None) is None:
             self.late.pop(flight.id, None)
         if flight.levels and self.promises:

@@ -435,6 +435,27 @@ async def test_requests_are_answered_by_who_has_the_block(nursery):
         assert isinstance(answers[2], messages.NoData)
 
 
+async def test_requests_with_a_priority_are_answered_first(nursery):
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await fill(core, 40)
+        await store.sync()
+        peer, _ = await raw_peer(nursery, store)
+        await peer.shake_hands()
+        channel = peer.open(core)
+        for id_ in range(1, 41):
+            request = Request(block=BlockRequest(id_ - 1, 1))
+            peer.send(channel, messages.RequestMessage(id_, request, priority=id_ > 38))
+        await peer.flush()
+        answered = []
+        while len(answered) < 40:
+            event = await peer.wait_for(ChannelMessage)
+            message = messages.decode(event.type, event.body)
+            if isinstance(message, messages.Data):
+                answered.append(message.id)
+        assert answered == [39, 40, *range(1, 39)]
+
+
 async def test_closing_the_store_ends_its_links():
     async with trio.open_nursery() as nursery:
         near, far = trio.testing.memory_stream_pair()

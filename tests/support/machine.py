@@ -69,8 +69,8 @@ class Machine:
     def outcomes(self):
         return {a.ticket: a.outcome for a in self.of(Settle)}
 
-    def open(self, peer=PEER):
-        self.machine.peer_opened(peer, initiator=True, seeks=True)
+    def open(self, peer=PEER, allowance=None):
+        self.machine.peer_opened(peer, initiator=True, seeks=True, allowance=allowance)
         return self.drain()
 
     def hear(self, *messages, peer=PEER):
@@ -107,10 +107,10 @@ def sync(length, remote=0, **flags):
     return Sync(length=length, remote_length=remote, **{**options, **flags})
 
 
-def synced_reader(source, *, have=True, **options):
+def synced_reader(source, *, have=True, allowance=None, **options):
     """A reader that holds the head and no blocks, with one open peer that has everything."""
     target = reader(source, **options)
-    target.open()
+    target.open(allowance=allowance)
     length = source.core.head.length
     target.hear(sync(length))
     (request,) = [m for m in target.sent if isinstance(m, RequestMessage)]

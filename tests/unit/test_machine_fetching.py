@@ -15,6 +15,7 @@ from corestore.replication.messages import (
     RequestMessage,
     Want,
 )
+from corestore.replication.peer import WINDOW_BYTES, Allowance
 from corestore.tree.types import (
     BlockProof,
     BlockRequest,
@@ -141,6 +142,49 @@ def test_single_blocks_do_not_wait_for_the_window():
     assert len(target.drain()) == 16
     target.machine.want_block(99)
     assert [m.request.block.index for m in target.drain()] == [99]
+
+
+def test_a_wanted_block_overtakes_those_of_ranges_and_relies_on_none_of_them():
+    source = writer(64)
+    target = synced_reader(source)
+    target.machine.want_block(9)
+    (alone,) = target.drain()
+    target.machine.want_range(0, 64)
+    ranged = target.drain()
+    target.machine.want_block(63)
+    (wanted,) = target.drain()
+    assert [request.priority for request in (alone, *ranged, wanted)] == [0] * 16 + [1]
+    # Answered before all the others.
+    target.hear(source.answer(wanted))
+    assert target.core.bitfield.get(63)
+    for request in (alone, *ranged):
+        target.hear(source.answer(request))
+    assert not target.drops
+    assert target.core.bitfield.contiguous_length == 16
+
+
+def test_less_is_asked_for_while_a_stream_brings_more_than_is_handled():
+    core = MemoryCore.create()
+    core.append(*[bytes(64 << 10)] * 800)
+    source = Machine(core)
+    allowance = Allowance()
+    target = synced_reader(source, allowance=allowance)
+    target.machine.want_range(0, None)
+    waiting = target.drain()
+    in_flight = []
+    while waiting:
+        request, *waiting = waiting
+        if len(in_flight) >= 400:
+            allowance.read(full=True)
+        waiting += [m for m in target.hear(source.answer(request)) if isinstance(m, RequestMessage)]
+        in_flight.append(target.machine.statistics().peers[0].in_flight)
+    assert max(in_flight) > 96
+    # And it never runs dry.
+    assert all(16 < each <= 32 for each in in_flight[550:750])
+    assert target.core.bitfield.contiguous_length == 800
+    for _ in range(200):
+        allowance.read(full=False)
+    assert allowance.bytes == WINDOW_BYTES
 
 
 def test_the_bytes_in_flight_are_bounded_for_large_blocks():
