@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,24 @@ def text(block: bytes) -> str:
 
 def run(main: Callable[[], Awaitable[int | None]]) -> None:
     """Run *main* until it is done or interrupted; its result is the exit code."""
-    try:
-        sys.exit(trio.run(main))
-    except* KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(trio.run(_until_interrupted, main))
+
+
+async def _until_interrupted(main: Callable[[], Awaitable[int | None]]) -> int | None:
+    """Ctrl-C cancels. A KeyboardInterrupt would come up wherever the interpreter stands, in the
+    middle of a commit too."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_cancelled_by_interrupt, nursery.cancel_scope)
+        code = await main()
+        nursery.cancel_scope.cancel()
+        return code
+    return 130
+
+
+async def _cancelled_by_interrupt(
+    scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            scope.cancel()
