@@ -347,7 +347,12 @@ def test_a_folder_in_use_stays_mounted_and_its_users_are_named(two, tmp_path):
 
 def test_closing_the_terminal_unmounts_and_loses_nothing(two, tmp_path):
     alice, _ = two
-    _, here = write_and_share(alice, tmp_path)
+    # Run below nohup, the tests would have the program ignore it.
+    handler = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        _, here = write_and_share(alice, tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, handler)
     (here.folder / "file").write_text("x")
     here.process.send_signal(signal.SIGHUP)
     assert here.process.wait(30) == 0
