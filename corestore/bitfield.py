@@ -60,7 +60,7 @@ class Bitfield:
             other._ends,
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # it changes, and compares by value
 
     # -- questions -------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ def _find_fallocate() -> ctypes._NamedFuncPointer | None:
         return None
     found.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     found.restype = ctypes.c_int
-    return found  # type: ignore[no-any-return]
+    return found  # type: ignore[no-any-return]  # ctypes has no types for it
 
 
 class FileIO:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Position(NamedTuple):
     """A place in a log: *offset* bytes into block *index*."""
 
-    index: int  # type: ignore[assignment]
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
     offset: int
 
 

@@ -22,7 +22,7 @@ class Node(NamedTuple):
     A tuple because millions of them are made; `index` is the field, not the tuple's method.
     """
 
-    index: int  # type: ignore[assignment]
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
     size: int
     hash: bytes
 
@@ -73,7 +73,7 @@ class StoredBlock(NamedTuple):
     A tuple for the reason a `Node` is one.
     """
 
-    index: int  # type: ignore[assignment]
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
     byte_offset: int
     data: bytes | memoryview
 

@@ -42,6 +42,7 @@ def parse_options(texts: tuple[str, ...]) -> MountOptions:
     Raises:
       click.UsageError: one of them is unknown or has a wrong value.
     """
+    # The tables say which fields there are, and mypy does not read them.
     chosen = MountOptions()
     for option in (part for text in texts for part in text.split(",") if part):
         name, equals, value = option.partition("=")

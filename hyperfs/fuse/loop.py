@@ -83,4 +83,4 @@ class FastTrio:
 
 def install(*, fast: bool) -> None:
     """Choose how pyfuse3 waits; to be called before its `init`."""
-    pyfuse3.trio = FastTrio() if fast else trio  # type: ignore[attr-defined]
+    pyfuse3.trio = FastTrio() if fast else trio  # type: ignore[attr-defined]  # untyped

@@ -241,7 +241,7 @@ def decode_node(block: bytes, index: int) -> Node:
         return Leaf(prefix, keys, values)
     if not 0 < level <= MAX_LEVEL or len(items) % 2 == 0:
         raise DecodeError("level of an index node")
-    steps: list[int] = items[::2]  # type: ignore[assignment]
+    steps: list[int] = items[::2]  # type: ignore[assignment]  # looked at next
     if set(map(type, steps)) != {int}:
         raise DecodeError("children of an index node")
     children = [index - step for step in steps]
@@ -285,8 +285,8 @@ def _keys_untrusted(
     prefix: bytes, items: list[object], *, least: int
 ) -> tuple[list[bytes], list[bytes]]:
     """Keys and values of alternating items, the keys checked; empty for no items."""
-    keys: list[bytes] = items[::2]  # type: ignore[assignment]
-    values: list[bytes] = items[1::2]  # type: ignore[assignment]
+    keys: list[bytes] = items[::2]  # type: ignore[assignment]  # looked at below
+    values: list[bytes] = items[1::2]  # type: ignore[assignment]  # by who wants them
     if not keys:
         return keys, values
     if set(map(type, keys)) != {bytes} or len(values) != len(keys):

@@ -90,7 +90,7 @@ class Index:
                 value = self.older().get(key, _ABSENT)
             if value is _ABSENT:
                 return self.tree_get(key)
-        return value  # type: ignore[return-value]
+        return value  # type: ignore[return-value]  # not _ABSENT: a record or None
 
     def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """The records under those of *keys* that have one. Misses of all keys are told together."""

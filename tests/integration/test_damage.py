@@ -117,18 +117,23 @@ async def test_blocks_that_cannot_be_read_do_not_keep_peers_from_the_others(tmp_
     assert sum("cannot be served" in message for message in caplog.messages) == 1
 
 
+async def hold(path, near, key):
+    """Have a store at *path* hold all of a drive of *near*, and close it."""
+    async with (
+        corestore.open(path) as far,
+        linked(near, far),
+        hyperfs.open(far, key=key) as reader,
+    ):
+        with trio.fail_after(10):
+            await reader.ready()
+            await reader.download("/")
+
+
 async def test_a_reader_fetches_what_its_disk_has_damaged(tmp_path):
     async with corestore.open(None) as near, hyperfs.open(near, name="d", create=True) as writer:
         await writer.write("/f", DATA)
         await writer.sync()
-        async with (
-            corestore.open(tmp_path / "s") as far,
-            linked(near, far),
-            hyperfs.open(far, key=writer.key) as reader,
-        ):
-            with trio.fail_after(10):
-                await reader.ready()
-                await reader.download("/")
+        await hold(tmp_path / "s", near, writer.key)
         flip(data_files(tmp_path / "s")[-1], range(1000, 3_000_000, 500_000))
         async with (
             corestore.open(tmp_path / "s") as far,
@@ -197,14 +202,7 @@ async def test_a_reader_notices_damage_as_it_reads_and_fetches_it_anew(tmp_path,
                 await batch.write(f"/folder/{number}", b"content of %d" % number)
         await writer.write("/f", DATA)
         await writer.sync()
-        async with (
-            corestore.open(tmp_path / "s") as far,
-            linked(near, far),
-            hyperfs.open(far, key=writer.key) as reader,
-        ):
-            with trio.fail_after(10):
-                await reader.ready()
-                await reader.download("/")
+        await hold(tmp_path / "s", near, writer.key)
         index, content = data_files(tmp_path / "s")
         flip(content, range(1000, 3_000_000, 500_000))
         text = index.read_bytes()
