@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 from typing import Any
 
@@ -33,8 +34,30 @@ def nursery() -> _NurseryPlaceholder:
 
 
 @pytest.fixture
-def autojump_clock() -> trio.testing.MockClock:
-    return trio.testing.MockClock(autojump_threshold=0)
+def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> trio.testing.MockClock:
+    """Virtual time, which stands still while a worker thread is at work.
+
+    Trio's own clock takes a loop that waits for a thread for one with nothing to do, and jumps:
+    on a busy machine a deadline of 1,000 s then passes before a thread has had its turn.
+    """
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    run_sync = trio.to_thread.run_sync
+    at_work = 0
+
+    @functools.wraps(run_sync)
+    async def run_with_time_standing(*arguments: Any, **options: Any) -> Any:
+        nonlocal at_work
+        at_work += 1
+        clock.autojump_threshold = math.inf
+        try:
+            return await run_sync(*arguments, **options)
+        finally:
+            at_work -= 1
+            if not at_work:
+                clock.autojump_threshold = 0
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_with_time_standing)
+    return clock
 
 
 @pytest.hookimpl(tryfirst=True)
