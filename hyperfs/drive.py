@@ -108,19 +108,27 @@ class Drive(DriveReader):
             await self._follower.wait_caught_up()
         return self.version != before
 
-    async def checkout(self, version: int) -> Drive:
-        """The drive as it was at *version* (or the last one before), read-only.
+    async def checkout(self, version: int | None = None) -> Drive:
+        """The drive as it was at *version* (or the last one before), read-only; without one as it
+        is now, for which what is staged is committed.
+
+        What is written here `collect` keeps while such a drive is in use. Of somebody else's
+        reads fail with TooSlowError if the writer has given the version back (see `oldest`).
 
         Raises:
           ValueError: there is no such version.
           VersionCleared: it was given back to the disk.
           trio.TooSlowError, DecodeError: it cannot be read.
+          OSError, StorageError: as `commit`.
         """
         await self.ready()
+        if version is None:
+            await self.commit()
+            return self._at(self._view)
         tree, newest = self._tree, self._view.version
         if not 0 < version <= newest:
             raise ValueError(f"there is no version {version}; the newest is {newest}")
-        oldest = self._oldest()
+        oldest = self.oldest
         if version < oldest:
             raise VersionCleared(version, oldest)
         blocks, form = tree.metadata_blocks, tree.format
@@ -142,7 +150,10 @@ class Drive(DriveReader):
         newest.checkouts.add(past)
         return Drive(self.metadata, past, name=self.name, store_path=self.store_path)
 
-    def _oldest(self) -> int:
+    @property
+    def oldest(self) -> int:
+        """The oldest version that was not given back to the disk, as far as is known here; 0 if all
+        are there. Of a version that is checked out: that of its drive."""
         return oldest_version(self.metadata, (self._tree.checkout_of or self._tree).view)
 
     async def version_at(self, time_ns: int) -> int:
@@ -155,7 +166,7 @@ class Drive(DriveReader):
         tree, newest = self._tree, self._view.version
         form, blocks = tree.format, tree.metadata_blocks
         assert form is not None
-        oldest = self._oldest()
+        oldest = self.oldest
         if oldest:
             first = await blocks.complete(lambda: form.checkout(oldest, newest))
             if first is None or first.time_ns > time_ns:

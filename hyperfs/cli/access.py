@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from hyperfs import check_drive
+import corestore
+import hyperfs
+from hyperfs.cli.failures import Exit, Failure
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 
     from hyperfs import Batch, Drive, Entry
     from hyperfs.cli.output import Meter
@@ -68,6 +70,11 @@ class Access(Protocol):
 
     Failures are `OSError` with errno and path; a remote drive's also `trio.TooSlowError`.
     """
+
+    async def fixed(self) -> Access:
+        """The same files as they are now, or when they are first asked for, whatever is changed
+        afterwards: for what is read in several steps. As long as this one is there."""
+        ...
 
     async def stat(self, path: bytes) -> FileInfo:
         """The entry itself: symbolic links are not followed."""
@@ -135,22 +142,51 @@ class DriveAccess:
         self._drive = drive
         self._changed = changed or (lambda path: None)
 
+    async def fixed(self) -> DriveAccess:
+        await self._ready()
+        try:
+            return DriveAccess(await self._drive.checkout())
+        except (OSError, corestore.StorageError):
+            # What cannot be stored can still be read, as it is at the time.
+            return self
+
     async def stat(self, path: bytes) -> FileInfo:
+        await self._ready()
+        with self._given_back_told():
+            return file_info(await self._drive.entry(path))
+
+    async def list(self, path: bytes, after: bytes = b"") -> list[tuple[bytes, FileInfo]]:
+        with self._given_back_told():
+            folder = await self._drive.entry(path)
+            if not stat.S_ISDIR(folder.mode):
+                raise NotADirectoryError(20, os.strerror(20), os.fsdecode(path))
+            found = await self._drive.list(folder.id, after, self.LIST_LIMIT)
+        return [(name, file_info(entry)) for name, entry in found]
+
+    async def read(self, path: bytes, offset: int, length: int) -> bytes:
+        with self._given_back_told():
+            return await self._drive.read(path, offset=offset, length=length)
+
+    async def _ready(self) -> None:
         if not self._drive.version:
             # A seed takes questions before it knows the drive, and may never be able to read it.
             with trio.fail_after(self.READY_SECONDS):
                 await self._drive.ready()
-        return file_info(await self._drive.entry(path))
 
-    async def list(self, path: bytes, after: bytes = b"") -> list[tuple[bytes, FileInfo]]:
-        folder = await self._drive.entry(path)
-        if not stat.S_ISDIR(folder.mode):
-            raise NotADirectoryError(20, os.strerror(20), os.fsdecode(path))
-        found = await self._drive.list(folder.id, after, self.LIST_LIMIT)
-        return [(name, file_info(entry)) for name, entry in found]
-
-    async def read(self, path: bytes, offset: int, length: int) -> bytes:
-        return await self._drive.read(path, offset=offset, length=length)
+    @contextmanager
+    def _given_back_told(self) -> Iterator[None]:
+        """Say so when what is missing is of a version that its writer does not keep any more."""
+        try:
+            yield
+        except (trio.TooSlowError, corestore.BlockNotAvailable):
+            drive = self._drive
+            if drive.version < drive.oldest:
+                raise Failure(
+                    f"version {drive.version} was given back by its writer while it was read; the"
+                    " same command again reads the newest",
+                    Exit.NOT_FOUND,
+                ) from None
+            raise
 
     async def put(
         self, path: bytes, chunks: AsyncIterable[bytes], *, mode: int, mtime_ns: int
@@ -203,5 +239,5 @@ class DriveAccess:
                 meter.add(size - told)
             told = size
 
-        found = await check_drive(self._drive, progress=tell)
+        found = await hyperfs.check_drive(self._drive, progress=tell)
         return found.blocks, found.byte_length, found.damaged, found.unreadable

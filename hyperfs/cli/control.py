@@ -136,6 +136,8 @@ class _Session:
         self._drives = drives
         self._status = status
         self._stop = stop
+        # Drives as they were when a call on this connection first asked for them to stay so.
+        self._fixed: dict[str, Access] = {}
         self._calls: dict[str, Callable[[Header], Awaitable[Reply]]] = {
             "status": self._on_status,
             "stop": self._on_stop,
@@ -189,6 +191,16 @@ class _Session:
         except KeyError:
             raise Failure("that process does not have this drive", Exit.NOT_FOUND) from None
 
+    async def _reading(self, header: Header) -> Access:
+        """The drive, or if the call is `"fixed"`, what it was at the first such call."""
+        access = self._drive(header)
+        if header.get("fixed") is not True:
+            return access
+        key = _text(header, "drive")
+        if key not in self._fixed:
+            self._fixed[key] = await access.fixed()
+        return self._fixed[key]
+
     async def _on_status(self, header: Header) -> Reply:
         return self._status(), b""
 
@@ -196,15 +208,17 @@ class _Session:
         return None, b""
 
     async def _on_stat(self, header: Header) -> Reply:
-        return _info_fields(await self._drive(header).stat(_path(header))), b""
+        return _info_fields(await (await self._reading(header)).stat(_path(header))), b""
 
     async def _on_list(self, header: Header) -> Reply:
-        found = await self._drive(header).list(_path(header), os.fsencode(_text(header, "after")))
+        access = await self._reading(header)
+        found = await access.list(_path(header), os.fsencode(_text(header, "after")))
         return [[os.fsdecode(name), _info_fields(info)] for name, info in found], b""
 
     async def _on_read(self, header: Header) -> Reply:
         length = min(_number(header, "length"), MAX_PAYLOAD_BYTES)
-        data = await self._drive(header).read(_path(header), _number(header, "offset"), length)
+        access = await self._reading(header)
+        data = await access.read(_path(header), _number(header, "offset"), length)
         return None, data
 
     async def _on_put(self, header: Header) -> Reply:

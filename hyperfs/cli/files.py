@@ -129,7 +129,8 @@ def cat(
 
 async def _cat(settings: Settings, places: tuple[Address, ...], network: Network) -> None:
     for place in places:
-        async with open_access(settings, place, network) as access:
+        async with open_access(settings, place, network) as live:
+            access = await live.fixed()
             info = await access.stat(place.path)
             if info.is_directory:
                 raise Failure(f"{os.fsdecode(place.path)} is a folder; `hyperfs ls` lists it")

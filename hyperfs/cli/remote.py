@@ -107,19 +107,23 @@ class Client:
 
 
 class ControlAccess:
-    """`Access` to a drive through the process that has it."""
+    """`Access` to a drive through the process that has it; *fixed*: as it is at the first call."""
 
-    def __init__(self, client: Client, key: str) -> None:
+    def __init__(self, client: Client, key: str, *, fixed: bool = False) -> None:
         self._client = client
         self._key = key
+        self._fixed = fixed
+
+    async def fixed(self) -> ControlAccess:
+        return ControlAccess(self._client, self._key, fixed=True)
 
     async def _call(self, name: str, path: bytes, **arguments: JsonValue) -> Reply:
         return await self._client.call(name, drive=self._key, path=os.fsdecode(path), **arguments)
 
     async def _ask(self, name: str, path: bytes, **arguments: JsonValue) -> Reply:
-        """As `_call`, for what cannot take long in a process that is well."""
+        """As `_call`, for questions, which cannot take long in a process that is well."""
         with trio.move_on_after(ANSWER_SECONDS):
-            return await self._call(name, path, **arguments)
+            return await self._call(name, path, fixed=self._fixed, **arguments)
         raise Failure("the process that has this drive does not answer; `hyperfs status` names it")
 
     async def stat(self, path: bytes) -> FileInfo:

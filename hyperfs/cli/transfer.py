@@ -276,7 +276,9 @@ async def _get(
     settings: Settings, source: Address, target: Path, recursive: bool, network: Network
 ) -> None:
     tally = Tally()
-    async with open_access(settings, source, network) as access:
+    async with open_access(settings, source, network) as live:
+        # All that is copied is of one version.
+        access = await live.fixed()
         info = await access.stat(source.path)
         if info.is_directory and not recursive:
             raise Failure(f"{os.fsdecode(source.path)} is a folder; -r copies it whole")

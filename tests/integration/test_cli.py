@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import stat
@@ -541,6 +542,31 @@ def test_a_damaged_store_is_told_and_nothing_is_done_to_it(alice):
     failed(alice.run("drives"), 1, "damaged", "--store")
     failed(alice.run("create", "other"), 1, "damaged")
     assert database.read_bytes() == b"garbage"
+
+
+@pytest.mark.parametrize("by_whom", ["another process", "cat itself"])
+def test_a_slow_cat_prints_one_version_of_a_file_that_is_replaced(alice, tmp_path, by_whom):
+    sources = [tmp_path / "old", tmp_path / "new"]
+    for number, source in enumerate(sources):
+        source.write_bytes(random.Random(number).randbytes(9_000_000))
+    alice.ask("create", "photos")
+    alice.ask("put", sources[0], "photos:/file")
+    with contextlib.ExitStack() as running:
+        if by_whom == "another process":
+            running.enter_context(seeding(alice, "photos"))
+        slow = subprocess.Popen(
+            alice.command("cat", "photos:/file"), env=alice.environment(), stdout=subprocess.PIPE
+        )
+        # A pipe holds 64 KiB, so the rest is not read yet.
+        told = slow.stdout.read(100_000)
+        alice.ask("put", sources[1], "photos:/file")
+        assert alice.ask("stat", "photos:/file", "--json")
+        told += slow.stdout.read()
+        slow.stdout.close()
+        assert slow.wait(60) == 0
+    assert told == sources[0].read_bytes()
+    alice.ask("get", "photos:/file", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == sources[1].read_bytes()
 
 
 def test_cat_into_a_closed_pipe_is_no_error(alice, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -15,8 +16,10 @@ import corestore
 import hyperfs
 from hyperfs.cli import control, remote
 from hyperfs.cli.access import DriveAccess
-from hyperfs.cli.failures import Failure
+from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.remote import ControlAccess
+from tests.support.builders import FaultyStorage, eventually, linked, open_with
+from tests.support.drives import make_file
 
 
 @asynccontextmanager
@@ -35,6 +38,14 @@ async def served(folder):
         async with remote.connect(path) as client:
             yield here, ControlAccess(client, key), path
         nursery.cancel_scope.cancel()
+
+
+async def everything(access, path):
+    """A file, read in pieces as commands do."""
+    out = b""
+    while data := await access.read(path, len(out), 100_000):
+        out += data
+    return out
 
 
 async def pieces(*data):
@@ -65,6 +76,72 @@ async def test_every_call_does_what_it_does_here(tmp_path):
         await there.sync()
         async with remote.connect(path) as client:
             assert (await client.status())["version"] > 0
+
+
+async def test_what_is_read_in_pieces_is_of_one_version(tmp_path):
+    old, new = random.Random(1).randbytes(700_000), random.Random(2).randbytes(500_000)
+    async with served(tmp_path) as (here, there, path):
+        drive = here._drive
+        await here.put(b"/file", pieces(old), mode=0o600, mtime_ns=0)
+        for live in (here, there):
+            fixed = await live.fixed()
+            # Through a socket it is fixed by the first question.
+            assert (await fixed.stat(b"/file")).size == len(old)
+            assert await fixed.read(b"/file", 0, 100_000) == old[:100_000]
+            await here.put(b"/file", pieces(new), mode=0o600, mtime_ns=0)
+            await here.put(b"/later", pieces(b"x"), mode=0o600, mtime_ns=0)
+            # What is in use is kept.
+            await here.collect(1, None)
+            assert await everything(fixed, b"/file") == old
+            assert [name for name, _ in await fixed.list(b"/")] == [b"file"]
+            assert await everything(live, b"/file") == new
+            async with remote.connect(path) as client:
+                another = await ControlAccess(client, str(drive.key)).fixed()
+                assert await everything(another, b"/file") == new
+            await here.remove(b"/later")
+            await here.put(b"/file", pieces(old), mode=0o600, mtime_ns=0)
+
+
+async def test_what_cannot_be_stored_can_be_read(tmp_path):
+    storage = FaultyStorage()
+    async with open_with(storage) as store, hyperfs.open(store, name="d", create=True) as drive:
+        access = DriveAccess(drive)
+        await drive.write("/file", b"stored")
+        file = make_file(drive, b"unstored")
+        await file.write(0, b"bytes")
+        storage.errors["commit"] = OSError(errno.ENOSPC, "no space")
+        fixed = await access.fixed()
+        assert not storage.errors
+        assert await fixed.read(b"/file", 0, 10) == b"stored"
+        assert await fixed.read(b"/unstored", 0, 10) == b"bytes"
+        file.release()
+
+
+async def test_of_what_its_writer_gave_back_meanwhile_a_reader_says_so():
+    data = random.Random(3).randbytes(2_000_000)
+    async with (
+        corestore.open(None) as near,
+        corestore.open(None) as far,
+        hyperfs.open(near, name="d", create=True) as writer,
+    ):
+        await writer.write("/file", data)
+        await writer.sync()
+        async with (
+            linked(near, far),
+            hyperfs.open(far, key=writer.key, read_timeout=0.2) as reader,
+        ):
+            await reader.ready()
+            access = DriveAccess(reader)
+            fixed = await access.fixed()
+            assert await fixed.read(b"/file", 0, 100_000) == data[:100_000]
+            await writer.write("/file", b"new")
+            await writer.collect(keep_last=1)
+            await writer.sync()
+            await eventually(lambda: reader.oldest)
+            with pytest.raises(Failure, match="given back") as caught:
+                await everything(fixed, b"/file")
+            assert caught.value.code == Exit.NOT_FOUND
+            assert await everything(access, b"/file") == b"new"
 
 
 async def test_a_file_that_cannot_be_read_to_its_end_is_not_put(tmp_path):
