@@ -59,6 +59,9 @@ class _Text:
     """UTF-8."""
 
     def encode(self, value: str) -> bytes:
+        # Bytes have no `encode`; that is the caller's mistake and no missing attribute of ours.
+        if not isinstance(value, str):
+            raise TypeError(f"text is expected, not {type(value).__name__}")
         return value.encode()
 
     def decode(self, block: bytes) -> str:

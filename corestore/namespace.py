@@ -198,11 +198,13 @@ class Namespace:
           CoreNotFound: the core is not known here, and *create* or *discovery_key* forbid more.
           WrongEncryptionKey: the core is encrypted with another key, or not at all.
           OSError, StorageError: the store cannot be read or written.
+          trio.ClosedResourceError: the store is closed.
         """
         return await self._get(options, find_codec(encoding))
 
     async def _get(self, options: CoreOptions, codec: Codec[Value]) -> Hypercore[Value]:
         await trio.lowlevel.checkpoint()
+        self._check_open()
         state = self._find(**options)
         first = state.handles == 0
         core = Hypercore(self._driver, state, codec)
@@ -266,6 +268,7 @@ class Namespace:
           CoreNotFound: the store does not know it.
         """
         await trio.lowlevel.checkpoint()
+        self._check_open()
         self._driver.remove(discovery_key)
 
     def encryption_key(self, discovery_key: DiscoveryKey) -> bytes | None:
@@ -332,7 +335,9 @@ class Namespace:
 
         Raises:
           StorageError: it failed; the store must be opened again.
+          trio.ClosedResourceError: the store is closed, and durable since.
         """
+        self._check_open()
         await self._driver.sync()
 
     # -- what is kept beside the cores ------------------------------------------------------------
@@ -343,6 +348,7 @@ class Namespace:
 
     def set_user_data(self, key: str, value: bytes | None) -> None:
         """Set or delete (None) a value, in a transaction of its own. Durable after `sync`."""
+        self._check_open()
         self._driver.sync_group.check()
         self._storage.set_user_data(key, value)
         self._driver.sync_group.committed(publish=False)
@@ -376,7 +382,9 @@ class Namespace:
 
         Raises:
           ValueError: the stream is attached in the other role.
+          trio.ClosedResourceError: the store is closed.
         """
+        self._check_open()
         await replicate(
             self._driver,
             stream,
@@ -407,6 +415,7 @@ class Namespace:
 
     def events(self) -> Subscription[CoreOpened]:
         """Subscribe to cores being opened from now on: use it in `with`."""
+        self._check_open()
         return self._events.subscribe()
 
     def statistics(self) -> StoreStatistics:
@@ -418,6 +427,10 @@ class Namespace:
             bytes_received=driver.bytes_received,
             bytes_sent=driver.bytes_sent,
         )
+
+    def _check_open(self) -> None:
+        if self._driver.closed:
+            raise trio.ClosedResourceError("this store is closed")
 
 
 def _record(key: Key | None, manifest: Manifest | None, key_pair: KeyPair | None) -> CoreRecord:

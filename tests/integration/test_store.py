@@ -291,6 +291,27 @@ async def test_a_copy_resumes_after_reopening(tmp_path):
             assert copy.tree_hash() == core.tree_hash()
 
 
+@pytest.mark.parametrize("on_disk", [True, False])
+async def test_a_closed_store_says_so_and_nothing_waits_for_it(tmp_path, on_disk):
+    async with corestore.open(tmp_path / "s" if on_disk else None) as store:
+        core = await store.get(name="log")
+    end, _ = trio.testing.memory_stream_pair()
+    for ask in (
+        lambda: store.get(name="log"),
+        store.default,
+        store.sync,
+        lambda: store.remove(core.discovery_key),
+        lambda: store.replicate(end, initiator=True),
+        core.update,
+    ):
+        with pytest.raises(trio.ClosedResourceError):
+            await ask()
+    with pytest.raises(trio.ClosedResourceError):
+        store.events()
+    with pytest.raises(trio.ClosedResourceError):
+        store.set_user_data("name", b"value")
+
+
 async def test_an_exception_in_the_block_is_seen_as_it_is(tmp_path):
     async def fail():
         async with corestore.open(tmp_path) as store:

@@ -51,6 +51,12 @@ def test_what_json_cannot_express_is_refused(value):
         JSON.encode(value)
 
 
+@pytest.mark.parametrize("value", [b"bytes", 5, None, "\ud800"])
+def test_what_text_cannot_express_is_refused(value):
+    with pytest.raises((TypeError, ValueError)):
+        TEXT.encode(value)
+
+
 @pytest.mark.parametrize(
     "block",
     [b"", b"{", b"NaN", b"[1,]", b"\xff", b"[" * 100_000, b"1" * 10_000, b"-Infinity", b'"\x01"'],
