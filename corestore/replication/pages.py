@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from corestore.bitfield import MAX_WIRE_BLOCKS
 from corestore.replication.messages import Want
 
 if TYPE_CHECKING:
     from corestore.replication.shared import Shared
 
-# One want covers a page of so many blocks; of a longer log than this many pages, the rest is
-# downloaded only from peers that announce it unasked.
-PAGE_BLOCKS: Final = 1 << 21
+# A page is what one want covers; of a longer log than this many pages, the rest is downloaded only
+# from peers that announce it unasked.
 MAX_PAGES: Final = 4096
 
 
@@ -31,11 +31,11 @@ class Pages:
 
     def block_wanted(self, index: int) -> None:
         """A block is wanted."""
-        self._wanted(index // PAGE_BLOCKS)
+        self._wanted(index // MAX_WIRE_BLOCKS)
 
     def range_wanted(self, start: int, end: int) -> None:
         """Blocks of a range are wanted."""
-        for page in range(start // PAGE_BLOCKS, min(-(-end // PAGE_BLOCKS), MAX_PAGES)):
+        for page in range(start // MAX_WIRE_BLOCKS, min(-(-end // MAX_WIRE_BLOCKS), MAX_PAGES)):
             self._wanted(page)
 
     def _wanted(self, page: int) -> None:
@@ -56,7 +56,7 @@ class Pages:
                 continue
             theirs = peer.blocks.contiguous_length
             for page in sorted(self._pages - peer.pages):
-                end = min((page + 1) * PAGE_BLOCKS, length)
-                if page * PAGE_BLOCKS < end and theirs < end:
+                end = min((page + 1) * MAX_WIRE_BLOCKS, length)
+                if page * MAX_WIRE_BLOCKS < end and theirs < end:
                     peer.pages.add(page)
-                    shared.send(peer, Want(page * PAGE_BLOCKS, PAGE_BLOCKS))
+                    shared.send(peer, Want(page * MAX_WIRE_BLOCKS, MAX_WIRE_BLOCKS))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+from corestore.bitfield import MAX_WIRE_BLOCKS
 from corestore.errors import BlockNotAvailable, LimitExceeded, RemoteProtocolError
 from corestore.manifest import manifest_key
 from corestore.replication.messages import (
@@ -46,7 +47,6 @@ MAX_ASKED: Final = 1024
 BITFIELDS_PER_TICK: Final = 16
 # More separate runs than this are told as one bitfield, if they lie within its reach.
 MAX_RANGES: Final = 32
-MAX_WANT_BLOCKS: Final = 1 << 21
 
 
 class Uploads:
@@ -108,7 +108,7 @@ class Uploads:
 
     def want(self, peer: Peer, want: Want) -> None:
         """A peer asks which blocks we have. Raises LimitExceeded if it asks too often."""
-        if want.length > MAX_WANT_BLOCKS:
+        if want.length > MAX_WIRE_BLOCKS:
             return
         peer.asked[want] = None
         if len(peer.asked) > MAX_ASKED:
@@ -168,7 +168,7 @@ class Uploads:
                 runs.append((start, stop))
         self._runs.clear()
         messages: list[Range | BitfieldMessage] = [Range(low, high - low) for low, high in runs]
-        if len(runs) > MAX_RANGES and runs[-1][1] - runs[0][0] <= MAX_WANT_BLOCKS - 64:
+        if len(runs) > MAX_RANGES and runs[-1][1] - runs[0][0] <= MAX_WIRE_BLOCKS - 64:
             bitfield = self._bits(runs[0][0], runs[-1][1])
             messages = [bitfield] if bitfield is not None else []
         for peer in self._shared.peers.values():
@@ -267,7 +267,7 @@ class Uploads:
         if first is None:
             return None
         start = first & ~31
-        bits = view.bitfield.wire(start, min(end, start + MAX_WANT_BLOCKS))
+        bits = view.bitfield.wire(start, min(end, start + MAX_WIRE_BLOCKS))
         limit = view.published.length - start
         if limit < 8 * len(bits):
             # The last word may reach into blocks that are not published.

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from corestore.bitfield import PAGE_BLOCKS, PAGE_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGE_BLOCKS: Final = 4096
-PAGE_BYTES: Final = PAGE_BLOCKS // 8
 EMPTY_PAGE: Final = bytes(PAGE_BYTES)
 FULL_PAGE: Final = b"\xff" * PAGE_BYTES
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+from corestore.bitfield import PAGE_BLOCKS
 from corestore.keys import DiscoveryKey, Key
 from corestore.storage import bits, schema
 from corestore.storage.base import CoreRecord
@@ -338,7 +339,7 @@ class DiskCore:
 
     def holds(self, index: int) -> bool:
         """Whether the bit of block *index* is set."""
-        return bits.is_set(self.page(index // bits.PAGE_BLOCKS), index)
+        return bits.is_set(self.page(index // PAGE_BLOCKS), index)
 
     def committed(self, head: Head, record: CoreRecord) -> None:
         """A transaction of ours, which raised the row's version by one, is written."""

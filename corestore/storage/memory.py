@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from corestore import crypto
+from corestore.bitfield import PAGE_BLOCKS
 from corestore.errors import StorageConflict, StorageError
 from corestore.storage import bits, rules
 from corestore.storage.base import CoreRecord, SyncTicket
-from corestore.tree.types import EMPTY_HEAD
+from corestore.tree.types import EMPTY_HEAD, MAX_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,7 +100,7 @@ class MemoryCore:
         return False
 
     def _holds(self, index: int) -> bool:
-        page = self._pages.get(index // bits.PAGE_BLOCKS)
+        page = self._pages.get(index // PAGE_BLOCKS)
         return page is not None and bits.is_set(page, index)
 
     def _check(self, commit: Commit) -> None:
@@ -153,13 +154,13 @@ class MemoryCore:
         beyond = [i for i in self._nodes if i >= 2 * length or i in ancestors]
         for index in beyond:
             del self._nodes[index]
-        self._set_bits(length, rules.MAX_LENGTH, held=False)
+        self._set_bits(length, MAX_LENGTH, held=False)
         self._tail = {at: head for at, head in self._tail.items() if at <= length}
         self._epoch += 1
 
     def _set_bits(self, start: int, end: int, held: bool) -> None:
         if not held:
-            end = min(end, (max(self._pages, default=-1) + 1) * bits.PAGE_BLOCKS)
+            end = min(end, (max(self._pages, default=-1) + 1) * PAGE_BLOCKS)
         for number, first, stop in bits.parts(start, end):
             page = self._pages.get(number)
             if page is None and not held:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from corestore import crypto
+from corestore.bitfield import PAGE_BLOCKS
 from corestore.errors import StorageCorrupt, StorageLocked
 from corestore.keys import DiscoveryKey
 from corestore.storage import bits, rules
@@ -64,7 +65,7 @@ class Doubt:
         for start, end in ranges:
             for number, first, stop in bits.parts(start, end):
                 for bit in bits.set_bits(self.core.page(number)):
-                    index = number * bits.PAGE_BLOCKS + bit
+                    index = number * PAGE_BLOCKS + bit
                     if first <= bit < stop and index not in seen:
                         seen.add(index)
                         yield index

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from corestore.errors import StorageConflict, StorageCorrupt
 from corestore.storage.base import CoreRecord
-from corestore.tree.types import EMPTY_HEAD, Head
+from corestore.tree.types import EMPTY_HEAD, MAX_LENGTH, Head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from corestore.tree.types import Node
 
 # A node's row is numbered core << 42 | flat index: 2**21 cores of 2**41 blocks in 63 bits.
-INDEX_BITS: Final = 42
-MAX_LENGTH: Final = 1 << (INDEX_BITS - 1)
+INDEX_BITS: Final = MAX_LENGTH.bit_length()
 
 
 def check_commit(commit: Commit) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Final, cast
 
+from corestore.bitfield import PAGE_BLOCKS
 from corestore.commit import Run
 from corestore.storage import bits, rules, schema
 from corestore.storage.base import CoreRecord
 from corestore.storage.files import PAGE
+from corestore.tree.types import MAX_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -196,7 +198,7 @@ class Writing:
 
     def clear_bits_from(self, length: int) -> None:
         """Clear the bits of all blocks from *length* on: their bytes may be overwritten."""
-        self._set_bits(length, rules.MAX_LENGTH, held=False)
+        self._set_bits(length, MAX_LENGTH, held=False)
         self._save_pages()
         self._set["synced_length"] = min(self.core.synced_length, length)
 
@@ -278,15 +280,15 @@ class Writing:
             self._cursor.execute(
                 "SELECT id FROM bits WHERE id >= ? AND id < ?",
                 (
-                    self._first + start // bits.PAGE_BLOCKS,
-                    self._first + -(-end // bits.PAGE_BLOCKS),
+                    self._first + start // PAGE_BLOCKS,
+                    self._first + -(-end // PAGE_BLOCKS),
                 ),
             ).fetchall(),
         )
         for (row,) in rows:
             number = row - self._first
-            base = number * bits.PAGE_BLOCKS
-            yield number, max(start - base, 0), min(end - base, bits.PAGE_BLOCKS)
+            base = number * PAGE_BLOCKS
+            yield number, max(start - base, 0), min(end - base, PAGE_BLOCKS)
 
     def _save_pages(self) -> None:
         for number in self._unsaved:
@@ -344,7 +346,7 @@ class Writing:
 
     def _note_tail_hole(self, old_end: int) -> None:
         """Mark what lies beyond the last held block, up to byte *old_end*, to be given back."""
-        last = self._held_before(rules.MAX_LENGTH)
+        last = self._held_before(MAX_LENGTH)
         start = 0 if last is None else self._end_of(last)
         self._add_hole(start, -(-old_end // PAGE) * PAGE)
 
@@ -357,8 +359,8 @@ class Writing:
             self.holes = True
 
     def _held_before(self, index: int) -> int | None:
-        number = index // bits.PAGE_BLOCKS
-        found = bits.last_set(self._page(number), index % bits.PAGE_BLOCKS)
+        number = index // PAGE_BLOCKS
+        found = bits.last_set(self._page(number), index % PAGE_BLOCKS)
         if found is None:
             row = cast(
                 "tuple[int, bytes] | None",
@@ -370,13 +372,13 @@ class Writing:
             if row is None:
                 return None
             number = row[0] - self._first
-            found = bits.last_set(row[1], bits.PAGE_BLOCKS)
+            found = bits.last_set(row[1], PAGE_BLOCKS)
             assert found is not None
-        return number * bits.PAGE_BLOCKS + found
+        return number * PAGE_BLOCKS + found
 
     def _held_after(self, index: int) -> int | None:
-        number = index // bits.PAGE_BLOCKS
-        found = bits.first_set(self._page(number), index % bits.PAGE_BLOCKS)
+        number = index // PAGE_BLOCKS
+        found = bits.first_set(self._page(number), index % PAGE_BLOCKS)
         if found is None:
             row = cast(
                 "tuple[int, bytes] | None",
@@ -390,7 +392,7 @@ class Writing:
             number = row[0] - self._first
             found = bits.first_set(row[1], 0)
             assert found is not None
-        return number * bits.PAGE_BLOCKS + found
+        return number * PAGE_BLOCKS + found
 
     def _offset_of(self, index: int) -> int:
         return self._leaf(index)[1]
