@@ -18,19 +18,14 @@ from corestore.errors import DecodeError, InvalidProof
 from corestore.manifest import Manifest, ManifestVerifier
 from corestore.replication import messages
 from corestore.replication.messages import Data, MessageType
-from corestore.tree.types import Head, Node, Proof
+from corestore.tree.types import Head, NoNodes, Proof
 from corestore.tree.verify import verify
 
 if TYPE_CHECKING:
     from corestore.keys import Key
+    from corestore.tree.types import Node
 
 VERSION: Final = 1
-
-
-class _Nothing:
-    def node(self, index: int) -> Node | None:
-        del index
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +79,7 @@ class ForkEvidence:
         for proof in (self.ours, self.theirs):
             if proof.upgrade is None or proof.fork != self.fork:
                 raise InvalidProof("the evidence is not of one fork")
-            verify(proof, Head(proof.fork), nodes=_Nothing(), verifier=verifier)
+            verify(proof, Head(proof.fork), nodes=NoNodes(), verifier=verifier)
             parts = (proof.upgrade.nodes, proof.hash.nodes if proof.hash else ())
             found.append({node.index: node for part in parts for node in part})
         mine, other = found

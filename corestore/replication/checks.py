@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from corestore.errors import ForkConflict, InvalidProof
 from corestore.replication.actions import Confirmed, Outcome, Overtaken, Settle, Ticket
-from corestore.tree.types import Head
+from corestore.tree.types import Head, NoNodes
 from corestore.tree.verify import OutdatedProof, verify
 
 if TYPE_CHECKING:
@@ -30,20 +30,12 @@ if TYPE_CHECKING:
     from corestore.replication.messages import Sync
     from corestore.replication.peer import Flight, Peer
     from corestore.replication.shared import Shared
-    from corestore.tree.types import Node, Proof, Verifier
+    from corestore.tree.types import Proof, Verifier
 
 CHECK_ID: Final = 0
 # A suspected peer is dropped, and one that claims more than we have is not waited for any more,
 # when it has not shown its history after so long.
 CHECK_PATIENCE: Final = 5.0
-
-
-class _Nothing:
-    """A `NodeReader` that knows no nodes."""
-
-    def node(self, index: int) -> Node | None:
-        del index
-        return None
 
 
 class Checks:
@@ -144,7 +136,7 @@ class Checks:
         head = self._own
         if proof.fork < head.fork:
             return
-        theirs = verify(proof, Head(proof.fork), nodes=_Nothing(), verifier=verifier).head
+        theirs = verify(proof, Head(proof.fork), nodes=NoNodes(), verifier=verifier).head
         if theirs is None:
             raise InvalidProof("a history of no length")
         compare_again = False

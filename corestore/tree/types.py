@@ -46,6 +46,14 @@ class NodeReader(Protocol):
         ...
 
 
+class NoNodes:
+    """A `NodeReader` that knows no node: a proof checked with it has to bring all it needs."""
+
+    def node(self, index: int) -> None:
+        """None, whatever *index*."""
+        del index
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """The state of a log: all that its signature covers, and the signature.
