@@ -70,8 +70,3 @@ def basename(path: str | bytes) -> bytes:
     """The last name of *path*, empty for the root. Raises as `split` does."""
     names = split(path)
     return names[-1] if names else b""
-
-
-def is_below(path: bytes, directory: bytes) -> bool:
-    """Whether *path* is *directory* or lies in it; both in normal form."""
-    return directory == ROOT or path == directory or path.startswith(directory + b"/")

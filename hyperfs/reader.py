@@ -96,10 +96,6 @@ class ContentReader:
             return await self.blocks.complete(lambda: self._piece(piece))
         return b"".join(await self.blocks.complete(lambda: self._all(pieces)))
 
-    def read_nowait(self, pieces: Sequence[Piece]) -> bytes:
-        """The same from local blocks alone. Raises BlocksMissing, DecodeError."""
-        return b"".join(self._all(pieces))
-
     async def blob_blocks(self, blob: Blob, start: int, end: int) -> Iterable[int]:
         """The blocks that bytes *start* to *end* of a blob probably lie in: over all bytes, all its
         blocks. Raises as `read`."""

@@ -158,18 +158,6 @@ def key_id(key: bytes) -> int:
     return int.from_bytes(key[:ID_BYTES], "big")
 
 
-def key_name_untrusted(key: bytes) -> bytes:
-    """The name of an entry's key, for a key that came out of an index.
-
-    Raises:
-      DecodeError: what follows the id is not a valid name.
-    """
-    name = key[ID_BYTES:]
-    if not is_name(name):
-        raise DecodeError("name of a directory entry", ID_BYTES)
-    return name
-
-
 def group_window(key: bytes) -> int:
     """The window of a key of `group_key`'s form."""
     return int.from_bytes(key[ID_BYTES + 1 :], "big")

@@ -45,18 +45,10 @@ def test_bytes_survive_as_text(path):
 def test_a_path_is_its_parent_and_its_name(names):
     path = paths.normalise(b"/".join(names))
     assert paths.join(paths.parent(path), paths.basename(path)) == path
-    assert paths.is_below(path, paths.parent(path))
 
 
 def test_joining_never_starts_over():
     assert paths.join("/a", "/b", b"c") == b"/a/b/c"
-
-
-def test_below_is_by_whole_names():
-    assert paths.is_below(b"/a/b", b"/a")
-    assert paths.is_below(b"/a", b"/a")
-    assert paths.is_below(b"/a", b"/")
-    assert not paths.is_below(b"/ab", b"/a")
 
 
 def test_nul_is_refused():
