@@ -21,7 +21,7 @@ from hyperfs.cli.failures import Exit, Failure
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 
-    from hyperfs import Batch, Drive, Entry
+    from hyperfs import Batch, Drive, Entry, OpenFile
     from hyperfs.cli.output import Meter
 
 
@@ -145,7 +145,7 @@ class DriveAccess:
     async def fixed(self) -> DriveAccess:
         await self._ready()
         try:
-            return DriveAccess(await self._drive.checkout())
+            return _FixedAccess(await self._drive.checkout())
         except (OSError, corestore.StorageError):
             # What cannot be stored can still be read, as it is at the time.
             return self
@@ -241,3 +241,22 @@ class DriveAccess:
 
         found = await hyperfs.check_drive(self._drive, progress=tell)
         return found.blocks, found.byte_length, found.damaged, found.unreadable
+
+
+class _FixedAccess(DriveAccess):
+    """Of one version. The file that is read stays open, so that what follows is fetched ahead."""
+
+    def __init__(self, drive: Drive) -> None:
+        super().__init__(drive)
+        self._reading: tuple[bytes, OpenFile] | None = None
+
+    async def read(self, path: bytes, offset: int, length: int) -> bytes:
+        with self._given_back_told():
+            if self._reading is None or self._reading[0] != path:
+                entry = await self._drive.entry(path)
+                if not entry.is_file:
+                    return await super().read(path, offset, length)
+                if self._reading is not None:
+                    self._reading[1].release()
+                self._reading = path, self._drive.open_file(entry, None, current=True)
+            return await self._reading[1].read(offset, length)

@@ -117,6 +117,31 @@ async def test_what_cannot_be_stored_can_be_read(tmp_path):
         file.release()
 
 
+async def test_what_is_read_in_pieces_is_fetched_ahead():
+    async with (
+        corestore.open(None) as near,
+        corestore.open(None) as far,
+        hyperfs.open(near, name="d", create=True) as writer,
+    ):
+        for name in ("/file", "/other"):
+            await writer.write(name, random.Random(name).randbytes(4_000_000))
+        await writer.sync()
+        async with linked(near, far), hyperfs.open(far, key=writer.key) as reader:
+            await reader.ready()
+            access = await DriveAccess(reader).fixed()
+            assert len(await access.read(b"/other", 0, 100)) == 100
+            for offset in range(0, 1_000_000, 100_000):
+                await access.read(b"/file", offset, 100_000)
+            content = reader.content
+            with trio.fail_after(60):
+                # What was read is a quarter of the file.
+                await content.wait_until(
+                    lambda: content.statistics().blocks_held > content.length // 4
+                )
+            with pytest.raises(IsADirectoryError):
+                await access.read(b"/", 0, 1)
+
+
 async def test_of_what_its_writer_gave_back_meanwhile_a_reader_says_so():
     data = random.Random(3).randbytes(2_000_000)
     async with (
