@@ -268,6 +268,7 @@ class Follower:
             self._moved.unpark_all()
 
     def _is_ended(self) -> bool:
+        """Asked after an await: `stop` may have been called, which mypy cannot know of a field."""
         return self._ended
 
     def stop(self) -> None:

@@ -60,7 +60,7 @@ _writing: Final[WeakKeyDictionary[Corestore, set[Key]]] = WeakKeyDictionary()
 
 METADATA_NAME: Final = "db"
 # Tells the content core's namespace from the metadata core's: constant 0 of the name "hyperdrive".
-# Format: hyperdrive 13; hyperfs/FORMAT.md, "The two cores".
+# Format: hyperdrive 13; hyperfs/FORMAT.md, "The two logs".
 BLOBS: Final = hashlib.blake2b(
     hashlib.blake2b(b"hyperdrive", digest_size=32).digest() + b"\0", digest_size=32
 ).digest()
@@ -223,6 +223,7 @@ async def open(
         raise failure
 
 
+# `open` has a parameter of that name.
 _create = create
 
 

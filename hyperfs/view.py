@@ -18,8 +18,8 @@ from hyperfs.index.diff import Diff
 from hyperfs.index.node import BlocksMissing, NodeCache
 from hyperfs.index.root import decode_root, find_root, find_root_at
 from hyperfs.index.tree import Index
-from hyperfs.records import ID_BYTES as _ID_BYTES
 from hyperfs.records import (
+    ID_BYTES,
     Entry,
     Link,
     group_key,
@@ -224,7 +224,7 @@ class View:
             known = [
                 (key, record)
                 for key, _ in shown
-                if (record := self._known.get(key)) is not None and key[_ID_BYTES]
+                if (record := self._known.get(key)) is not None and key[ID_BYTES]
             ]
             out += known if len(known) == len(shown) else self._decoded(shown)
             if len(page) < wanted or len(out) >= limit:
@@ -235,7 +235,7 @@ class View:
     def _decoded(self, page: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, Entry | Link]]:
         """Keys and records, without those that hold no name, or no record."""
         for key, value in page:
-            if not is_name(key[_ID_BYTES:]):
+            if not is_name(key[ID_BYTES:]):
                 continue
             record = self._known.get(key)
             if record is None:
@@ -350,7 +350,7 @@ class _Changes:
 
     def _name(self, key: bytes, before: bytes | None, after: bytes | None) -> EntryChange | None:
         """What a changed key means; None for what another change tells (groups of extents)."""
-        name = key[_ID_BYTES:]
+        name = key[ID_BYTES:]
         if key == shared_key(key_id(key)):
             directory = named = None
         elif is_name(name):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import errno
 import os
-from typing import TYPE_CHECKING, Final, Protocol, TypedDict
+from typing import TYPE_CHECKING, Final, Protocol, TypedDict, Unpack
 
 from corestore import DecodeError
 from hyperfs.content import ContentMap
@@ -22,8 +22,6 @@ from hyperfs.records import Entry, check_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
-
-    from typing_extensions import Unpack
 
     from hyperfs.blobs import Piece
     from hyperfs.blocks import CoreBlocks

@@ -170,21 +170,19 @@ async def _put_tree(
     """*top*: the contents of *source* go into what is at *place*."""
     try:
         info = source.stat() if top else source.lstat()
-        if st.S_ISDIR(info.st_mode):
-            if top and await _is_directory(access, place or b"/"):
-                # Somebody's folder that is there: its mode and time are not the source's.
-                for name in sorted(os.listdir(os.fsencode(source))):
-                    child = Path(os.fsdecode(os.path.join(os.fsencode(source), name)))
-                    await _put_tree(access, child, place + b"/" + name, tally, meter)
-                return
-            await access.mkdir(place, st.S_IMODE(info.st_mode))
-            for name in sorted(os.listdir(os.fsencode(source))):
-                child = Path(os.fsdecode(os.path.join(os.fsencode(source), name)))
-                await _put_tree(access, child, place + b"/" + name, tally, meter)
-            # After the contents, whose arrival changes the time.
-            await access.mkdir(place, st.S_IMODE(info.st_mode), clamp_time(info.st_mtime_ns))
-        else:
+        if not st.S_ISDIR(info.st_mode):
             await _put_one(access, source, info, place, tally, meter)
+            return
+        # A folder that is there, and gets contents only, keeps its own mode and time.
+        ours = not (top and await _is_directory(access, place or b"/"))
+        mode = st.S_IMODE(info.st_mode)
+        if ours:
+            await access.mkdir(place, mode)
+        for name in sorted(os.listdir(source)):
+            await _put_tree(access, source / name, place + b"/" + os.fsencode(name), tally, meter)
+        if ours:
+            # After the contents, whose arrival changes the time.
+            await access.mkdir(place, mode, clamp_time(info.st_mtime_ns))
     except (OSError, Failure) as error:
         failure = explain(error)
         if failure is None or failure.code in (Exit.LOCKED, Exit.NOT_PERMITTED):
