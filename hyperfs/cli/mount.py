@@ -58,7 +58,8 @@ if TYPE_CHECKING:
     type=SECONDS,
     default=10.0,
     metavar="SECONDS",
-    help="How long a read waits while no peer sends anything; then ETIMEDOUT  [default: 10].",
+    help="How long a read waits while no peer sends anything; then ETIMEDOUT  [default: 10]. Without"
+    " --peer and --listen nobody is waited for.",
 )
 @click.option(
     "--verify-reads",
@@ -210,7 +211,7 @@ async def _mount(settings: Settings, wanted: _Wanted) -> None:
                 store,
                 key=key,
                 encryption_key=secret,
-                read_timeout=wanted.read_timeout,
+                read_timeout=0.0 if wanted.network.reaches_nobody else wanted.read_timeout,
                 verify_reads=wanted.verify_reads,
             ) as drive,
             # The innermost: what is outside of it is still there to finish the work when it ends.
