@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     type=SECONDS,
     default=10.0,
     metavar="SECONDS",
-    help="How long a read waits while no peer sends anything; then ETIMEDOUT  [default: 10]. Without"
-    " --peer and --listen nobody is waited for.",
+    help="How long a read waits while no peer sends anything; then ETIMEDOUT  [default: 10]."
+    " Without --peer and --listen nobody is waited for.",
 )
 @click.option(
     "--verify-reads",
