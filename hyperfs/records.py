@@ -43,6 +43,8 @@ ROOT_ID: Final = 1
 ID_BYTES: Final = 6
 MAX_ID: Final = (1 << 48) - 1
 MAX_TARGET_BYTES: Final = 4095
+# Of a mode: what tells a file from a directory. (`stat.S_IFMT` is a call, in what is called most.)
+TYPE_BITS: Final = 0o170000
 MAX_INLINE_BYTES: Final = 128
 # Linux hands out xattrs of up to 64 KiB, ext4 stores about 4 KiB a file; names are at most 255.
 MAX_XATTRS: Final = 128
@@ -70,7 +72,6 @@ _KINDS: Final = frozenset(
         stat.S_IFBLK,
     )
 )
-_IFMT: Final = 0o170000
 _SHARED: Final = b"\0"
 _GROUP: Final = b"\1"
 
@@ -198,17 +199,17 @@ class Entry(NamedTuple):
     @property
     def is_dir(self) -> bool:
         """Whether it is a directory."""
-        return self.mode & _IFMT == stat.S_IFDIR
+        return self.mode & TYPE_BITS == stat.S_IFDIR
 
     @property
     def is_file(self) -> bool:
         """Whether it is a regular file."""
-        return self.mode & _IFMT == stat.S_IFREG
+        return self.mode & TYPE_BITS == stat.S_IFREG
 
     @property
     def is_symlink(self) -> bool:
         """Whether it is a symbolic link."""
-        return self.mode & _IFMT == stat.S_IFLNK
+        return self.mode & TYPE_BITS == stat.S_IFLNK
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +241,7 @@ def pack_entry(entry: Entry | Link) -> bytes:
         entry.ctime_ns,
         entry.size,
     ]
-    kind = entry.mode & _IFMT
+    kind = entry.mode & TYPE_BITS
     content: object = None
     if kind == stat.S_IFREG:
         if entry.extents:
@@ -352,7 +353,7 @@ def _entry(fields: list[object], count: int) -> Entry:
     extents: tuple[Extent, ...] = ()
     grouped = False
     if content is not None:
-        kind = mode & _IFMT
+        kind = mode & TYPE_BITS
         if kind == stat.S_IFREG:
             if type(content) is list:
                 extents = from_numbers_untrusted(content, limit=MAX_ENTRY_EXTENTS)
@@ -424,7 +425,7 @@ def _attributes_problem(entry: Entry) -> str | None:
         return "id out of range"
     if entry.blob is not None:
         return "content of another format"
-    kind = entry.mode & _IFMT
+    kind = entry.mode & TYPE_BITS
     if kind not in _KINDS or not 0 <= entry.mode <= 0o177777:
         return "unknown type or mode"
     if not (0 <= entry.uid <= _MAX_U32 and 0 <= entry.gid <= _MAX_U32):
@@ -446,7 +447,7 @@ def _attributes_problem(entry: Entry) -> str | None:
 
 
 def _content_problem(entry: Entry) -> str | None:
-    kind, size = entry.mode & _IFMT, entry.size
+    kind, size = entry.mode & TYPE_BITS, entry.size
     if kind == stat.S_IFREG:
         extents = entry.extents
         inline = entry.inline

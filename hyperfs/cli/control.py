@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES: Final = 1 << 24
 MAX_PAYLOAD_BYTES: Final = 4 << 20
 PUT_CHUNK_BYTES: Final = 1 << 20
-logger = logging.getLogger("hyperfs.control")
+logger: Final = logging.getLogger("hyperfs")
 
 Header = dict[str, JsonValue]
 StatusReport = dict[str, JsonValue]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from typing import Final
 
 import trio
 
@@ -17,7 +18,7 @@ from corestore import (
     VerificationError,
 )
 
-_log = logging.getLogger("hyperfs.fuse")
+logger: Final = logging.getLogger("hyperfs")
 
 
 def errno_of(error: BaseException, request: str) -> int:
@@ -33,14 +34,14 @@ def errno_of(error: BaseException, request: str) -> int:
         case NotWritable():
             return errno.EROFS
         case MustRecover() | ForkConflict():
-            _log.error("%s refused: %s", request, error)
+            logger.error("%s refused: %s", request, error)
             return errno.EROFS
         case BlockNotAvailable() | trio.TooSlowError():
-            _log.warning("%s gave up: %s", request, str(error) or "no peer sent the data in time")
+            logger.warning("%s gave up: %s", request, str(error) or "no peer sent the data in time")
             return errno.ETIMEDOUT
         case VerificationError() | StorageCorrupt() | DecodeError():
-            _log.error("%s failed: %s", request, error)
+            logger.error("%s failed: %s", request, error)
             return errno.EIO
         case _:
-            _log.error("%s failed, which is a bug", request, exc_info=error)
+            logger.error("%s failed, which is a bug", request, exc_info=error)
             return errno.EIO

@@ -19,7 +19,7 @@ import trio
 
 from hyperfs.vfs.tree import InvalidateEntry, InvalidateInode, Invalidation
 
-_log = logging.getLogger(__name__)
+logger: Final = logging.getLogger("hyperfs")
 
 # How long `stop` waits for an invalidation that is under way.
 STOP_SECONDS: Final = 5.0
@@ -70,10 +70,10 @@ class Notifier:
                 _tell(item)
             except OSError as error:
                 if error.errno in _GONE:
-                    _log.debug("the mount is gone: %s", error)
+                    logger.debug("the mount is gone: %s", error)
                     return
                 if error.errno not in _NOTHING_TO_DO:
-                    _log.warning("cannot invalidate %s: %s", item, error)
+                    logger.warning("cannot invalidate %s: %s", item, error)
             self.done += 1
 
 

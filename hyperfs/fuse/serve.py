@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hyperfs.fuse.session import Session
     from hyperfs.vfs.tree import Invalidations
 
-_log = logging.getLogger(__name__)
+logger: Final = logging.getLogger("hyperfs")
 
 # How long the first answer of a new mount may take.
 _READY_SECONDS: Final = 30.0
@@ -79,7 +79,7 @@ class Mounted:
             try:
                 await self._tell_kernel_of(path)
             except (CorestoreError, trio.TooSlowError, OSError) as error:
-                _log.warning("%r may be shown as it was before: %s", path, error)
+                logger.warning("%r may be shown as it was before: %s", path, error)
 
     async def _tell_kernel_of(self, path: bytes) -> None:
         fs, directory = self.file_system, ROOT_ID
@@ -234,7 +234,7 @@ async def _take_off(
         if connection is not None:
             mountpoint.abort(connection)
         if not await notifier.stop():
-            _log.error("%s: an invalidation does not end; the mount goes with the process", point)
+            logger.error("%s: an invalidation does not end; the mount goes with the process", point)
             return
     session.close(unmount=connection is not None)
 
@@ -246,7 +246,9 @@ async def _leave(
 
     What was written is made durable if that is still possible.
     """
-    _log.error("the mount on %s has failed; hyperfs umount, or another mount, takes it off", point)
+    logger.error(
+        "the mount on %s has failed; hyperfs umount, or another mount, takes it off", point
+    )
     await notifier.stop()
     with trio.move_on_after(_LAST_SYNC_SECONDS):
         await _sync(fs)
@@ -263,7 +265,7 @@ async def _unmounted(point: str, session: Session) -> bool:
     unmount = partial(mountpoint.unmount, point, lazy=False)
     reason = await trio.to_thread.run_sync(unmount, abandon_on_cancel=True)
     if reason is not None:
-        _log.info("%s is in use: %s", point, reason)
+        logger.info("%s is in use: %s", point, reason)
         return False
     # The kernel's goodbye ends the session.
     await session.wait_ended()
@@ -275,11 +277,11 @@ async def _detach(point: str) -> None:
     try:
         await trio.to_thread.run_sync(mountpoint.write_back, point, abandon_on_cancel=True)
     except OSError as error:
-        _log.warning("%s: mapped files could not be written back: %s", point, error)
+        logger.warning("%s: mapped files could not be written back: %s", point, error)
     unmount = partial(mountpoint.unmount, point, lazy=True)
     reason = await trio.to_thread.run_sync(unmount, abandon_on_cancel=True)
     if reason is not None:
-        _log.warning("%s cannot be detached: %s", point, reason)
+        logger.warning("%s cannot be detached: %s", point, reason)
 
 
 async def _sync(fs: FileSystem[EntryAttributes]) -> None:
@@ -288,4 +290,4 @@ async def _sync(fs: FileSystem[EntryAttributes]) -> None:
     try:
         await fs.drive.sync()
     except Exception:  # whatever it is, the mount must still be taken off
-        _log.exception("what was written last could not be made durable")
+        logger.exception("what was written last could not be made durable")

@@ -6,10 +6,11 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
+from hyperfs.records import TYPE_BITS
+
 if TYPE_CHECKING:
     from hyperfs.records import Entry
 
-_TYPES: Final = 0o170000
 _FILE: Final = stat.S_IFREG
 # The unit in which the bytes of a file are counted as used, as on most local file systems.
 _USED_UNIT: Final = 4096
@@ -90,9 +91,9 @@ class Presentation:
         )
 
     def _mode(self, mode: int) -> int:
-        if self.umask is None or mode & _TYPES == stat.S_IFLNK:
+        if self.umask is None or mode & TYPE_BITS == stat.S_IFLNK:
             return mode
-        return mode & _TYPES | 0o777 & ~self.umask
+        return mode & TYPE_BITS | 0o777 & ~self.umask
 
     def show(self, show: Show[S], entry: Entry, atime_ns: int | None, *, settled: bool) -> S:
         """The attributes of an entry.
@@ -103,7 +104,7 @@ class Presentation:
         """
         ino, mode, uid, gid, mtime_ns, ctime_ns, size, nlink, rdev = entry[:9]
         blocks = 0
-        if size and mode & _TYPES == _FILE:
+        if size and mode & TYPE_BITS == _FILE:
             # Never 0 for a file with a size: to tar(1) that means one that is all hole.
             used = _used(entry) if settled else size
             blocks = (-(-used // _USED_UNIT) or 1) * (_USED_UNIT // _SECTOR)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import stat
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hyperfs.drive import Changed, EntryChange
     from hyperfs.records import Entry
 
-_log = logging.getLogger(__name__)
+logger: Final = logging.getLogger("hyperfs")
 
 
 S = TypeVar("S")
@@ -56,7 +56,7 @@ class FileSystem(XattrOperations[S]):
     async def apply(self, changed: Changed) -> None:
         """Take note of a new version that look-ups show by now."""
         if not changed.complete:
-            _log.info("version %d: too much changed to tell, all is asked anew", changed.version)
+            logger.info("version %d: too much changed to tell, all is asked anew", changed.version)
             await self._doubt_everything()
             return
         for change in changed.changes:
@@ -138,7 +138,7 @@ class FileSystem(XattrOperations[S]):
         try:
             found = await self.drive.resolve(*place)
         except (CorestoreError, trio.TooSlowError, OSError) as error:
-            _log.info("cannot look again for %s: %s", self.path_of(ino), error)
+            logger.info("cannot look again for %s: %s", self.path_of(ino), error)
             return False
         return found is not None and found[0].id == ino
 

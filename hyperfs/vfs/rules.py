@@ -14,6 +14,9 @@ import errno
 import stat
 from typing import TYPE_CHECKING, Final
 
+from hyperfs.paths import MAX_NAME_BYTES
+from hyperfs.records import MAX_TARGET_BYTES, MAX_XATTR_BYTES, MAX_XATTRS, TYPE_BITS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
@@ -21,23 +24,22 @@ READ: Final = 4
 WRITE: Final = 2
 EXECUTE: Final = 1
 
-NAME_MAX: Final = 255
-SYMLINK_MAX: Final = 4095
+NAME_MAX: Final = MAX_NAME_BYTES
+SYMLINK_MAX: Final = MAX_TARGET_BYTES
 # ext4 stops at 65,000 names a file.
 LINK_MAX: Final = 65_000
 # Linux's limits for any file system: name of an attribute, its value.
 XATTR_NAME_MAX: Final = 255
 XATTR_SIZE_MAX: Final = 65_536
 # What the records of a drive hold: all names and values of a file together, and their number.
-XATTR_TOTAL_MAX: Final = 32 * 1024
-XATTR_COUNT_MAX: Final = 128
+XATTR_TOTAL_MAX: Final = MAX_XATTR_BYTES
+XATTR_COUNT_MAX: Final = MAX_XATTRS
 # Attributes of this name tell how the file and its drive are; no drive holds them.
 XATTR_COMPUTED: Final = b"user.hyperfs."
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 
-_TYPES: Final = 0o170000
 _MODES: Final = 0o7777
 
 
@@ -72,7 +74,7 @@ def permits(mode: int, uid: int, gid: int, who: Credentials, mask: int) -> bool:
     Root may read and write all, and execute what anybody may, or a directory.
     """
     if who.uid == 0:
-        return not mask & EXECUTE or mode & _TYPES == stat.S_IFDIR or bool(mode & 0o111)
+        return not mask & EXECUTE or mode & TYPE_BITS == stat.S_IFDIR or bool(mode & 0o111)
     if who.uid == uid:
         bits = mode >> 6
     elif who.in_group(gid):
@@ -123,7 +125,7 @@ def new_owner(
     if not directory_mode & stat.S_ISGID:
         return who.gid, mode
     gid = directory_gid
-    if mode & _TYPES == stat.S_IFDIR:
+    if mode & TYPE_BITS == stat.S_IFDIR:
         return gid, mode | stat.S_ISGID
     both = stat.S_ISGID | stat.S_IXGRP
     if mode & both == both and who.uid != 0 and not who.in_group(gid):
@@ -136,7 +138,7 @@ def mode_after_change(mode: int) -> int:
 
     A set-group-ID bit without group execution means mandatory locking and stays.
     """
-    if mode & _TYPES == stat.S_IFDIR:
+    if mode & TYPE_BITS == stat.S_IFDIR:
         return mode
     mode &= ~stat.S_ISUID
     if mode & stat.S_IXGRP:
@@ -152,7 +154,7 @@ def mode_after_chmod(mode: int, permissions: int, gid: int, who: Credentials) ->
     permissions &= _MODES
     if permissions & stat.S_ISGID and who.uid != 0 and not who.in_group(gid):
         permissions &= ~stat.S_ISGID
-    return mode & _TYPES | permissions
+    return mode & TYPE_BITS | permissions
 
 
 def check_chmod(uid: int, who: Credentials) -> None:
@@ -219,7 +221,7 @@ def check_rename(*, source_is_dir: bool, target_is_dir: bool | None, flags: int)
 
 def check_node(mode: int, who: Credentials, *, devices: bool) -> None:
     """Raise unless mknod(2) may make such a file; *devices* says that the mount allows them."""
-    kind = mode & _TYPES
+    kind = mode & TYPE_BITS
     if kind in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK):
         return
     if kind in (stat.S_IFCHR, stat.S_IFBLK):
