@@ -45,7 +45,7 @@ from hyperfs.index.root import check_header, header_block
 from hyperfs.links import DriveLink
 from hyperfs.live import LiveTree
 from hyperfs.records import ROOT_ID, Entry, pack_entry, shared_key
-from hyperfs.view import IndexFormat
+from hyperfs.view import IndexFormat, View
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -277,6 +277,7 @@ class _Opening:
             self._tree.before_first_change = self._begin_writing
         await self._follower.show_cached()
         await self._repair()
+        await self._name_history()
         return Drive(
             self._metadata,
             self._tree,
@@ -396,6 +397,24 @@ class _Opening:
         # Roots of the cut tail were looked at; other blocks will take their places.
         self._cache.forget_from(view.version)
         logger.warning("drive %s goes on from version %d", metadata.key, view.version)
+
+    async def _name_history(self) -> None:
+        """Have a version say on which history of the content it relies, if the newest says another:
+        whoever settled two histories died before that. It comes before anybody is shown the other.
+        """
+        view, content = self._tree.view, self._content
+        if not self._tree.writable or not isinstance(view, View) or content is None:
+            return
+        if view.index.root.content_fork >= content.fork:
+            return
+        assert self._committer is not None
+        try:
+            self._tree.check_writable()
+            await self._committer.tell_content_fork()
+        except (CorestoreError, OSError) as error:
+            logger.warning(
+                "drive %s: its newest version is of an old history: %s", self._metadata.key, error
+            )
 
     def _begin_writing(self) -> None:
         """Take the right to write; from now on nobody else appends."""

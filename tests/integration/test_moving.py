@@ -358,6 +358,28 @@ async def test_a_forked_drive_goes_on_with_one_of_its_histories(tmp_path):
             assert await hyperfs.settle_drive(reading, key) == drive.version
 
 
+async def test_a_settlement_that_was_killed_in_the_end_is_finished_by_who_opens_the_drive(
+    tmp_path, monkeypatch
+):
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    async with forked(tmp_path) as (key, one, reading):
+        monkeypatch.setattr("hyperfs.opening.open", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await hyperfs.settle_drive(one, key)
+        monkeypatch.undo()
+        # Nobody writes it.
+        async with hyperfs.open(one, name="photos") as drive:
+            assert drive.tree.view.index.root.content_fork == drive.content.fork == 1
+            version = drive.version
+            async with hyperfs.open(reading, key=key) as copy, linked(one, reading):
+                await caught_up(copy, drive)
+                assert await copy.read("/one") == b"one" * 1000
+        async with hyperfs.open(one, name="photos") as drive:
+            assert drive.version == version
+
+
 async def test_a_new_history_is_not_read_from_the_content_of_the_one_that_was_left(tmp_path):
     async with forked(tmp_path) as (key, one, reading):
         await hyperfs.settle_drive(one, key)
