@@ -19,8 +19,10 @@ import trio.testing
 
 # A run of the suite is repeatable; HYPOTHESIS_PROFILE=explore tries other values each time. What
 # fails then joins the corpus as an example in the test.
-hypothesis.settings.register_profile("repeatable", derandomize=True)
-hypothesis.settings.register_profile("explore", derandomize=False)
+# On a slow machine an example may take any time.
+_PATIENT: Any = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("repeatable", derandomize=True, **_PATIENT)
+hypothesis.settings.register_profile("explore", derandomize=False, **_PATIENT)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 

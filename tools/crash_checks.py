@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from tools.program import Mount, Person
 
 
-ANSWER_SECONDS = 30.0
-EQUAL_SECONDS = 10.0
+ANSWER_SECONDS = 120.0
+EQUAL_SECONDS = 60.0
 
 
 # -- heads, read beside the processes that have the stores open ------------------------------------
@@ -62,7 +62,7 @@ async def _heads(store_path: str, key: str, lengths: list[int]) -> dict[str, obj
 def heads(person: Person, key: str, *lengths: int) -> dict[str, dict[str, object]]:
     """The two cores of a drive as a store has them; tree hashes at *lengths*, else at the ends."""
     words = [sys.executable, __file__, str(person.store), key, *map(str, lengths)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
         raise Violation(f"the store {person.store} does not open: {done.stderr}")
     found: dict[str, dict[str, object]] = json.loads(done.stdout)

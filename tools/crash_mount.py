@@ -258,7 +258,7 @@ class World(crash_world.World):
         process = self.here.process
         process.terminate()
         try:
-            code = process.wait(60)
+            code = process.wait(120)
         except subprocess.TimeoutExpired:
             raise Violation("it did not end after SIGTERM") from None
         if code:
@@ -366,7 +366,7 @@ class World(crash_world.World):
     def _check_equal(self) -> None:
         """The reader catches up and has the same tree and the same logs."""
         version = self.version(self.writer, self.here)
-        wait_until(lambda: self.version(self.reader, self.there) >= version, 30)
+        wait_until(lambda: self.version(self.reader, self.there) >= version)
         wait_equal(self.here.folder, self.there.folder)
 
     def _settle(self, loads: dict[str, Load]) -> None:

@@ -49,8 +49,8 @@ SIZES = (40, 700, 5000, 70_000)
 ROLES = ("writer", "reader", "far")
 # Logs only grow; a new world begins before checking them takes long.
 ROUNDS_OF_A_WORLD = 20
-START_SECONDS = 30.0
-QUIET_SECONDS = 60.0
+START_SECONDS = 120.0
+QUIET_SECONDS = 120.0
 Lengths = tuple[int, int]
 
 

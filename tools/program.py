@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HYPERFS = Path(sys.executable).with_name("hyperfs")
-READY_SECONDS = 60.0
+# A hang is told; a slow machine is waited for.
+READY_SECONDS = 120.0
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
 
 

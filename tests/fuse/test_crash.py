@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from tests.support.limits import HANG_SECONDS
 from tests.support.mounts import mounted
 
 pytestmark = pytest.mark.fuse
@@ -109,7 +110,7 @@ def test_reader_that_was_killed_goes_on_where_it_was(tmp_path):
         for _ in range(2):
             reading = {"store": tmp_path / "b", "key": here.key, "peer": here.address}
             with mounted(tmp_path / "there", **reading) as there:
-                deadline = time.monotonic() + 20
+                deadline = time.monotonic() + HANG_SECONDS
                 while not (there / "f").exists() and time.monotonic() < deadline:
                     time.sleep(0.01)
                 with open(there / "f", "rb") as file:

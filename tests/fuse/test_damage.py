@@ -10,6 +10,7 @@ import pytest
 
 from tests.fuse.test_end_to_end import sync
 from tests.integration.test_damage import data_files, flip
+from tests.support.limits import TEST_SECONDS
 from tools.program import people
 
 pytestmark = pytest.mark.fuse
@@ -18,7 +19,7 @@ DATA = random.Random(31).randbytes(2_000_000)
 
 
 def test_with_verify_reads_programs_read_no_byte_that_the_disk_has_changed(tmp_path):
-    with people(tmp_path, "alice", "bob", seconds=120) as (alice, bob):
+    with people(tmp_path, "alice", "bob", seconds=TEST_SECONDS) as (alice, bob):
         key = alice.ask("create", "d").strip()
         here = alice.mount("d", tmp_path / "here", "--listen", "127.0.0.1:0")
         (here.folder / "folder").mkdir()
@@ -47,7 +48,7 @@ def test_with_verify_reads_programs_read_no_byte_that_the_disk_has_changed(tmp_p
 
 
 def test_verify_finds_what_the_disk_has_changed_and_has_it_fetched_again(tmp_path):
-    with people(tmp_path, "alice", "bob", seconds=120) as (alice, bob):
+    with people(tmp_path, "alice", "bob", seconds=TEST_SECONDS) as (alice, bob):
         key = alice.ask("create", "d").strip()
         here = alice.mount("d", tmp_path / "here", "--listen", "127.0.0.1:0")
         (here.folder / "file").write_bytes(DATA)

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from tests.support.limits import HANG_SECONDS
 from tests.support.mounts import mounted
 
 pytestmark = pytest.mark.fuse
@@ -18,12 +19,12 @@ pytestmark = pytest.mark.fuse
 
 @pytest.fixture
 def mount(tmp_path):
-    with mounted(tmp_path / "m", deadline=40) as mount:
+    with mounted(tmp_path / "m") as mount:
         yield mount
 
 
 def wait_told(mount, count):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANG_SECONDS
     while mount.ask("counts")["told"] < count:
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -57,7 +58,7 @@ def test_invalidation_while_a_read_is_under_way(mount):
     # The mount answers others meanwhile.
     (mount / "other").write_bytes(b"y")
     mount.ask("open gate")
-    reader.join(30)
+    reader.join(HANG_SECONDS)
     assert found == [b"x" * 100_000]
     wait_told(mount, 3)
 
@@ -86,7 +87,7 @@ def test_invalidation_of_names_while_they_are_made_and_removed(mount):
     wait_told(mount, count)
     done.set()
     for worker in workers:
-        worker.join(30)
+        worker.join(HANG_SECONDS)
     assert sorted(os.listdir(mount.path)) == []
 
 
@@ -123,5 +124,5 @@ def test_many_waiting_reads_leave_room_for_others(mount):
     assert len(os.listdir(mount.path)) == count + 1
     mount.ask("open gate")
     for reader in readers:
-        reader.join(30)
+        reader.join(HANG_SECONDS)
     assert found == [b"x" * 5000] * count

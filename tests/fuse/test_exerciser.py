@@ -17,7 +17,7 @@ STEPS = 3000
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_random_reads_and_writes_agree_with_a_bytearray(tmp_path, seed):
-    with mounted(tmp_path / "m", store=tmp_path / "store", deadline=120) as mount:
+    with mounted(tmp_path / "m", store=tmp_path / "store") as mount:
         exercisers = []
         for number in range(2):
             (mount / f"{number}").mkdir()

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.limits import TEST_SECONDS
 from tools.program import HYPERFS, is_mounted, people, wait_until
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
 
 def test_a_line_in_fstab_mounts_a_drive(tmp_path):
-    with people(tmp_path, "alice", seconds=60) as (alice,):
+    with people(tmp_path, "alice", seconds=TEST_SECONDS) as (alice,):
         alice.ask("create", "photos")
         alice.run("put", __file__, "photos:/test.py")
         folder = tmp_path / "mount"

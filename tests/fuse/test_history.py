@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hyperfs.vfs.history import MOST_VIEWS
+from tests.support.limits import MODULE_SECONDS
 from tests.support.mounts import mounted
 from tools.program import wait_until
 
@@ -27,13 +28,13 @@ def pair():
     with tempfile.TemporaryDirectory(prefix="hyperfs-history-") as name:
         top = Path(name)
         with (
-            mounted(top / "mount", store=top / "store", deadline=300) as writer,
+            mounted(top / "mount", store=top / "store", deadline=MODULE_SECONDS) as writer,
             mounted(
                 top / "reader",
                 store=top / "reader-store",
                 key=writer.key,
                 peer=writer.address,
-                deadline=300,
+                deadline=MODULE_SECONDS,
             ) as reader,
         ):
             yield writer, reader
@@ -226,7 +227,7 @@ def test_views_are_given_back_to_make_room(pair):
                 assert (path / str(version) / "many").read_text() == f"{number}\n", turn
         assert kept.read() == "0\n"
     # The kernel gives back what it is told to, when it comes to it.
-    wait_until(lambda: writer.ask("views")["views"] <= MOST_VIEWS + 8, 20)
+    wait_until(lambda: writer.ask("views")["views"] <= MOST_VIEWS + 8)
     assert writer.ask("views")["views"] >= MOST_VIEWS
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.limits import MODULE_SECONDS
 from tests.support.mounts import mounted
 
 pytestmark = pytest.mark.fuse
@@ -36,7 +37,9 @@ def shared_mount(request):
 
 def _mount(top, kind):
     store = top / "store" if kind == "drive" else None
-    with mounted(top / "m", store=store, deadline=300, allow_other=True, dev=True, suid=True) as m:
+    with mounted(
+        top / "m", store=store, deadline=MODULE_SECONDS, allow_other=True, dev=True, suid=True
+    ) as m:
         yield m
 
 

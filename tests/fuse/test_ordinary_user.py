@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from hyperfs.fuse import mountpoint
+from tests.support.limits import HANG_SECONDS
 from tests.support.mounts import TOP
 
 pytestmark = [
@@ -53,7 +54,7 @@ class Somebody:
             cwd=TOP,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_SECONDS,
             check=False,
         )
 
@@ -67,7 +68,7 @@ class Somebody:
             cwd="/",
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_SECONDS,
             check=False,
         )
         assert done.returncode == 0, done
@@ -87,7 +88,7 @@ class Somebody:
             yield process
         finally:
             process.terminate()
-            process.communicate(timeout=60)
+            process.communicate(timeout=HANG_SECONDS)
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_a_user_mounts_works_and_unmounts(somebody):
             os.listdir(folder)
         done = somebody.run("umount", folder)
         assert done.returncode == 0, done
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=HANG_SECONDS) == 0
     assert somebody.run("cat", "d:/f").stdout == "hello\n"
     # A mount whose process died is taken off by its user, too.
     with somebody.mounted("d", folder) as process:

@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from tests.support.limits import TEST_SECONDS
 from tools.program import people
 
 pytestmark = pytest.mark.fuse
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.fuse
 @pytest.fixture
 def person(tmp_path):
     """Somebody with a drive of three versions: empty, with one file, with that file changed."""
-    with people(tmp_path, "alice", seconds=120) as (alice,):
+    with people(tmp_path, "alice", seconds=TEST_SECONDS) as (alice,):
         alice.ask("create", "notes")
         for text in ("first\n", "second, longer\n"):
             (tmp_path / "note").write_text(text)

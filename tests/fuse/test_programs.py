@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.limits import MODULE_SECONDS, TEST_SECONDS
 from tests.support.mounts import mounted
 from tools import sample_tree
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
-SECONDS = 600
 TREE_NAMES = 300
 
 
@@ -56,7 +56,7 @@ def place():
         top = Path(name)
         disk = top / "disk"
         disk.mkdir()
-        options = {"deadline": SECONDS, "suid": True}
+        options = {"deadline": MODULE_SECONDS, "suid": True}
         with (
             mounted(top / "mount", store=top / "store", **options) as writer,
             mounted(
@@ -64,7 +64,7 @@ def place():
                 store=top / "reader-store",
                 key=writer.key,
                 peer=writer.address,
-                deadline=SECONDS,
+                deadline=MODULE_SECONDS,
             ) as reader,
         ):
             yield Place(writer, reader, disk)
@@ -89,7 +89,7 @@ def run(*words, cwd, text="", environment=None):
         errors="surrogateescape",
         env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
         check=False,
-        timeout=SECONDS,
+        timeout=TEST_SECONDS,
     )
     assert done.returncode == 0, f"{words}: {done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout
@@ -233,7 +233,7 @@ def test_sqlite_keeps_its_database_whole(place, journal):
 
 WRITE_ROWS = """
 import sqlite3, sys
-database = sqlite3.connect("db", timeout=60, isolation_level=None)
+database = sqlite3.connect("db", timeout=400, isolation_level=None)
 for number in range(100):
     database.execute("begin immediate")
     found = database.execute("select value from counter").fetchone()[0]
@@ -249,7 +249,7 @@ def test_sqlite_writers_take_turns(place, journal):
     text = f"pragma journal_mode={journal};\ncreate table counter (value integer);\n"
     run("sqlite3", "db", cwd=folder, text=text + "insert into counter values (0);\n")
     writers = [subprocess.Popen([sys.executable, "-c", WRITE_ROWS], cwd=folder) for _ in range(3)]
-    assert [writer.wait(SECONDS) for writer in writers] == [0, 0, 0]
+    assert [writer.wait(TEST_SECONDS) for writer in writers] == [0, 0, 0]
     told = run("sqlite3", "db", "select value from counter; pragma integrity_check", cwd=folder)
     assert told == "300\nok\n"
 

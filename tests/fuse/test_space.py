@@ -9,6 +9,7 @@ import random
 import pytest
 
 from tests.fuse.test_end_to_end import sync
+from tests.support.limits import TEST_SECONDS
 from tools.program import people, wait_until
 
 pytestmark = pytest.mark.fuse
@@ -22,7 +23,7 @@ def disk_bytes(folder):
 
 
 def test_deleted_files_free_the_disk_under_a_mount(tmp_path):
-    with people(tmp_path, "alice", "bob", seconds=120) as (alice, bob):
+    with people(tmp_path, "alice", "bob", seconds=TEST_SECONDS) as (alice, bob):
         key = alice.ask("create", "d").strip()
         here = alice.mount("d", tmp_path / "here", "--listen", "127.0.0.1:0")
         (here.folder / "large").write_bytes(LARGE)
@@ -66,7 +67,7 @@ def test_versions_that_were_looked_at_are_given_back_unless_they_are_in_use(tmp_
     def given_back():
         return json.loads(alice.ask("--json", "gc", "d", "--keep-last", "1"))["bytes"]
 
-    with people(tmp_path, "alice", seconds=120) as (alice,):
+    with people(tmp_path, "alice", seconds=TEST_SECONDS) as (alice,):
         alice.ask("create", "d")
         here = alice.mount("d", tmp_path / "here")
         (here.folder / "large").write_bytes(LARGE)
@@ -86,7 +87,7 @@ def test_versions_that_were_looked_at_are_given_back_unless_they_are_in_use(tmp_
 
 
 def test_a_mount_gives_versions_back_by_itself(tmp_path):
-    with people(tmp_path, "alice", seconds=120) as (alice,):
+    with people(tmp_path, "alice", seconds=TEST_SECONDS) as (alice,):
         alice.ask("create", "d")
         file = tmp_path / "file"
         for n in range(3):

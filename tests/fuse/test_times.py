@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests.support.limits import TEST_SECONDS
 from tools.program import people
 
 pytestmark = pytest.mark.fuse
@@ -16,7 +17,7 @@ LAST = (1 << 63) - 1
 
 @pytest.fixture
 def alice(tmp_path):
-    with people(tmp_path, "alice", seconds=100) as (person,):
+    with people(tmp_path, "alice", seconds=TEST_SECONDS) as (person,):
         person.ask("create", "photos")
         yield person
 

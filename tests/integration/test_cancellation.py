@@ -6,10 +6,11 @@ import trio
 
 import corestore
 import hyperfs
+from tests.support.limits import HANG_SECONDS
 
 
 async def test_a_cancelled_block_can_still_sync(tmp_path):
-    with trio.fail_after(20), trio.CancelScope() as scope:
+    with trio.fail_after(HANG_SECONDS), trio.CancelScope() as scope:
         async with corestore.open(tmp_path / "store") as store:
             core = await store.get(name="log")
             try:
@@ -26,7 +27,7 @@ async def test_a_cancelled_block_can_still_sync(tmp_path):
 
 
 async def test_a_cancelled_drive_commits_and_syncs(tmp_path):
-    with trio.fail_after(20), trio.CancelScope() as scope:
+    with trio.fail_after(HANG_SECONDS), trio.CancelScope() as scope:
         async with (
             corestore.open(tmp_path / "store") as store,
             hyperfs.open(store, name="photos", create=True) as drive,

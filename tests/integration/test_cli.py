@@ -21,6 +21,7 @@ import corestore
 import hyperfs
 from corestore import Key
 from hyperfs.cli.program import program_version
+from tests.support.limits import HANG_SECONDS, TEST_SECONDS
 from tools import sample_tree
 from tools.program import people, wait_until
 
@@ -55,7 +56,7 @@ def seeding(person, what, *more):
         yield json.loads(process.stdout.readline())
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0
 
 
@@ -354,8 +355,8 @@ def test_files_go_in_and_come_out_as_they_were(alice, tmp_path):
     source = tmp_path / "source"
     sample_tree.make(source, large_bytes=2 << 20)
     alice.ask("create", "photos")
-    alice.ask("put", "-r", source, "photos:/tree", seconds=300)
-    alice.ask("get", "-r", "photos:/tree", tmp_path / "copy", seconds=300)
+    alice.ask("put", "-r", source, "photos:/tree", seconds=TEST_SECONDS)
+    alice.ask("get", "-r", "photos:/tree", tmp_path / "copy", seconds=TEST_SECONDS)
     assert sample_tree.differences(source, tmp_path / "copy") == []
 
 
@@ -484,7 +485,7 @@ def test_an_encrypted_drive_is_seeded_by_its_key_and_read_by_its_link(tmp_path):
             failed(carol.run("ls", key, *peer), 12, "encrypted: use its whole link")
             with seeding(bob, key, *peer) as held:
                 assert held["url"] == key
-                deadline = time.monotonic() + 30
+                deadline = time.monotonic() + HANG_SECONDS
                 while True:
                     running = map(json.loads, bob.ask("--json", "status").splitlines())
                     status = next(each for each in running if each["pid"] == held["pid"])
@@ -596,7 +597,7 @@ def interrupted(person, *words, after=0.0):
         time.sleep(after)
         process.send_signal(signal.SIGINT)
         try:
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=HANG_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.integration.test_cli import failed
+from tests.support.limits import HANG_SECONDS
 from tools.program import people, wait_until
 
 pytestmark = pytest.mark.slow
@@ -24,7 +25,7 @@ def pipe(person, text, *words):
         input=text,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
     )
 
@@ -43,7 +44,7 @@ def seeding(person, key, *more):
             yield json.loads(process.stdout.readline())["listening"][0]
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(30)
+            process.wait(HANG_SECONDS)
 
 
 def has_all(person):

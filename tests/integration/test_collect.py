@@ -17,6 +17,7 @@ from hyperfs.collect import oldest_version
 from hyperfs.drive import ROOT_ID
 from tests.support.builders import FaultyStorage, eventually, linked
 from tests.support.drives import a_drive, contents, make_file, snapshot
+from tests.support.limits import HANG_SECONDS
 
 DATA = random.Random(11).randbytes(8_000_000)
 
@@ -128,7 +129,7 @@ async def test_a_new_reader_gets_all_of_a_collected_drive():
         await writer.collect(keep_last=3)
         await writer.sync()
         async with linked(near, far), hyperfs.open(far, key=writer.key) as reader:
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 await reader.ready()
                 assert await snapshot(reader) == await snapshot(writer)
                 kept = writer.previous()
@@ -151,7 +152,7 @@ async def test_a_checkout_of_a_checkout_is_kept_too():
         second = await drive.checkout(drive.previous())
         first = await second.checkout(second.previous())
         await drive.collect(keep_last=1)
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             assert await first.read("/f") == DATA[:100_000]
 
 
@@ -296,7 +297,7 @@ async def test_what_staged_records_name_is_kept(monkeypatch):
 
         before_clearing(drive, monkeypatch, put_back)
         await drive.collect(keep_last=1)
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             assert await drive.read("/again") == DATA[:500_000]
 
 
@@ -318,6 +319,6 @@ async def test_what_was_flushed_of_an_open_file_is_kept(monkeypatch):
         before_clearing(drive, monkeypatch, write_more)
         await drive.collect(keep_last=1)
         assert file.content.windows
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             assert await contents(file) == expected
         file.release()

@@ -20,6 +20,7 @@ from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.remote import ControlAccess
 from tests.support.builders import FaultyStorage, eventually, linked, open_with
 from tests.support.drives import make_file
+from tests.support.limits import HANG_SECONDS
 
 
 @asynccontextmanager
@@ -211,7 +212,7 @@ async def test_a_malformed_call_ends_its_connection_and_no_other(tmp_path, heade
         async with await trio.open_unix_socket(os.fspath(path)) as stream:
             text = json.dumps(header).encode()
             await stream.send_all(len(text).to_bytes(4, "big") + text + bytes(4))
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 assert await stream.receive_some() == b""
         assert await there.stat(b"/") == await here.stat(b"/")
 

@@ -16,6 +16,7 @@ from corestore import BlockNotAvailable, DiskStorage, InvalidChecksum
 from corestore.checking import check_served
 from corestore.storage.files import FileIO
 from tests.support.builders import block, eventually, fill, linked, open_with
+from tests.support.limits import HANG_SECONDS
 
 DATA = random.Random(3).randbytes(3_000_000)
 
@@ -80,7 +81,7 @@ async def test_a_check_goes_on_past_what_the_disk_fails_to_read(tmp_path):
         await store.sync()
         copy = await reading.get(key=core.key)
         async with linked(store, reading):
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 await copy.wait_length(100)
                 await copy.download()
         await reading.sync()
@@ -96,7 +97,7 @@ async def test_a_check_goes_on_past_what_the_disk_fails_to_read(tmp_path):
         near.at = far.at = None
         assert await core.check() == ([], [])
         async with linked(store, reading):
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 assert await copy.get(70) == block(70, 1000)
 
 
@@ -109,7 +110,7 @@ async def test_blocks_that_cannot_be_read_do_not_keep_peers_from_the_others(tmp_
         os.truncate(file, 90_500)
         copy = await reading.get(key=core.key)
         async with linked(store, reading):
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 copy.hint(range(100))
                 await copy.download(0, 90)
             assert len(copy.peers) == len(core.peers) == 1
@@ -124,7 +125,7 @@ async def hold(path, near, key):
         linked(near, far),
         hyperfs.open(far, key=key) as reader,
     ):
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             await reader.ready()
             await reader.download("/")
 
@@ -143,7 +144,7 @@ async def test_a_reader_fetches_what_its_disk_has_damaged(tmp_path):
             assert 0 < found.damaged <= 6
             assert found.byte_length > len(DATA)
             async with linked(near, far):
-                with trio.fail_after(10):
+                with trio.fail_after(HANG_SECONDS):
                     assert await reader.read("/f") == DATA
             assert (await hyperfs.check_drive(reader)).damaged == 0
 
@@ -222,7 +223,7 @@ async def test_a_reader_notices_damage_as_it_reads_and_fetches_it_anew(tmp_path,
             linked(near, far),
         ):
             # 2. A peer has what is damaged.
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 assert await reader.read("/f") == DATA
                 assert len([each async for each in reader.walk()]) == 402
             assert (await hyperfs.check_drive(reader)).damaged == 0
@@ -240,7 +241,7 @@ async def test_a_reader_fetches_anew_what_its_disk_fails_to_read(tmp_path):
         await writer.write("/f", DATA)
         await writer.sync()
         async with linked(near, far):
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 await reader.ready()
                 await reader.download("/")
             reader.tree.reader._cache.clear()
@@ -253,7 +254,7 @@ async def test_a_reader_fetches_anew_what_its_disk_fails_to_read(tmp_path):
                 disk.at = None
                 return found
 
-            with pytest.MonkeyPatch.context() as patch, trio.fail_after(10):
+            with pytest.MonkeyPatch.context() as patch, trio.fail_after(HANG_SECONDS):
                 patch.setattr(corestore.Hypercore, "check", replaced)
                 assert await reader.read("/f") == DATA
             assert disk.at is None
@@ -321,14 +322,14 @@ async def test_a_reader_that_serves_what_its_disk_has_damaged_fetches_it_anew(tm
             await third.get(key=core.key) as last,
         ):
             async with linked(far, third):
-                with trio.fail_after(10):
+                with trio.fail_after(HANG_SECONDS):
                     await last.wait_length(100)
                     last.hint(range(60, 80))
                     await copy.wait_until(lambda: not copy.has(70))
             assert [index for index in range(100) if not copy.has(index)] == [70]
             assert "has damaged 1 blocks" in caplog.text
             async with linked(near, far), linked(far, third):
-                with trio.fail_after(10):
+                with trio.fail_after(HANG_SECONDS):
                     assert await last.get(70) == await core.get(70)
 
 

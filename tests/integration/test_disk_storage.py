@@ -20,6 +20,7 @@ from corestore.storage.files import DataFiles, FileIO
 from corestore.storage.health import Health
 from corestore.tree.types import EMPTY_HEAD
 from tests.support.faults import FaultyIO
+from tests.support.limits import HANG_SECONDS
 from tests.support.storage import (
     RemoteLog,
     append,
@@ -613,7 +614,7 @@ def test_descriptor_is_not_closed_under_its_sync(tmp_path: Path) -> None:
     class Slow(FileIO):
         def fdatasync(self, fd: int) -> None:
             entered.set()
-            assert release.wait(10)
+            assert release.wait(HANG_SECONDS)
             super().fdatasync(fd)
 
     files = DataFiles(tmp_path, Health(), Slow(), limit=1)
@@ -622,7 +623,7 @@ def test_descriptor_is_not_closed_under_its_sync(tmp_path: Path) -> None:
     begun = files.begin_flush([0])
     thread = threading.Thread(target=files.flush, args=[begun])
     thread.start()
-    assert entered.wait(10)
+    assert entered.wait(HANG_SECONDS)
     files.write(1, names[1], [StoredBlock(0, 0, b"y")])
     files.forget(0)
     os.fstat(begun[0].fd)

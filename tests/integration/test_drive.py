@@ -21,6 +21,7 @@ from hyperfs.drive import ROOT_ID
 from hyperfs.index import NodeCache, build_commit, header_block
 from hyperfs.records import pack_entry, shared_key
 from tests.support.drives import snapshot
+from tests.support.limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -362,7 +363,7 @@ async def test_versions_are_held_while_they_are_compared(monkeypatch):
         changes = drive.diff(await drive.checkout(drive.previous()))
         gc.collect()
         await drive.collect(keep_last=1)
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             assert len([change async for change in changes]) == 300
 
 

@@ -20,6 +20,7 @@ from hyperfs.index import build_commit, header_block
 from hyperfs.records import entry_key, pack, pack_entry, shared_key
 from tests.support.builders import eventually, linked
 from tests.support.drives import contents, snapshot
+from tests.support.limits import HANG_SECONDS, PATIENT
 
 LARGE = random.Random(7).randbytes(20_000_000)
 
@@ -37,7 +38,7 @@ async def a_pair(*, read_timeout=None, link=True):
                 yield writer, reader, near, far
                 return
             async with linked(near, far):
-                with trio.fail_after(5):
+                with trio.fail_after(HANG_SECONDS):
                     await reader.ready()
                 yield writer, reader, near, far
 
@@ -45,7 +46,7 @@ async def a_pair(*, read_timeout=None, link=True):
 async def caught_up(writer, reader):
     """Wait until the reader shows what the writer has."""
     await writer.sync()
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         while reader.version < writer.version:
             await reader.update()
 
@@ -83,7 +84,7 @@ async def test_trees_are_equal():
 
 async def test_a_log_that_was_truncated_is_followed():
     """No program does that to a drive of ours; a peer may show it all the same."""
-    async with a_pair(read_timeout=1) as (writer, reader, near, _):
+    async with a_pair(read_timeout=HANG_SECONDS) as (writer, reader, near, _):
         await writer.write("/a", b"1" * 70_000)
         await caught_up(writer, reader)
         version = writer.version
@@ -111,7 +112,7 @@ async def test_a_log_that_was_truncated_is_followed():
 
 
 async def test_what_took_the_place_of_a_truncated_version_is_not_shown_as_that():
-    async with a_pair(read_timeout=1) as (writer, reader, near, _):
+    async with a_pair(read_timeout=HANG_SECONDS) as (writer, reader, near, _):
         await writer.write("/a", b"1" * 70_000)
         version, content = writer.version, writer.content.length
         await writer.write("/a", b"2" * 70_000)
@@ -142,7 +143,7 @@ async def test_what_took_the_place_of_a_truncated_version_is_not_shown_as_that()
 
 async def test_a_fork_that_cuts_nothing_off_takes_nothing_away():
     """The logs of a drive have forks of their own; a reader that is new has missed nothing."""
-    async with a_pair(read_timeout=1) as (writer, reader, near, _):
+    async with a_pair(read_timeout=HANG_SECONDS) as (writer, reader, near, _):
         await writer.write("/a", b"1" * 70_000)
         await writer.metadata.truncate(writer.metadata.length)
         for _ in range(2):
@@ -159,14 +160,14 @@ async def test_a_fork_that_cuts_nothing_off_takes_nothing_away():
         async with (
             corestore.open(None) as fresh,
             linked(near, fresh),
-            hyperfs.open(fresh, key=writer.key, read_timeout=1) as drive,
+            hyperfs.open(fresh, key=writer.key, read_timeout=HANG_SECONDS) as drive,
         ):
             await drive.ready()
             assert await drive.read("/a") == b"1" * 70_000
 
 
 async def test_content_that_is_truncated_after_its_metadata_is_followed():
-    async with a_pair(read_timeout=1) as (writer, reader, near, _):
+    async with a_pair(read_timeout=HANG_SECONDS) as (writer, reader, near, _):
         await writer.write("/a", b"1" * 70_000)
         version, content = writer.version, writer.content.length
         await writer.write("/b", b"2" * 70_000)
@@ -190,7 +191,7 @@ async def test_changes_are_told_after_they_can_be_seen():
         with reader.watch_changes() as changes:
             await writer.write("/dir/f", b"22")
             await writer.sync()
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 change = await anext(changes)
             assert change.version == reader.version
             assert change.complete
@@ -199,7 +200,7 @@ async def test_changes_are_told_after_they_can_be_seen():
             assert await reader.read("/dir/f") == b"22"
             await writer.rename("/dir/f", "/g")
             await writer.sync()
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 change = await anext(changes)
             told = {(each.directory, each.name): each for each in change.changes}
             directory = (await reader.entry("/dir")).id
@@ -227,7 +228,7 @@ async def test_what_is_opened_while_a_version_is_noted_shows_it(monkeypatch):
         monkeypatch.setattr(corestore.Hypercore, "set_user_data", slowly)
         await writer.write("/a", b"22")
         await writer.sync()
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             await noting.wait()
         file = await open_path(reader, "/a")
         with reader.watch_changes() as changes:
@@ -336,7 +337,7 @@ async def test_hard_links_are_followed():
         with reader.watch_changes() as changes:
             await file.write(0, b"2")
             await writer.sync()
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 change = await anext(changes)
             assert [(each.directory, each.new.id) for each in change.changes] == [(None, file.id)]
         assert await reader.read("/one") == await reader.read("/two") == b"2" + b"1" * 999
@@ -368,7 +369,7 @@ async def test_listing_and_a_small_read_fetch_little():
                 await batch.write(f"/many/{n % 20}/{n}", b"%d" % n * 500)
         await writer.sync()
         async with linked(near, far):
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 await reader.ready()
             assert [each.name async for each in reader.scandir()] == [b"large", b"many"]
             assert reader.content.statistics().blocks_received == 0
@@ -417,7 +418,7 @@ async def test_download_fetches_everything_below_a_path():
         await writer.write("/here/deep/small", b"s" * 1000)
         await writer.write("/there", LARGE[5_000_000:9_000_000])
         await caught_up(writer, reader)
-        with trio.fail_after(20):
+        with trio.fail_after(HANG_SECONDS):
             await reader.download("/here")
         file = await open_path(reader, "/there")
         pieces = file.content.pieces(0, file.size)
@@ -432,7 +433,7 @@ async def test_download_fetches_everything_below_a_path():
 # -- unplugged -------------------------------------------------------------------------------------
 
 
-async def test_what_was_read_still_reads_without_peers(tmp_path):
+async def test_what_was_read_still_reads_without_peers(tmp_path, autojump_clock):
     async with corestore.open(None) as near:
         key = await hyperfs.create(near, "d")
         async with hyperfs.open(near, name="d") as writer:
@@ -444,13 +445,13 @@ async def test_what_was_read_still_reads_without_peers(tmp_path):
                 hyperfs.open(far, key=key) as reader,
                 linked(near, far),
             ):
-                with trio.fail_after(5):
+                with trio.fail_after(HANG_SECONDS):
                     await reader.ready()
                 await reader.read("/f")
                 version = reader.version
     async with (
         corestore.open(tmp_path) as far,
-        hyperfs.open(far, key=key, read_timeout=0.02) as reader,
+        hyperfs.open(far, key=key, read_timeout=3) as reader,
     ):
         await reader.ready()
         assert reader.version == version
@@ -546,7 +547,7 @@ async def test_a_cancelled_read_leaves_the_file_usable():
         await writer.write("/f", LARGE[:600_000])
         await writer.sync()
         async with linked(near, far):
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 await reader.ready()
             file = await open_path(reader, "/f")
         with trio.move_on_after(0.01) as scope:
@@ -582,8 +583,11 @@ async def a_hostile_drive(records, *, content=(), content_length=None):
         if content:
             await core.append(*content)
         await near.sync()
-        async with hyperfs.open(far, key=metadata.key, read_timeout=5) as drive, linked(near, far):
-            with trio.fail_after(5):
+        async with (
+            hyperfs.open(far, key=metadata.key, read_timeout=PATIENT) as drive,
+            linked(near, far),
+        ):
+            with trio.fail_after(HANG_SECONDS):
                 await drive.ready()
             yield drive
 
@@ -621,7 +625,7 @@ async def test_extents_that_lie_fail_and_do_not_hang():
     }
     async with a_hostile_drive(records, content=[b"abc", b"def"]) as drive:
         for name in ("/beyond", "/nowhere", "/next"):
-            with trio.fail_after(1), pytest.raises(corestore.DecodeError):
+            with trio.fail_after(HANG_SECONDS), pytest.raises(corestore.DecodeError):
                 await drive.read(name)
 
 
@@ -658,7 +662,7 @@ async def test_a_writer_of_nonsense_leaves_the_last_good_version_shown():
         core = await near.get(key=writer.key)
         await core.append(b"no block of the format")
         await near.sync()
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             await reader.update()
         assert reader.version == version
         assert await snapshot(reader) == {b"/": None, b"/f": b"good"}

@@ -9,6 +9,7 @@ import corestore
 from corestore import WrongEncryptionKey
 from corestore.encryption import PADDING_BYTES, BlockCipher
 from tests.support.builders import linked
+from tests.support.limits import HANG_SECONDS
 
 SECRET = b"s" * 32
 OTHER = b"o" * 32
@@ -175,7 +176,7 @@ async def test_a_wrong_key_is_told_and_forgotten(tmp_path):
         await writer.sync()
         copy = await reader.get(key=core.key, encryption_key=OTHER)
         async with linked(writer, reader):
-            with trio.fail_after(5), pytest.raises(WrongEncryptionKey):
+            with trio.fail_after(HANG_SECONDS), pytest.raises(WrongEncryptionKey):
                 await copy.get(0)
         assert copy.encryption_key is None
         assert reader.encryption_key(core.discovery_key) is None

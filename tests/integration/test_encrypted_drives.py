@@ -13,6 +13,7 @@ from hyperfs import DriveEncrypted, DriveLink
 from hyperfs.index import header_block
 from tests.support.builders import linked
 from tests.support.drives import snapshot
+from tests.support.limits import HANG_SECONDS
 
 CONTENT = bytes(range(256)) * 1000
 WRONG = b"w" * 32
@@ -75,7 +76,7 @@ async def test_a_reader_with_the_link_reads_and_needs_it_once(tmp_path, form):
         }[form]
         async with corestore.open(tmp_path) as far, hyperfs.open(far, **given) as reader:
             async with linked(near, far):
-                with trio.fail_after(5):
+                with trio.fail_after(HANG_SECONDS):
                     await reader.ready()
                     assert await reader.read("/folder/file") == CONTENT
                     assert await reader.read("/small") == b"plain text"
@@ -93,7 +94,7 @@ async def test_a_seeder_with_the_key_alone_holds_all_and_passes_it_on(tmp_path):
         hyperfs.open(middle, key=link.key) as held,
         linked(near, middle),
     ):
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             with pytest.raises(DriveEncrypted, match="whole link"):
                 await held.ready()
             await held.metadata.download()
@@ -112,7 +113,7 @@ async def test_a_seeder_with_the_key_alone_holds_all_and_passes_it_on(tmp_path):
         with pytest.raises(DriveEncrypted):
             await held.ready()
         assert held.content.contiguous_length == held.content.length > 0
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             await reader.ready()
             assert await reader.read("/folder/file") == CONTENT
 
@@ -121,7 +122,10 @@ async def test_a_wrong_encryption_key_is_told_and_not_kept(tmp_path):
     async with an_encrypted_drive() as (near, link), corestore.open(tmp_path) as far:
         wrong = str(DriveLink(link.key, WRONG))
         async with hyperfs.open(far, key=wrong) as reader, linked(near, far):
-            with trio.fail_after(5), pytest.raises(DriveEncrypted, match="copy the whole link"):
+            with (
+                trio.fail_after(HANG_SECONDS),
+                pytest.raises(DriveEncrypted, match="copy the whole link"),
+            ):
                 await reader.ready()
         with pytest.raises(DriveEncrypted, match="copy the whole link"):
             async with hyperfs.open(far, key=wrong):
@@ -130,7 +134,7 @@ async def test_a_wrong_encryption_key_is_told_and_not_kept(tmp_path):
             with pytest.raises(DriveEncrypted, match="use its whole link"):
                 await reader.ready()
         async with hyperfs.open(far, key=str(link)) as reader, linked(near, far):
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 await reader.ready()
 
 
@@ -138,10 +142,10 @@ async def test_an_encryption_key_for_a_plain_drive_does_no_harm():
     async with corestore.open(None) as near, corestore.open(None) as far:
         key = await hyperfs.create(near, "d")
         async with hyperfs.open(far, key=key, encryption_key=WRONG) as reader, linked(near, far):
-            with trio.fail_after(5), pytest.raises(DriveEncrypted):
+            with trio.fail_after(HANG_SECONDS), pytest.raises(DriveEncrypted):
                 await reader.ready()
         async with hyperfs.open(far, key=key) as reader, linked(near, far):
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 await reader.ready()
 
 

@@ -13,6 +13,7 @@ import hyperfs
 from hyperfs.cache import RANGE_BLOCKS, RangeTable
 from hyperfs.clearing import CLEARED_BLOCKS, CLEARED_RUNS, CLEARING_SECONDS, Clearing
 from tests.support.builders import linked
+from tests.support.limits import HANG_SECONDS
 
 DATA = random.Random(12).randbytes(6_000_000)
 
@@ -29,7 +30,7 @@ async def a_reader(**files):
             await writer.write(f"/d/{name}", data)
         await writer.sync()
         async with linked(near, far), hyperfs.open(far, key=writer.key) as reader:
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 await reader.ready()
             yield reader, writer
 
@@ -50,7 +51,7 @@ async def test_evicted_files_are_fetched_again():
             await reader.evict("/nothing")
 
 
-async def test_who_has_evicted_a_block_does_not_offer_it():
+async def test_who_has_evicted_a_block_does_not_offer_it(autojump_clock):
     async with (
         corestore.open(None) as near,
         corestore.open(None) as far,
@@ -62,7 +63,7 @@ async def test_who_has_evicted_a_block_does_not_offer_it():
         await writer.write("/a", DATA[:300_000])
         await writer.write("/b", DATA[300_000:600_000])
         await writer.sync()
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             async with linked(near, far):
                 await reader.ready()
                 await reader.download()

@@ -16,6 +16,7 @@ from hyperfs import committer
 from hyperfs.drive import ROOT_ID
 from tests.support.builders import FaultyStorage, eventually, open_with
 from tests.support.drives import a_drive, committed, make_file, snapshot
+from tests.support.limits import HANG_SECONDS
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -105,7 +106,7 @@ async def test_who_waits_for_a_committer_that_failed_is_told(tmp_path, monkeypat
                 await drive.commit()
             told.append("failed")
 
-    with trio.fail_after(10), pytest.raises(ExceptionGroup) as caught:
+    with trio.fail_after(HANG_SECONDS), pytest.raises(ExceptionGroup) as caught:
         await write()
     assert caught.group_contains(ZeroDivisionError)
     assert told

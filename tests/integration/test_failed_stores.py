@@ -13,6 +13,7 @@ import corestore
 import hyperfs
 from corestore import StorageError
 from tests.support.builders import FaultyStorage, linked, open_with, two_stores
+from tests.support.limits import HANG_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,7 +45,7 @@ async def test_who_waits_for_what_will_not_come_is_told(wait, before):
         copy = await store.get(key=core.key)
         if not before:
             await fail(store, storage)
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             async with trio.open_nursery() as nursery:
 
                 async def waiting():
@@ -65,7 +66,7 @@ async def test_a_drive_whose_store_has_failed_is_read_and_not_followed(caplog):
             await writer.write("/file", b"as it was")
             await writer.sync()
             async with hyperfs.open(far, key=key) as reader:
-                with trio.fail_after(5):
+                with trio.fail_after(HANG_SECONDS):
                     await reader.ready()
                     assert await reader.read("/file") == b"as it was"
                     await fail(far, storage)

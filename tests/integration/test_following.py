@@ -14,6 +14,7 @@ from hyperfs.drive import ROOT_ID, SHARED
 from hyperfs.subscription import MAX_QUEUED, Changes
 from tests.support.builders import linked
 from tests.support.drives import contents, make_file
+from tests.support.limits import HANG_SECONDS
 
 
 @asynccontextmanager
@@ -26,7 +27,7 @@ async def pair():
             hyperfs.open(far, key=key) as reader,
             linked(near, far),
         ):
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 await reader.ready()
             yield writer, reader
 
@@ -34,7 +35,7 @@ async def pair():
 async def caught_up(writer, reader):
     """Wait until the reader shows what the writer has."""
     await writer.sync()
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         while reader.version < writer.version:
             await reader.update()
 

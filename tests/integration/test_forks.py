@@ -20,6 +20,7 @@ from corestore import (
     durability,
 )
 from tests.support.builders import linked
+from tests.support.limits import HANG_SECONDS
 
 PAIR = KeyPair.from_seed(bytes(range(32)))
 PAIR_KEY = corestore.manifest_key(corestore.Manifest.default(PAIR.public_key))
@@ -40,7 +41,7 @@ def copy_store(source, target):
 
 async def soon(condition):
     """Wait for what no event tells of."""
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.002)
 
@@ -138,7 +139,7 @@ async def test_a_copied_store_goes_on_when_a_peer_has_no_more(tmp_path):
                 await soon(lambda: core.held_for is None)
                 await core.append(b"goes on")
                 await second.sync()
-                with trio.fail_after(10):
+                with trio.fail_after(HANG_SECONDS):
                     assert await keeper.get(10) == b"goes on"
 
 
@@ -168,7 +169,7 @@ async def test_an_old_copy_is_told_so_and_recovers(tmp_path, caplog):
                 await core.append(b"second history")
             assert caught.value.reason == "behind"
             assert "25 blocks" in caplog.text
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 while not isinstance(event := await events.receive(), Overtaken):
                     pass
                 assert event == Overtaken(25, 0)
@@ -178,7 +179,7 @@ async def test_an_old_copy_is_told_so_and_recovers(tmp_path, caplog):
             assert core.published_length == 25
             await core.append(b"goes on")
             await store.sync()
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 assert await keeper.get(25) == b"goes on"
     async with corestore.open(tmp_path / "first") as store:
         core = await store.get(name="log")
@@ -214,7 +215,7 @@ async def test_a_restored_tail_that_nobody_saw_gives_way(
         await append(there, theirs, b"kept")
         await again.sync()
         assert (core.length, core.held_for) == (shown + tail, Reason.COPIED)
-        with core.events() as events, trio.fail_after(10):
+        with core.events() as events, trio.fail_after(HANG_SECONDS):
             async with linked(again, store):
                 while not isinstance(event := await events.receive(), Overtaken):
                     pass
@@ -236,7 +237,7 @@ async def test_two_machines_with_one_key_do_not_fork_while_they_see_each_other()
         await append(first, 5)
         await one.sync()
         async with linked(one, two):
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 await second.wait_peers()
                 with pytest.raises(MustRecover):
                     await second.append(b"another first block")
@@ -320,7 +321,7 @@ async def test_two_histories_stop_the_core_and_are_kept_as_evidence(tmp_path, ca
         reading, copy, other = await forked_reader(stack, tmp_path / "reader")
         events = stack.enter_context(copy.events())
         async with linked(other, reading):
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 with pytest.raises(ForkConflict):
                     await copy.get(6)
                 while not isinstance(event := await events.receive(), ForkDetected):

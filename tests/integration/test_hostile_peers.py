@@ -47,6 +47,7 @@ from corestore.tree import (
 from corestore.wire.mux import ChannelMessage, ChannelOpened
 from tests.support.builders import block, eventually, fill
 from tests.support.hostile import GREATEST, HostilePeer, discard, has, let_go, scene
+from tests.support.limits import HANG_SECONDS
 
 MEGABYTE = 1 << 20
 
@@ -98,7 +99,7 @@ async def test_who_requests_everything_and_never_reads_is_dropped(cancelled, cap
         ids = count(1)
         tracemalloc.start()
         try:
-            with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(60):
+            with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(HANG_SECONDS):
                 while True:
                     for _ in range(500):
                         number = next(ids)
@@ -452,7 +453,7 @@ async def test_connections_have_a_bound_and_strangers_make_room(known, caplog, m
         if known:
             await eventually(lambda: swarm.dials[0].attempts > 1)
             await peers[2].hang_up()
-        with trio.fail_after(20):
+        with trio.fail_after(HANG_SECONDS):
             await copy.wait_length(10)
         assert len(served.peers) == 4
         for peer in peers:
@@ -485,7 +486,7 @@ async def test_a_swarm_that_listens_outlives_its_hostile_peers(caplog):
                 silent.append(peer)
         swarm.connect(host, port)
         copy = await reading.get(key=core.key)
-        with trio.fail_after(20):
+        with trio.fail_after(HANG_SECONDS):
             await copy.download(0, 100)
         assert copy.tree_hash() == core.tree_hash()
         for peer in silent:

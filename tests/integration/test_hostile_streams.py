@@ -26,6 +26,7 @@ from corestore.wire.mux import ChannelMessage
 from corestore.wire.noise import MESSAGE_BYTES
 from tests.support.builders import block, fill
 from tests.support.hostile import CLOSE, GREATEST, OPEN, batch, discard, let_go, opening, scene
+from tests.support.limits import HANG_SECONDS
 
 MEGABYTE = 1 << 20
 
@@ -232,7 +233,7 @@ async def test_a_conversation_played_again_is_dropped(caplog):
         await peer.tell(channel, Want(0, 32))
         again, ended_again = await through_wire(found, 1 << 20)
         await again.stream.send_all(bytes(peer.stream.sent))
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             await ended_again.wait()
         assert not ended.is_set()
     assert "dropped a peer (before its handshake)" in caplog.text
@@ -300,7 +301,7 @@ async def test_openings_without_end_by_who_does_not_read_are_dropped(caplog, mon
         many = batch([(OPEN, opening(number)) for number in range(1, 10_001)])
         tracemalloc.start()
         try:
-            with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(300):
+            with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(HANG_SECONDS):
                 for _ in count():
                     await peer.say(many)
                     assert tracemalloc.get_traced_memory()[0] < 40 * MEGABYTE
@@ -341,7 +342,7 @@ async def test_a_core_opened_and_closed_over_and_over_is_dropped_if_nobody_reads
         shown = messages.encode_handshake(messages.OpenHandshake(proof))
         once = (OPEN, opening(1, id=found.core.discovery_key, handshake=shown))
         many = batch([once, (CLOSE, b"\x01")] * 2000)
-        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(60):
+        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(HANG_SECONDS):
             while True:
                 await peer.say(many)
         await ended.wait()

@@ -17,6 +17,7 @@ from hyperfs.opening import BLOBS
 from tests.support.builders import linked
 from tests.support.drives import contents, snapshot
 from tests.support.hyperdrives import Hyperdrive, blob, record
+from tests.support.limits import HANG_SECONDS
 
 CONTENT = [
     bytes([number]) * size for number, size in enumerate([5, 65536, 4464, 1, 700, 3, 90_000])
@@ -43,7 +44,7 @@ async def made(files, *, content=CONTENT, read_timeout=None):
             linked(near, far),
             hyperfs.open(far, key=metadata.key, read_timeout=read_timeout) as drive,
         ):
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 await drive.ready()
             yield drive, metadata, made, near, far
 
@@ -92,7 +93,7 @@ async def test_blobs_of_all_layouts_are_read():
 )
 async def test_blobs_that_lie_are_errors_of_that_read(value):
     async with made({"/good": part(0), "/lie": value}) as (drive, *_):
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             size = (await drive.entry("/lie")).size
             with pytest.raises(DecodeError):
                 await drive.read("/lie", max(0, min(size, 80_000) - 10), 10)
@@ -173,7 +174,7 @@ async def test_a_damaged_version_leaves_the_one_before():
         version = drive.version
         await metadata.append(b"no block of a Hyperbee")
         await near.sync()
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             await drive.update()
         assert drive.version == version
         assert await drive.read("/a") == CONTENT[0]
@@ -181,7 +182,7 @@ async def test_a_damaged_version_leaves_the_one_before():
         made_drive.put("/c", part(5))
         await metadata.append(made_drive.metadata.blocks[-1])
         await near.sync()
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             while drive.version == version:
                 await drive.update()
         assert (await snapshot(drive)).keys() == {b"/", b"/a", b"/b", b"/c"}

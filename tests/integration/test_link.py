@@ -28,6 +28,7 @@ from tests.support.builders import (
     open_with,
     two_stores,
 )
+from tests.support.limits import HANG_SECONDS
 
 # -- what two stores do ----------------------------------------------------------------------------
 
@@ -84,7 +85,7 @@ async def test_a_core_opened_later_joins_the_link():
         await fill(core, 3)
         await writing.sync()
         copy = await reading.get(key=core.key)
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             assert await copy.get(2) == block(2)
 
 
@@ -96,7 +97,7 @@ async def test_a_core_the_reader_opens_first_is_found_when_the_writer_makes_it()
         assert not await copy.update()
         core = await writing.get(name="later")
         await core.append(b"here")
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             assert await copy.get(0) == b"here"
 
 
@@ -105,7 +106,7 @@ async def test_a_core_nobody_has_open_is_served():
         await core.aclose()
         copy = await reading.get(key=core.key)
         async with linked(writing, reading):
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 assert await copy.get(4) == block(4)
 
 
@@ -162,7 +163,7 @@ async def test_two_links_to_one_peer_do_no_harm():
             assert len(copy.peers) == 2
             assert copy.tree_hash() == core.tree_hash()
             await core.append(b"more")
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 assert await copy.get(100) == b"more"
 
 
@@ -227,7 +228,7 @@ async def test_a_core_can_be_replicated_alone():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: core.replicate(near, initiator=True))
             nursery.start_soon(lambda: reading.replicate(far, initiator=False))
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 assert await copy.get(1) == block(1)
             assert not await hidden.update()
             nursery.cancel_scope.cancel()
@@ -270,7 +271,7 @@ async def test_what_is_no_peer_is_dropped_with_a_reason(sent, caplog):
     async with corestore.open(None) as store:
         near, far = trio.testing.memory_stream_pair()
         await far.send_all(sent)
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             await store.replicate(near, initiator=False)
         assert await far.receive_some() == b""
     assert "dropped a peer" in caplog.text

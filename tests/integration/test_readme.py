@@ -10,6 +10,7 @@ import trio
 
 import corestore
 import hyperfs
+from tests.support.limits import HANG_SECONDS
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -32,7 +33,7 @@ async def test_the_drive_program_lists_and_reads(tmp_path, capsys):
         source = source.replace('"localhost", 4000', f'"{host}", {port}')
         names: dict[str, object] = {}
         exec(compile(source, "README.md", "exec"), names)
-        with trio.fail_after(30):
+        with trio.fail_after(HANG_SECONDS):
             await names["main"](str(drive.key))
     assert capsys.readouterr().out == "b'beach.jpg' 4\nb'jpeg'\n"
 

@@ -17,6 +17,7 @@ from corestore.storage import DiskStorage
 from corestore.storage.files import FileIO
 from corestore.tree.verify import VerifiedBatch
 from tests.support.builders import FaultyStorage, fill, linked, open_with
+from tests.support.limits import HANG_SECONDS
 
 
 class RefusingIO(FileIO):
@@ -49,7 +50,7 @@ async def test_a_core_that_cannot_be_written_does_not_keep_others_from_it(tmp_pa
             else:
                 await core.download(0, 300)
 
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             async with linked(store, reading), trio.open_nursery() as nursery:
                 for core in (bad, good):
                     nursery.start_soon(lambda core: get(core.key, refused=core is bad), core)
@@ -121,7 +122,7 @@ async def test_a_core_that_is_forgotten_makes_room():
             nursery.start_soon(incoming.wait_room)
             await trio.testing.wait_all_tasks_blocked()
             assert incoming.forget(state) == [batch]
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 while nursery.child_tasks:
                     await trio.lowlevel.checkpoint()
         assert not incoming

@@ -16,6 +16,7 @@ from hyperfs.drive import ROOT_ID
 from hyperfs.index import BlocksMissing
 from hyperfs.vfs.inodes import InodeTable
 from tests.support.builders import linked
+from tests.support.limits import HANG_SECONDS
 from tools import large_drive
 from tools.program import people, wait_until
 
@@ -43,7 +44,7 @@ async def fresh_reader(store, key):
     async with corestore.open(None) as far, linked(store, far):
         metadata = await far.get(key=key)
         async with hyperfs.open(far, key=key) as drive:
-            with trio.fail_after(30):
+            with trio.fail_after(HANG_SECONDS):
                 await drive.ready()
             yield drive, metadata
 
@@ -138,7 +139,7 @@ async def test_a_rename_of_a_large_directory_is_followed_by_a_few_blocks():
             before = metadata.statistics().blocks_received
             await writer.rename("/hundred-thousand", "/renamed")
             await writer.sync()
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 async for change in changes:
                     if change.version == writer.version:
                         break

@@ -14,6 +14,7 @@ from hyperfs.cli.output import Output
 from hyperfs.cli.seed import hold
 from hyperfs.cli.settings import Settings
 from tests.support.builders import linked
+from tests.support.limits import HANG_SECONDS
 
 SETTINGS = Settings(Path("/nowhere"), Output())
 
@@ -24,14 +25,14 @@ async def test_a_key_that_has_signed_two_histories_ends_the_holding_of_its_drive
     async with corestore.open(None) as near, corestore.open(None) as far:
         key = await hyperfs.create(near, "photos")
         async with linked(near, far), hyperfs.open(far, key=key) as drive:
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 await drive.ready()
 
             async def stopped(self, condition):
                 raise ForkConflict("two histories are signed", proof=None)
 
             monkeypatch.setattr(corestore.Hypercore, "wait_until", stopped)
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 await hold(SETTINGS, drive, None, alone=False)
             assert f"{key} is held no further: two histories" in capsys.readouterr().err
             with pytest.raises(ExceptionGroup) as caught:

@@ -20,6 +20,7 @@ from corestore.storage.files import FileIO
 from corestore.tree.types import EMPTY_HEAD
 from tests.support.builders import block, fill, linked
 from tests.support.faults import FaultyIO
+from tests.support.limits import HANG_SECONDS
 from tests.support.storage import (
     RemoteLog,
     append,
@@ -340,7 +341,7 @@ async def test_what_another_process_has_fetched_and_what_it_went_over_to_is_told
         await serving.get(key=core.key)
         copy = await reading.get(key=core.key)
         async with linked(writing, fetching), linked(serving, reading):
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 await fill(core, 10)
                 await copy.wait_length(10)
                 await core.truncate(3)

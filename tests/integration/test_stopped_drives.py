@@ -9,6 +9,7 @@ import corestore
 import hyperfs
 from corestore import ForkConflict
 from tests.support.builders import linked
+from tests.support.limits import HANG_SECONDS
 
 
 async def test_what_was_shown_before_a_fork_is_shown_after_it(tmp_path, monkeypatch, caplog):
@@ -18,7 +19,7 @@ async def test_what_was_shown_before_a_fork_is_shown_after_it(tmp_path, monkeypa
             await writer.write("/file", b"one history")
             await writer.sync()
             async with linked(near, far), hyperfs.open(far, key=key) as reader:
-                with trio.fail_after(10):
+                with trio.fail_after(HANG_SECONDS):
                     await reader.ready()
                 assert await reader.read("/file") == b"one history"
 

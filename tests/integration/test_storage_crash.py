@@ -33,6 +33,7 @@ from tests.support.crash import (
     remote_log,
 )
 from tests.support.faults import FaultyIO, UnstableIO
+from tests.support.limits import HANG_SECONDS
 from tests.support.storage import RemoteLog, append, append_to, held, record, some_blocks
 
 if TYPE_CHECKING:
@@ -377,7 +378,7 @@ def test_signer_waits_for_a_recovery_that_holds_its_lock(tmp_path: Path) -> None
 
     thread = threading.Thread(target=recover)
     thread.start()
-    assert recovering.wait(10)
+    assert recovering.wait(HANG_SECONDS)
     append_to(storage, core, some_blocks(1, 1))
     thread.join()
     storage.close()

@@ -28,6 +28,7 @@ from corestore.storage import DiskStorage
 from corestore.storage.base import sync
 from tests.support.builders import block, linked
 from tests.support.failingdisk import FailingDisk
+from tests.support.limits import HANG_SECONDS
 from tests.support.storage import append_to, record, some_blocks
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-# Nothing here takes a second; a hang is what this ends.
-DEADLINE = 30
 SIZES = (30, 3000, 9000, 200, 5000)
 
 
@@ -265,7 +264,7 @@ def run(job, folder: Path, disk: FailingDisk, *, mend: bool = False) -> Diary:
     diary = Diary()
 
     async def main():
-        with trio.fail_after(DEADLINE):
+        with trio.fail_after(HANG_SECONDS):
             await job(folder, disk, diary, mend=mend)
 
     with disk:
@@ -289,7 +288,7 @@ def clean_states(job, folder: Path) -> tuple[list[object], int]:
 
 def look(check, folder: Path, clean: list[object], least: int, most: int) -> None:
     async def main():
-        with trio.fail_after(DEADLINE):
+        with trio.fail_after(HANG_SECONDS):
             await check(folder, clean, least, most)
 
     trio.run(main)

@@ -31,6 +31,7 @@ from corestore.storage.memory import MemoryStorage
 from corestore.tree import Head, Request, UpgradeRequest
 from corestore.tree.verify import verify
 from tests.support.builders import block, fill, linked, open_with
+from tests.support.limits import HANG_SECONDS
 from tests.support.vectors import load, unhex
 
 KEY_OF_SOMEBODY = bytes(range(32))
@@ -136,7 +137,7 @@ async def test_a_core_whose_key_is_its_signer_s_is_written_and_read():
         assert core.manifest is None
         copy = await reading.get(key=core.key)
         async with linked(writing, reading):
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 assert await copy.get(0) == b"as before manifests"
 
 
@@ -151,7 +152,7 @@ async def test_a_given_manifest_decides_the_key():
         await core.append(b"signed by one of two")
         copy = await reading.get(key=core.key)
         async with linked(writing, reading):
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 assert await copy.get(0) == b"signed by one of two"
             assert copy.manifest == manifest
 
@@ -351,7 +352,7 @@ def in_another_process(path, program):
         cwd=Path(__file__).parent.parent.parent,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -396,7 +397,7 @@ async def test_what_another_process_appends_is_seen_here(tmp_path):
                 await store.sync()
                 """,
             )
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 assert await core.wait_length(2) == 2
                 assert await events.receive() == Appended(2)
         assert await core.get(1) == b"b"
@@ -424,7 +425,7 @@ async def test_what_another_process_publishes_is_served_from_here(tmp_path):
                 await store.sync()
                 """,
             )
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 assert await copy.get(1) == b"b"
             assert core.published_length == 2
 

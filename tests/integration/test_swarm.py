@@ -11,6 +11,7 @@ import trio.testing
 import corestore
 from corestore.swarm import tcp
 from tests.support.builders import block, two_stores
+from tests.support.limits import HANG_SECONDS
 
 
 async def test_a_reader_that_dials_gets_what_the_writer_has():
@@ -25,7 +26,7 @@ async def test_a_reader_that_dials_gets_what_the_writer_has():
         copy = await reading.get(key=core.key)
         await far.join(copy.discovery_key)
         far.connect(host, port)
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             assert await copy.update()
             await copy.download()
         assert copy.tree_hash() == core.tree_hash()
@@ -40,7 +41,7 @@ async def test_a_writer_that_dials_serves_as_well():
     ):
         near.connect(*await far.listen())
         copy = await reading.get(key=core.key)
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             assert await copy.get(2) == block(2)
 
 
@@ -53,7 +54,7 @@ async def test_peers_tell_who_is_connected_and_what_went_over():
         copy = await reading.get(key=core.key)
         host, port = await near.listen()
         far.connect(host, port)
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             await copy.update()
             await copy.download()
         (there,), (here,) = far.peers, near.peers
@@ -76,7 +77,7 @@ async def test_a_busy_port_is_an_error():
 
 async def test_flush_returns_when_everybody_was_tried():
     async with corestore.open(None) as store, corestore.open_swarm(store) as swarm:
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             await swarm.flush()
             free = await tcp.open_listener("127.0.0.1", 0)
             host, port = tcp.listening_address(free)
@@ -99,7 +100,7 @@ async def test_update_waits_for_a_peer_that_is_being_dialled():
         address = await near.listen()
         copy = await reading.get(key=core.key)
         far.connect(*address)
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             assert await copy.update()
 
 
@@ -116,7 +117,7 @@ async def test_a_peer_that_comes_later_is_reached():
         far.connect(host, port)
         await far.flush()
         await near.listen(host, port)
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             assert await copy.get(0) == block(0)
         assert far.dials[0].attempts > 1
 
@@ -128,11 +129,11 @@ async def test_a_connection_that_was_lost_is_made_again():
             async with corestore.open_swarm(writing) as near:
                 host, port = await near.listen()
                 far.connect(host, port)
-                with trio.fail_after(10):
+                with trio.fail_after(HANG_SECONDS):
                     assert await copy.get(0) == block(0)
             async with corestore.open_swarm(writing) as near:
                 await near.listen(host, port)
-                with trio.fail_after(10):
+                with trio.fail_after(HANG_SECONDS):
                     assert await copy.get(1) == block(1)
 
 
@@ -146,7 +147,7 @@ async def test_disconnecting_ends_the_connection_and_the_dialling():
         copy = await reading.get(key=core.key)
         far.connect(host, port)
         far.connect(host, port)
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             await copy.update()
             with core.events() as events:
                 far.disconnect(host, port)
@@ -160,7 +161,7 @@ async def test_leaving_the_swarm_closes_everything():
             host, port = await near.listen()
             far.connect(host, port)
             copy = await reading.get(key=core.key)
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 await copy.update()
         assert copy.peers == core.peers == []
         with pytest.raises(trio.ClosedResourceError):
@@ -178,7 +179,7 @@ async def test_who_is_no_peer_does_not_disturb_the_listener(caplog):
         host, port = await near.listen()
         stranger = await trio.open_tcp_stream(host, port)
         await stranger.send_all(b"GET / HTTP/1.1\r\n\r\n")
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             assert await stranger.receive_some() == b""
             far.connect(host, port)
             copy = await reading.get(key=core.key)

@@ -13,6 +13,7 @@ import hyperfs
 from corestore import MustRecover
 from hyperfs import refetch
 from tests.support.builders import linked
+from tests.support.limits import HANG_SECONDS
 
 
 async def test_it_is_read_as_it_was_and_written_after_the_rest_has_come(tmp_path):
@@ -43,7 +44,7 @@ async def test_it_is_read_as_it_was_and_written_after_the_rest_has_come(tmp_path
             async with linked(store, peer):
                 await metadata.download()
             async with linked(old, peer):
-                with trio.fail_after(10):
+                with trio.fail_after(HANG_SECONDS):
                     await hyperfs.recover_drive(old, key)
             async with hyperfs.open(old, name="photos") as late:
                 assert await late.read("/later4") == b"after the backup"
@@ -65,7 +66,7 @@ async def test_a_drive_of_a_newer_format_is_fetched_from_end_to_end(tmp_path, mo
     ):
         await drive.write("/later", b"after the backup" * 100)
         await drive.sync()
-        with monkeypatch.context() as patch, trio.fail_after(10):
+        with monkeypatch.context() as patch, trio.fail_after(HANG_SECONDS):
             patch.setattr(refetch, "decode_root", newer)
             await hyperfs.recover_drive(old, key)
         async with await old.get(key=drive.content.key) as content:
@@ -76,7 +77,7 @@ async def give_up_recovering(store, key, length):
     """Recover a drive until the log is known, but not all of its blocks."""
     async with await store.get(key=key) as metadata, trio.open_nursery() as nursery:
         nursery.start_soon(hyperfs.recover_drive, store, key)
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             while metadata.published_length < length or metadata.held_for is not None:
                 await trio.lowlevel.checkpoint()
             await metadata.update()

@@ -13,6 +13,7 @@ import corestore
 import hyperfs
 from hyperfs import versions
 from hyperfs.versions import Below
+from tests.support.limits import HANG_SECONDS
 
 
 async def told(watch):
@@ -181,7 +182,7 @@ async def test_a_version_that_is_just_compared_is_not_given_back(monkeypatch):
                 _, new, _ = await told(watch)
                 assert await new.read("/a") == b"y" * 100_000
 
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(look)
                     await comparing.wait()
@@ -259,7 +260,7 @@ async def test_a_directory_that_left_the_one_that_went_is_watched_on(outer):
                     await batch.rename("/w/outer", "/away")
             await anext(watch)
             await drive.write("/w/kept/inner/deep/file", b"22")
-            with trio.fail_after(1):
+            with trio.fail_after(HANG_SECONDS):
                 *_, changes = await told(watch)
             assert changes == {"/w/kept/inner/deep/file": "changed"}
 

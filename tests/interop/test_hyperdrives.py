@@ -17,6 +17,7 @@ import corestore
 import hyperfs
 from tests.support.drives import contents
 from tests.support.interop import connected, peers
+from tests.support.limits import HANG_SECONDS
 from tests.support.mounts import mounted
 from tests.support.node import node_peer
 
@@ -125,7 +126,7 @@ async def opened(folder, generation, *, seed=1, count=600):
         script = Script(seed, dedup=generation == 11)
         key = (await node("drive", name="theirs"))["key"]
         version = await node("change", drive=0, operations=script.changes(count))
-        async with hyperfs.open(store, key=key, read_timeout=10) as drive:
+        async with hyperfs.open(store, key=key, read_timeout=HANG_SECONDS) as drive:
             await connect()
             if count:
                 await caught_up(drive, version)
@@ -296,7 +297,7 @@ async def forked(drive, fork, version):
 async def test_a_drive_that_node_has_not_written_yet_is_an_empty_one(tmp_path, generation):
     async with peers(tmp_path, generation=generation) as (store, node, connect):
         key = (await node("drive", name="theirs"))["key"]
-        async with hyperfs.open(store, key=key, read_timeout=10) as drive:
+        async with hyperfs.open(store, key=key, read_timeout=HANG_SECONDS) as drive:
             await connect()
             if generation == 10:
                 # It does not say that it knows more of the core than we: that may be a stranger.
@@ -373,7 +374,7 @@ async def test_a_downloaded_drive_is_read_without_node(tmp_path, generation):
             await drive.download()
     async with (
         corestore.open(path) as store,
-        hyperfs.open(store, key=key, read_timeout=0.1) as drive,
+        hyperfs.open(store, key=key, read_timeout=HANG_SECONDS) as drive,
     ):
         assert drive.version == version
         tree, _ = await our_tree(drive)
@@ -415,7 +416,7 @@ async def test_an_encrypted_drive_is_read_with_its_key_only(tmp_path):
                 await drive.ready()
 
 
-def wait_for(path, seconds=10):
+def wait_for(path, seconds=HANG_SECONDS):
     """Return when *path* is there: the kernel tells nobody."""
     end = time.monotonic() + seconds
     while not path.exists():

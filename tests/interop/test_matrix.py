@@ -15,6 +15,7 @@ import trio
 
 from corestore import KeyPair, Manifest, Signer
 from tests.support.interop import digest, hexes, made_blocks, peers, tree_hash
+from tests.support.limits import HANG_SECONDS
 from tests.support.node import NodeError
 
 if TYPE_CHECKING:
@@ -363,7 +364,7 @@ async def test_every_job_is_done(tmp_path, generation, dial, initiator, directio
             if job.__name__ in cannot:
                 continue
             try:
-                with trio.fail_after(10):
+                with trio.fail_after(HANG_SECONDS):
                     await job(side)
             except BaseException as error:
                 error.add_note(f"in the job {job.__name__}")

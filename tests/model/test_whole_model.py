@@ -11,6 +11,7 @@ import corestore
 import hyperfs
 from tests.support.builders import eventually, linked
 from tests.support.drives import snapshot
+from tests.support.limits import HANG_SECONDS
 
 DATA = random.Random(15).randbytes(3_000_000)
 
@@ -71,7 +72,7 @@ async def test_a_held_drive_is_whole_in_the_end(seed):
         version = writer.version
         while version and version >= oldest:
             ours, theirs = await writer.checkout(version), await reader.checkout(version)
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 assert await snapshot(theirs) == await snapshot(ours)
             version = ours.previous()
         if oldest:

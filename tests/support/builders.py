@@ -13,6 +13,7 @@ from corestore.replication import messages
 from corestore.storage.memory import MemoryStorage
 from corestore.wire.mux import Mux
 from corestore.wire.secretstream import HandshakeDone, SecureStream
+from tests.support.limits import HANG_SECONDS
 
 
 async def fill(core, count, *, size=100, start=0):
@@ -28,7 +29,7 @@ def block(index, size=100):
 
 async def eventually(condition):
     """Give other tasks their turns until *condition* holds (they must not need to sleep)."""
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         while not condition():
             await trio.testing.wait_all_tasks_blocked()
             if not condition():

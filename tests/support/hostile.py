@@ -15,6 +15,7 @@ from corestore.encoding import Writer, encode_uint
 from corestore.replication import messages
 from corestore.wire.mux import ChannelMessage, ChannelOpened
 from tests.support.builders import RawPeer, block, linked, two_stores
+from tests.support.limits import HANG_SECONDS
 
 BATCH, OPEN, REJECT, CLOSE = range(4)
 GREATEST = (1 << 53) - 1
@@ -157,7 +158,7 @@ async def scene(caplog, *, count=200, streams=None):
 
 async def let_go(peer, ended):
     """Read on until the victim has dropped the peer."""
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_SECONDS):
         with contextlib.suppress(corestore.CorestoreError, trio.BrokenResourceError):
             while await peer.receive():
                 peer.events.clear()

@@ -24,8 +24,9 @@ from pathlib import Path
 
 import trio
 
+from tests.support.limits import HANG_SECONDS, TEST_SECONDS
+
 CONNECTIONS = Path("/sys/fs/fuse/connections")
-DEADLINE_SECONDS = 60
 TOP = Path(__file__).parent.parent.parent
 
 _WATCHDOG = """
@@ -64,18 +65,18 @@ class Mount:
     def stop(self):
         """SIGTERM, and wait for the end; the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=DEADLINE_SECONDS)
+        return self.process.wait(timeout=HANG_SECONDS)
 
 
 @contextlib.contextmanager
 def mounted(
     path,
     *,
-    deadline=DEADLINE_SECONDS,
+    deadline=TEST_SECONDS,
     store=None,
     key=None,
     peer=None,
-    read_timeout=5,
+    read_timeout=HANG_SECONDS,
     **options,
 ):
     """Mount on *path* (made if missing) until the block ends. *options* are `MountOptions`'."""
@@ -109,7 +110,7 @@ def mounted(
         try:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                process.wait(timeout=DEADLINE_SECONDS)
+                process.wait(timeout=HANG_SECONDS)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -165,7 +166,7 @@ async def _open(stack, arguments):
     await swarm.join(drive.discovery_key)
     if arguments["peer"] is not None:
         swarm.connect(*arguments["peer"])
-        with trio.fail_after(DEADLINE_SECONDS):
+        with trio.fail_after(HANG_SECONDS):
             await drive.ready()
     host, port = await swarm.listen("127.0.0.1", 0)
     return drive, {"key": str(drive.key), "address": [host, port]}
@@ -246,7 +247,7 @@ async def _obey(drive, started):
                 await drive.sync()
                 say({"version": drive.version})
             case "wait version":
-                with trio.fail_after(DEADLINE_SECONDS), drive.watch_changes() as changes:
+                with trio.fail_after(HANG_SECONDS), drive.watch_changes() as changes:
                     while drive.version < command["version"]:
                         await anext(changes)
                 say({})

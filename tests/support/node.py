@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import trio
 
+from tests.support.limits import TEST_SECONDS
+
 FOLDER = Path(__file__).parent.parent / "interop"
-# No test of a peer takes longer, so a hang ends as a failure that shows what Node said.
-DEADLINE_SECONDS = 30
 
 
 class NodeError(Exception):
@@ -108,7 +108,7 @@ class NodePeer:
 
 @asynccontextmanager
 async def node_peer(
-    script: str = "peer.js", *, deadline: float = DEADLINE_SECONDS, generation: int = 11
+    script: str = "peer.js", *, deadline: float = TEST_SECONDS, generation: int = 11
 ):
     """A Node peer for the length of a block. It is killed at the end, whatever happened.
 

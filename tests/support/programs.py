@@ -11,11 +11,10 @@ from subprocess import PIPE
 
 import trio
 
+from tests.support.limits import HANG_SECONDS
 from tests.support.node import FOLDER, node_modules
 
 TOP = Path(__file__).parent.parent.parent
-# No line of a program is longer in coming.
-DEADLINE_SECONDS = 20
 
 
 class Program:
@@ -31,7 +30,7 @@ class Program:
 
     async def line(self, pattern):
         """Wait for the next line of stdout that matches *pattern*; what comes before is passed."""
-        with trio.move_on_after(DEADLINE_SECONDS):
+        with trio.move_on_after(HANG_SECONDS):
             while True:
                 while self._read < len(self._lines):
                     self._read += 1
@@ -53,7 +52,7 @@ class Program:
 
     async def exit_code(self):
         """Wait for the end."""
-        with trio.fail_after(DEADLINE_SECONDS):
+        with trio.fail_after(HANG_SECONDS):
             return await self._process.wait()
 
     async def listening(self):

@@ -21,6 +21,7 @@ from corestore import (
 )
 from corestore.events import MAX_QUEUED_EVENTS, Broadcast
 from tests.support.builders import fill
+from tests.support.limits import HANG_SECONDS
 
 KEY_OF_SOMEBODY = bytes(range(32))
 
@@ -51,7 +52,7 @@ async def test_append_is_published_by_itself_and_at_once_after_sync():
         await store.sync()
         assert core.published_length == 1
         await core.append(b"b")
-        with core.events() as events, trio.fail_after(5):
+        with core.events() as events, trio.fail_after(HANG_SECONDS):
             assert await events.receive() == Published(2)
 
 
@@ -99,7 +100,7 @@ async def test_get_waits_for_the_log_to_grow():
             await core.append(b"a", b"b")
 
         nursery.start_soon(later)
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             assert await core.get(1) == b"b"
 
 
@@ -268,7 +269,7 @@ async def test_wait_length_returns_when_the_log_is_long_enough():
     async with corestore.open(None) as store, trio.open_nursery() as nursery:
         core = await store.get(name="log")
         nursery.start_soon(core.append, b"a", b"b", b"c")
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             assert await core.wait_length(2) == 3
 
 

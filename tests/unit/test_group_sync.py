@@ -15,6 +15,7 @@ from corestore import (
     StorageError,
 )
 from tests.support.builders import FaultyStorage, open_with
+from tests.support.limits import HANG_SECONDS
 
 
 async def test_a_disk_too_full_for_a_sync_is_told_once_and_again_when_there_is_room(
@@ -142,7 +143,7 @@ async def test_who_waits_for_a_longer_log_hears_that_the_store_has_failed():
             nursery.start_soon(wait, core.wait_length, 6)
             await trio.testing.wait_all_tasks_blocked()
             storage.errors["flush"] = OSError(errno.EIO, "broken")
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 await core.append(b"a")
                 with pytest.raises(StorageError):
                     await store.sync()
