@@ -94,15 +94,14 @@ class Hypercore(OwnerHandle, Generic[Value]):
         return self._codec.decode(await self._get_bytes(index, priority))
 
     async def _get_bytes(self, index: int, priority: int = 0) -> bytes:
-        if index < 0 or (self._snapshot is not None and index >= self._snapshot.length):
-            raise ValueError(f"there is no block {index}")
+        self._check_index(index)
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_open()
         block = self._local(index)
         if block is None:
             with self._driver.wanting(self._state):
                 while block is None:
-                    await self._fetch(index, priority)
+                    await self._await((index,), priority)
                     self._check_open()
                     block = self._local(index)
         self._in_a_row += len(block) + READ_COST
@@ -150,7 +149,7 @@ class Hypercore(OwnerHandle, Generic[Value]):
             if isinstance(found, tree.Position):
                 return Position(found.index, found.offset)
             ticket = state.replicator.want_seek(offset, padding=padding)
-            settled = await self._wait(ticket)
+            (settled,) = await self._wait(ticket)
             if settled.position is not None:
                 return Position(*settled.position)
             if settled.outcome is Outcome.OUT_OF_BOUNDS:
@@ -222,16 +221,40 @@ class Hypercore(OwnerHandle, Generic[Value]):
         if self._snapshot is not None and self.uncut_length(self._cuts_before) < self.length:
             raise SnapshotNotAvailable("the core was truncated below this snapshot")
 
-    async def _fetch(self, index: int, priority: int) -> None:
-        """Wait until it is worth looking for block *index* again."""
+    async def fetch(self, blocks: Iterable[int]) -> None:
+        """Return when all of *blocks* are held: as `get`, for several at once.
+
+        They go before what is downloaded or hinted at. Cancelled, what nobody else wants is not
+        asked for any more; what arrived stays. Raises as `get`.
+        """
+        wanted = list(blocks)
+        for index in wanted:
+            self._check_index(index)
+        await trio.lowlevel.checkpoint()
         state = self._state
-        if index >= state.head.length:
+        with self._driver.wanting(state):
+            while True:
+                self._check_open()
+                self._check_snapshot()
+                wanted = [index for index in wanted if not state.bitfield.get(index)]
+                if not wanted:
+                    return
+                await self._await(wanted)
+
+    def _check_index(self, index: int) -> None:
+        if index < 0 or (self._snapshot is not None and index >= self._snapshot.length):
+            raise ValueError(f"there is no block {index}")
+
+    async def _await(self, indices: Iterable[int], priority: int = 0) -> None:
+        """Wait until it is worth looking for blocks *indices* again."""
+        state = self._state
+        known = [index for index in indices if index < state.head.length]
+        if not known:
             self._check_goes_on()
-            self._driver.sync_group.check()
             await state.changed.park()
             return
-        ticket = state.replicator.want_block(index, priority=priority)
-        await self._wait(ticket)
+        want = state.replicator.want_block
+        await self._wait(*[want(index, priority=priority) for index in known])
 
     # -- appending ---------------------------------------------------------------------------------
 

@@ -413,14 +413,14 @@ class Driver:
         self._passive.used(state)
         self.drain(state)
 
-    async def wait(self, state: CoreState, ticket: Ticket) -> Settle:
-        """Wait until the machine of *state* settles *ticket*; cancelled, so is the ticket.
+    async def wait(self, state: CoreState, *tickets: Ticket) -> list[Settle]:
+        """Wait until the machine of *state* has settled all *tickets*; cancelled, so are they.
 
         Raises:
           OSError, CorestoreError: what was fetched could not be stored, or nothing can any more.
           trio.ClosedResourceError: it was abandoned.
         """
-        return await self.waiting.wait(state, ticket)
+        return await self.waiting.wait(state, *tickets)
 
     def wanting(self, state: CoreState) -> AbstractContextManager[None]:
         """While held, somebody waits for news of *state*: peers are asked for it, now and again.

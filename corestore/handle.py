@@ -365,12 +365,12 @@ class CoreHandle:
         else:
             await self._wait(ticket)
 
-    async def _wait(self, ticket: Ticket) -> Settle:
-        self._waits.add(ticket)
+    async def _wait(self, *tickets: Ticket) -> list[Settle]:
+        self._waits.update(tickets)
         try:
-            return await self._driver.wait(self._state, ticket)
+            return await self._driver.wait(self._state, *tickets)
         finally:
-            self._waits.discard(ticket)
+            self._waits.difference_update(tickets)
 
     # -- whether it goes on ------------------------------------------------------------------------
 

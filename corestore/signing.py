@@ -130,7 +130,7 @@ async def _follow(driver: Driver, state: CoreState) -> None:
     least = 0 if state.lease.hold is None else state.lease.hold.least_length
     while True:
         while True:
-            settled = await driver.wait(state, machine.want_upgrade())
+            (settled,) = await driver.wait(state, machine.want_upgrade())
             if settled.outcome is not Outcome.DONE:
                 break
         await driver.wait(state, machine.want_history())

@@ -44,22 +44,28 @@ class Waiting:
         # How many want news of a core.
         self._wanting: dict[CoreState, int] = {}
 
-    async def wait(self, state: CoreState, ticket: Ticket) -> Settle:
+    async def wait(self, state: CoreState, *tickets: Ticket) -> list[Settle]:
         """See `Driver.wait`."""
-        waiter = self._waiters[ticket] = _Waiter(state, trio.Event())
+        waiters = [_Waiter(state, trio.Event()) for _ in tickets]
+        self._waiters.update(zip(tickets, waiters, strict=True))
         with self.wanting(state):
             self._drain(state)
             try:
-                if not waiter.event.is_set():
-                    # What comes from peers could not be kept.
-                    self._check()
-                await waiter.event.wait()
-            # Cancelled: nobody waits any more.
+                return [await self._settled(waiter) for waiter in waiters]
+            # Cancelled, or one has failed: nobody waits any more.
             except BaseException:
-                if self._waiters.pop(ticket, None) is not None:
+                left = [each for each in tickets if self._waiters.pop(each, None) is not None]
+                for ticket in left:
                     state.replicator.cancel(ticket)
+                if left:
                     self._drain(state)
                 raise
+
+    async def _settled(self, waiter: _Waiter) -> Settle:
+        if not waiter.event.is_set():
+            # What comes from peers could not be kept.
+            self._check()
+        await waiter.event.wait()
         settled = waiter.settled
         if settled is None:
             self._check()

@@ -36,6 +36,9 @@ _A_MOMENT: Final = 0.1
 _LEAST_BYTES: Final = 2048
 # A block of 256 KiB at 2 KiB/s takes that many times the usual 10 s.
 _MOST_SILENCES: Final = 12
+# Blocks of one read that are asked for before all others: 2 MiB on average. What is beyond is on
+# its way meanwhile, and has its turn.
+_MOST_WANTED: Final = 32
 
 
 class Patience:
@@ -271,7 +274,7 @@ class CoreBlocks:
         return not waiting.cancelled_caught
 
     async def _get_all(self, missing: Sequence[int]) -> None:
-        if len(missing) > 1:
-            self.core.hint(missing)
-        for index in missing:
-            await self.core.get(index)
+        if len(missing) > _MOST_WANTED:
+            self.core.hint(missing[_MOST_WANTED:])
+        for start in range(0, len(missing), _MOST_WANTED):
+            await self.core.fetch(missing[start : start + _MOST_WANTED])

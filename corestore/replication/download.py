@@ -208,6 +208,7 @@ class Downloads:
         self._shared.deserted += bool(peer.in_flight)
         blocks = []
         for flight in (*peer.flights.values(), *peer.late.values()):
+            peer.forget(flight)
             self._end(flight)
             if flight.block >= 0 and flight.block not in self.in_flight:
                 blocks.append(flight.block)
@@ -449,7 +450,7 @@ class Downloads:
 
     def _ask_wanted(self, peer: Peer, index: int, priority: int) -> None:
         """Ask for a block that somebody waits for: it overtakes those of ranges."""
-        self._ask_block(peer, index, priority or int(peer.bulk > 0))
+        self._ask_block(peer, index, priority or int(peer.allowance.bulk > 0))
 
     def _ask_block(self, peer: Peer, index: int, priority: int = 0, *, bulk: bool = False) -> None:
         shared = self._shared
@@ -494,7 +495,7 @@ class Downloads:
         """Send the request of *flight*, and remember it."""
         peer = flight.peer
         peer.flights[flight.id] = flight
-        peer.bulk += flight.bulk
+        peer.allowance.bulk += flight.bulk
         block = None
         if flight.block >= 0:
             block = BlockRequest(flight.block, flight.levels)

@@ -60,7 +60,7 @@ _UNKNOWN_LATENCY: Final = 0.05
 
 class Allowance:
     """How many bytes may be under way on one stream: what its channels' peers look at, each for
-    itself, and what the stream's reader sets.
+    itself, and what the stream's reader sets. And what is: it is all in one queue.
 
     While the reader keeps up, that is `WINDOW_BYTES`. What it does not keep up with lies in the
     system's buffers, in front of all that is asked for later; so then less is asked for, until a
@@ -68,12 +68,14 @@ class Allowance:
 
     Attributes:
       bytes: from `LEAST_WINDOW_BYTES` to `WINDOW_BYTES`.
+      bulk: requests under way for ranges, of all channels.
     """
 
-    __slots__ = ("bytes",)
+    __slots__ = ("bulk", "bytes")
 
     def __init__(self) -> None:
         self.bytes = WINDOW_BYTES
+        self.bulk = 0
 
     def read(self, *, full: bool) -> None:
         """The stream was read; *full*: as much as is taken at once was there, or more."""
@@ -124,7 +126,6 @@ class Peer:
         our own length as the peer last heard it.
       blocks: what it announced. Bounded: what does not fit is not believed to be there.
       flights, late: requests in order of sending; overdue ones are moved to `late`.
-      bulk: how many of them are for ranges.
       promises: nodes that answers under way will bring, with the flight that brings them.
       serving: requests of the peer that wait for our answer, by id.
       asked: wants of the peer that were not answered yet.
@@ -157,7 +158,6 @@ class Peer:
     pages: set[int] = field(default_factory=set)
     flights: dict[int, Flight] = field(default_factory=dict)
     late: dict[int, Flight] = field(default_factory=dict)
-    bulk: int = 0
     promises: dict[int, Flight] = field(default_factory=dict)
     trusted_order: bool = True
     next_id: int = 1
@@ -282,7 +282,7 @@ class Peer:
     def forget(self, flight: Flight) -> None:
         """Take a flight off the books, and what it promised."""
         if flight.id in self.flights or flight.id in self.late:
-            self.bulk -= flight.bulk
+            self.allowance.bulk -= flight.bulk
         if self.flights.pop(flight.id, None) is None:
             self.late.pop(flight.id, None)
         if flight.levels and self.promises:

@@ -13,6 +13,7 @@ import trio.testing
 
 import corestore
 import hyperfs
+from corestore.link import Link
 from hyperfs import opening
 from hyperfs.drive import ROOT_ID, SHARED
 from hyperfs.extents import Extent
@@ -95,13 +96,13 @@ async def test_a_log_that_was_truncated_is_followed():
         file = await open_path(reader, "/a")
         assert await contents(file) == b"2" * 70_000
         assert await past.read("/b") == b"2"
-        assert (reader.version, reader.generation) == (past.version, 0)
+        assert (reader.version, reader.tree.fork) == (past.version, 0)
         with reader.watch_changes() as changes, reader.watch("/b") as watch:
             await writer.metadata.truncate(version)
             await near.sync()
             change = await anext(changes)
             assert (change.version, change.complete) == (version, False)
-            assert (reader.version, reader.generation) == (version, 1)
+            assert (reader.version, reader.tree.fork) == (version, 1)
             assert await reader.read("/a") == await contents(file) == b"1" * 70_000
             with pytest.raises(FileNotFoundError):
                 await reader.read("/b")
@@ -176,7 +177,7 @@ async def test_content_that_is_truncated_after_its_metadata_is_followed():
         before = reader.tree.reader
         await writer.metadata.truncate(version)
         await near.sync()
-        await eventually(lambda: (reader.generation, reader.version) == (1, version))
+        await eventually(lambda: (reader.tree.fork, reader.version) == (1, version))
         await writer.content.truncate(content)
         await near.sync()
         await eventually(lambda: reader.content.fork == 1 and not reader.tree.reader.blocks.cut)
@@ -397,6 +398,25 @@ async def test_random_reads_fetch_only_their_blocks():
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert reader.content.statistics().blocks_received == len(needed)
         file.release()
+
+
+async def test_what_one_read_lacks_overtakes_what_is_fetched_ahead(monkeypatch):
+    overtaking = []
+    serve = Link.serve
+
+    def noting(link, channel, request):
+        if request.priority:
+            overtaking.append((channel.state.key, request.request.block.index))
+        serve(link, channel, request)
+
+    monkeypatch.setattr(Link, "serve", noting)
+    async with a_pair() as (writer, reader, _, _):
+        await writer.write("/large", LARGE)
+        await caught_up(writer, reader)
+        core = reader.content
+        core.hint(range(20, core.length))
+        await reader.tree.content_blocks.fetch(range(20))
+        assert [index for key, index in overtaking if key == core.key] == [*range(20)]
 
 
 async def test_sequential_reads_fetch_ahead():

@@ -14,7 +14,7 @@ import trio.testing
 
 import corestore
 from corestore import Downloaded, PeerAdded, PeerRemoved
-from corestore.link import HANDSHAKE_SECONDS
+from corestore.link import HANDSHAKE_SECONDS, Link
 from corestore.replication import messages
 from corestore.tree import BlockRequest, Request
 from corestore.wire.mux import ChannelClosed, ChannelMessage, ChannelOpened
@@ -216,6 +216,53 @@ async def test_a_cancelled_get_leaves_the_others_alone():
                 await copy.get(1)
             async with linked(writing, reading):
                 await eventually(lambda: got == [block(1)])
+
+
+async def test_blocks_that_are_fetched_together_overtake_those_hinted_at(monkeypatch):
+    overtaking = []
+    serve = Link.serve
+
+    def noting(link, channel, request):
+        if request.priority:
+            overtaking.append(request.request.block.index)
+        serve(link, channel, request)
+
+    monkeypatch.setattr(Link, "serve", noting)
+    async with two_stores(count=200) as (writing, reading, core):
+        copy = await reading.get(key=core.key)
+        async with linked(writing, reading):
+            await copy.update()
+            copy.hint(range(100, 200))
+            with trio.fail_after(5):
+                await copy.fetch([30, 10, 20])
+            assert overtaking == [30, 10, 20]
+            assert [index for index in range(100) if copy.has(index)] == [10, 20, 30]
+            with pytest.raises(ValueError, match="no block -1"):
+                await copy.fetch([10, -1])
+
+
+async def test_a_cancelled_fetch_is_not_asked_for_any_more():
+    async with two_stores(count=9) as (writing, reading, core):
+        copy = await reading.get(key=core.key)
+        async with linked(writing, reading):
+            await copy.update()
+        with trio.move_on_after(0) as scope:
+            await copy.fetch([2, 4, 11])
+        assert scope.cancelled_caught
+        async with linked(writing, reading):
+            assert await copy.get(6) == block(6)
+            await trio.testing.wait_all_tasks_blocked()
+            assert copy.statistics().blocks_held == 1
+
+
+async def test_a_fetch_waits_for_what_is_not_written_yet():
+    async with two_stores(count=3) as (writing, reading, core):
+        copy = await reading.get(key=core.key)
+        async with linked(writing, reading), trio.open_nursery() as nursery:
+            nursery.start_soon(copy.fetch, [1, 4])
+            await eventually(lambda: copy.has(1))
+            await fill(core, 2, start=3)
+            await eventually(lambda: copy.has(4))
 
 
 async def test_a_core_can_be_replicated_alone():

@@ -334,7 +334,7 @@ async def forked(tmp_path):
 async def caught_up(copy, drive):
     """*copy* shows what *drive* does, after a fork."""
     with trio.fail_after(HANG_SECONDS):
-        while (copy.generation, copy.version) != (1, drive.version):
+        while (copy.tree.fork, copy.version) != (1, drive.version):
             await copy.update()
 
 
@@ -410,7 +410,7 @@ async def test_a_new_history_is_not_read_from_the_content_of_the_one_that_was_le
                     assert await copy.read("/one") == b"one" * 1000
         # 4. From now on it is shown without peers.
         async with hyperfs.open(reading, key=key) as copy:
-            assert (copy.generation, copy.version) == (1, drive.version)
+            assert (copy.tree.fork, copy.version) == (1, drive.version)
             assert await copy.read("/one") == b"one" * 1000
 
 
@@ -443,7 +443,7 @@ async def test_a_peer_that_is_behind_with_the_content_alone_makes_nobody_mix_his
                 with trio.move_on_after(1):
                     await copy.update()
                 assert (peer.content.fork, copy.content.fork) == (0, 0)
-                assert (copy.generation, copy.version) == (0, before)
+                assert (copy.tree.fork, copy.version) == (0, before)
                 with pytest.raises(FileNotFoundError):
                     await copy.read("/one")
                 # 2. The peer hears of the content as well.

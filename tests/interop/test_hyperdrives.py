@@ -289,7 +289,7 @@ async def test_a_drive_that_node_truncates_is_followed(tmp_path, generation):
 
 async def forked(drive, fork, version):
     with drive.watch_changes() as changes:
-        while (drive.generation, drive.version) != (fork, version):
+        while (drive.tree.fork, drive.version) != (fork, version):
             await anext(changes)
 
 

@@ -23,6 +23,7 @@ from corestore.tree.types import (
     UpgradeRequest,
 )
 from tests.support.machine import (
+    PEER,
     Machine,
     reader,
     sync,
@@ -161,6 +162,20 @@ def test_a_wanted_block_overtakes_those_of_ranges_and_relies_on_none_of_them():
         target.hear(source.answer(request))
     assert not target.drops
     assert target.core.bitfield.contiguous_length == 16
+
+
+def test_a_wanted_block_overtakes_those_of_ranges_of_other_cores_on_the_stream():
+    allowance = Allowance()
+    ranging = synced_reader(writer(64), allowance=allowance)
+    wanting = synced_reader(writer(64), allowance=allowance)
+    ranging.machine.want_range(0, 64)
+    assert len(ranging.drain()) == 16
+    wanting.machine.want_block(9)
+    assert [request.priority for request in wanting.drain()] == [1]
+    # What a channel owed when it closed is not under way any more.
+    ranging.machine.peer_closed(PEER)
+    wanting.machine.want_block(10)
+    assert [request.priority for request in wanting.drain()] == [0]
 
 
 def test_less_is_asked_for_while_a_stream_brings_more_than_is_handled():
