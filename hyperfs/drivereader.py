@@ -75,6 +75,11 @@ class DriveReader:
         view = self._tree.view
         return 0 if view is None else view.version
 
+    @property
+    def generation(self) -> int:
+        """The fork of the metadata core that look-ups show."""
+        return self._tree.fork
+
     def previous(self) -> int:
         """The version before this one; 0 if this is the first."""
         return self._view.previous
