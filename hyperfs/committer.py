@@ -21,7 +21,7 @@ import trio
 
 from corestore import BlockNotAvailable, CorestoreError, StorageError, StorageLocked
 from hyperfs.appender import Appender
-from hyperfs.index.build import commit_steps, dense_steps
+from hyperfs.index.build import CommitFacts, commit_steps, dense_steps
 from hyperfs.index.node import BlocksMissing
 from hyperfs.index.tree import Index
 from hyperfs.pace import run_paced
@@ -29,7 +29,7 @@ from hyperfs.recording import FrozenFile, index_changes
 from hyperfs.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from corestore import Corestore, Hypercore, Transaction
     from hyperfs.chunks import ChunkTable
@@ -241,18 +241,9 @@ class Committer:
         assert isinstance(view, View)
         await self._cut_rest(view)
         async with self._store.transaction(self._metadata, self._content) as transaction:
-            if dense:
-                steps = dense_steps(
-                    view.index,
-                    first_block=transaction.length(self._metadata),
-                    time_ns=tree.now_ns(),
-                    content_length=transaction.length(self._content),
-                    next_id=tree.next_id,
-                    oldest=max(self._oldest, view.index.root.oldest),
-                    content_fork=self._content.fork,
-                )
-            else:
-                steps = self._steps(transaction, view, {}, tree.next_id, 0, 0)
+            facts = self._facts(transaction, view, tree.next_id)
+            index = view.index
+            steps = dense_steps(index, **facts) if dense else commit_steps(index, {}, **facts)
             try:
                 nodes = await run_paced(steps)
             except BlocksMissing as missing:
@@ -407,8 +398,9 @@ class Committer:
             blocks = appender.take()
             if blocks:
                 appender.check_start(await transaction.append(self._content, *blocks))
-            steps = self._steps(transaction, previous, changes, next_id, files, size)
-            nodes = await run_paced(steps)
+            facts = self._facts(transaction, previous, next_id, files, size)
+            index = None if previous is None else previous.index
+            nodes = await run_paced(commit_steps(index, changes, **facts))
             await transaction.append(self._metadata, *nodes)
             version = transaction.length(self._metadata)
         appender.appended()
@@ -424,19 +416,17 @@ class Committer:
             await self._metadata.cut_unpublished(newest.version)
             self._cache.forget_from(newest.version)
 
-    def _steps(
+    def _facts(
         self,
         transaction: Transaction,
         previous: View | None,
-        changes: dict[bytes, bytes | None],
         next_id: int,
-        files: int,
-        size: int,
-    ) -> Generator[None, None, list[bytes]]:
+        files: int = 0,
+        size: int = 0,
+    ) -> CommitFacts:
+        """What the next version says of itself: by so many more *files* and bytes (*size*)."""
         root = None if previous is None else previous.index.root
-        return commit_steps(
-            None if previous is None else previous.index,
-            changes,
+        return CommitFacts(
             first_block=transaction.length(self._metadata),
             time_ns=self._tree.now_ns(),
             content_length=transaction.length(self._content),

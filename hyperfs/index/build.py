@@ -13,7 +13,7 @@ place of the 12 KB of three rewritten nodes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NotRequired, TypedDict, Unpack
 
 from hyperfs.index.node import encode_overlay
 from hyperfs.index.rewrite import ENTRY_OVERHEAD, TreeBuilder
@@ -31,134 +31,6 @@ RECENT_BYTES: Final = 1024
 OVERLAY_BYTES: Final = 16 * 1024
 
 
-def build_commit(
-    index: Index | None,
-    changes: Mapping[bytes, bytes | None],
-    *,
-    first_block: int,
-    time_ns: int,
-    content_length: int,
-    next_id: int,
-    files: int,
-    bytes: int,
-    oldest: int = 0,
-    content_fork: int = 0,
-) -> list[bytes]:
-    """The blocks to append at *first_block*, the length of the log, for a commit on top of *index*.
-
-    *changes* maps keys to records, or to None where the key is removed; removing a key that is not
-    there is allowed. *index* is the newest version, None for the first commit. The last block is
-    the new root block. The other arguments are what the new `RootInfo` shall say.
-
-    Raises:
-      ValueError: *first_block* does not follow the root of *index*, or a record is too long.
-      BlocksMissing: nodes that change are not local.
-    """
-    steps = commit_steps(
-        index,
-        changes,
-        first_block=first_block,
-        time_ns=time_ns,
-        content_length=content_length,
-        next_id=next_id,
-        files=files,
-        bytes=bytes,
-        oldest=oldest,
-        content_fork=content_fork,
-    )
-    return _run(steps)
-
-
-def commit_steps(
-    index: Index | None,
-    changes: Mapping[bytes, bytes | None],
-    *,
-    first_block: int,
-    time_ns: int,
-    content_length: int,
-    next_id: int,
-    files: int,
-    bytes: int,
-    oldest: int = 0,
-    content_fork: int = 0,
-) -> Generator[None, None, list[bytes]]:
-    """`build_commit` in steps of under a millisecond: yields between them, returns the blocks.
-
-    For large commits, whose caller lets others run between the steps. *index* and *changes* must
-    not change meanwhile. Raises as `build_commit` does; a generator that raised is started again.
-    """
-    previous = index.root if index is not None else None
-    if first_block != (previous.version if previous is not None else 1):
-        raise ValueError("a commit begins where the log ends")
-    plan = yield from _layers(index, changes, first_block)
-    root = RootInfo(
-        index=first_block + len(plan.blocks),
-        time_ns=time_ns,
-        first_block=first_block,
-        content_length=content_length,
-        next_id=next_id,
-        files=files,
-        bytes=bytes,
-        number=previous.number + 1 if previous is not None else 1,
-        tree=plan.tree,
-        overlay=plan.overlay,
-        skips=next_skips(previous) if previous is not None else (),
-        oldest=oldest,
-        content_fork=content_fork,
-    )
-    return [*plan.blocks, encode_root(root, plan.recent)]
-
-
-def dense_steps(
-    index: Index,
-    *,
-    first_block: int,
-    time_ns: int,
-    content_length: int,
-    next_id: int,
-    oldest: int = 0,
-    content_fork: int = 0,
-) -> Generator[None, None, list[bytes]]:
-    """A commit on top of *index* that changes nothing and writes the whole tree anew: its nodes as
-    full as those of a new one, in the order of keys, without an overlay. In steps and with
-    arguments as `commit_steps`.
-
-    Raises:
-      ValueError: *first_block* does not follow the root of *index*.
-      BlocksMissing: the tree is not all local.
-    """
-    previous = index.root
-    if first_block != previous.version:
-        raise ValueError("a commit begins where the log ends")
-    builder = TreeBuilder(None, first_block)
-    tree = yield from builder.copy(index)
-    root = RootInfo(
-        index=first_block + len(builder.blocks),
-        time_ns=time_ns,
-        first_block=first_block,
-        content_length=content_length,
-        next_id=next_id,
-        files=previous.files,
-        bytes=previous.bytes,
-        number=previous.number + 1,
-        tree=tree,
-        overlay=None,
-        skips=next_skips(previous),
-        oldest=oldest,
-        content_fork=content_fork,
-    )
-    return [*builder.blocks, encode_root(root, {})]
-
-
-def _run(steps: Generator[None, None, list[bytes]]) -> list[bytes]:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            blocks: list[bytes] = done.value
-            return blocks
-
-
 @dataclass(slots=True)
 class _Plan:
     """What lies in front of the root block, and where."""
@@ -167,6 +39,90 @@ class _Plan:
     tree: int | None
     overlay: int | None
     recent: dict[bytes, bytes | None]
+
+
+class CommitFacts(TypedDict):
+    """What a commit says of itself: the parts of its `RootInfo` that its maker knows.
+
+    `first_block` is the length of the log.
+    """
+
+    first_block: int
+    time_ns: int
+    content_length: int
+    next_id: int
+    files: int
+    bytes: int
+    oldest: NotRequired[int]
+    content_fork: NotRequired[int]
+
+
+def build_commit(
+    index: Index | None, changes: Mapping[bytes, bytes | None], **facts: Unpack[CommitFacts]
+) -> list[bytes]:
+    """The blocks to append for a commit on top of *index*, the new root block last.
+
+    *changes* maps keys to records, or to None where the key is removed; removing a key that is not
+    there is allowed. *index* is the newest version, None for the first commit.
+
+    Raises:
+      ValueError: the log does not end with the root of *index*, or a record is too long.
+      BlocksMissing: nodes that change are not local.
+    """
+    steps = commit_steps(index, changes, **facts)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            blocks: list[bytes] = done.value
+            return blocks
+
+
+def commit_steps(
+    index: Index | None, changes: Mapping[bytes, bytes | None], **facts: Unpack[CommitFacts]
+) -> Generator[None, None, list[bytes]]:
+    """`build_commit` in steps of under a millisecond: yields between them, returns the blocks.
+
+    For large commits, whose caller lets others run between the steps. *index* and *changes* must
+    not change meanwhile. Raises as `build_commit` does; a generator that raised is started again.
+    """
+    first_block, previous = facts["first_block"], None if index is None else index.root
+    _check_follows(previous, first_block)
+    plan = yield from _layers(index, changes, first_block)
+    return _finished(previous, plan, facts)
+
+
+def dense_steps(index: Index, **facts: Unpack[CommitFacts]) -> Generator[None, None, list[bytes]]:
+    """A commit on top of *index* that changes nothing and writes the whole tree anew: its nodes as
+    full as those of a new one, in the order of keys, without an overlay. In steps as
+    `commit_steps`.
+
+    Raises:
+      ValueError: the log does not end with the root of *index*.
+      BlocksMissing: the tree is not all local.
+    """
+    _check_follows(index.root, facts["first_block"])
+    builder = TreeBuilder(None, facts["first_block"])
+    tree = yield from builder.copy(index)
+    return _finished(index.root, _Plan(builder.blocks, tree, None, {}), facts)
+
+
+def _check_follows(previous: RootInfo | None, first_block: int) -> None:
+    if first_block != (1 if previous is None else previous.version):
+        raise ValueError("a commit begins where the log ends")
+
+
+def _finished(previous: RootInfo | None, plan: _Plan, facts: CommitFacts) -> list[bytes]:
+    """The blocks of a commit, with its root."""
+    root = RootInfo(
+        index=facts["first_block"] + len(plan.blocks),
+        number=1 if previous is None else previous.number + 1,
+        tree=plan.tree,
+        overlay=plan.overlay,
+        skips=() if previous is None else next_skips(previous),
+        **facts,
+    )
+    return [*plan.blocks, encode_root(root, plan.recent)]
 
 
 def _layers(
