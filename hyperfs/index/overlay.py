@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _MOST_AT_ONCE: Final = 256
 # If fewer than one key in so many is new, they are put among the others; else all are sorted.
 _FEW: Final = 8
+# They go into so many gaps, each for moving all that is behind it; for more of them each key is
+# looked at once, which takes as long as that.
+_MOST_GAPS: Final = 32
 
 V = TypeVar("V")
 T = TypeVar("T")
@@ -139,8 +142,13 @@ def _merge(keys: list[bytes], new: list[bytes]) -> None:
     """Put keys into their places among others: all at once that come into one gap, as those of one
     directory do."""
     at = 0
-    while at < len(new):
+    for _ in range(_MOST_GAPS):
+        if at == len(new):
+            return
         place = bisect_left(keys, new[at])
         end = len(new) if place == len(keys) else bisect_left(new, keys[place], at)
         keys[place:place] = new[at:end]
         at = end
+    # What is sorted in two runs is merged in one go.
+    keys += new[at:]
+    keys.sort()

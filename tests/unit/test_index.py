@@ -742,3 +742,30 @@ def test_the_first_name_behind_many_deletions_is_found_in_few_steps():
 
     assert overlay.scan_over(scan, b"", None, 1) == [(b"4999", 4999)]
     assert steps < 40
+
+
+class CountingKeys(list):
+    """Counts the keys that are moved, or looked at."""
+
+    moved = 0
+
+    def __setitem__(self, place, new) -> None:
+        self.moved += len(self) - place.start + len(new)
+        super().__setitem__(place, new)
+
+    def sort(self):
+        self.moved += len(self)
+        super().sort()
+
+
+@pytest.mark.parametrize("gaps", [1, 20, 32, 33, 2000])
+def test_new_keys_take_their_places_without_moving_all_others_for_each(gaps):
+    """However few or many gaps they come into."""
+    overlay: Overlay[int] = Overlay({b"%05d" % i: 0 for i in range(20_000)})
+    list(overlay)
+    keys = overlay._sorted = CountingKeys(overlay._sorted)
+    for i in range(2000):
+        overlay.put(b"%05d/%d" % (i % gaps * (20_000 // gaps), i), 1)
+    assert list(overlay) == sorted(overlay.changes())
+    assert overlay._sorted is keys
+    assert keys.moved < 34 * len(keys)
