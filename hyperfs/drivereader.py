@@ -200,7 +200,7 @@ class DriveReader:
         cannot be decoded are left out.
         """
         tree = self._tree
-        return await tree.metadata_blocks.complete(lambda: list(tree.page(directory, after, limit)))
+        return await tree.metadata_blocks.complete(lambda: tree.page(directory, after, limit)[0])
 
     def open_file(self, entry: Entry, location: Location, *, current: bool = False) -> OpenFile:
         """The open file of an entry: one object per file id while anybody holds it. Acquires it;

@@ -33,7 +33,7 @@ from hyperfs.staging import UNSAID, Staging
 from hyperfs.writer import SHARED, OpenFile, Shared
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from hyperfs.blocks import CoreBlocks
     from hyperfs.staging import Layer, StagedRecord
@@ -76,9 +76,8 @@ class LiveTree:
         self.before_collection: Callable[[int], None] | None = None
         self.layers: WeakSet[Layer] = WeakSet()
         self._at: dict[tuple[int, bytes], OpenFile] = {}
-        # The last listing, by what was asked and when; of none, if one of its files was open.
-        self._listed_at: tuple[int, bytes, int, int] | None = None
-        self._listed: list[tuple[bytes, Entry]] = []
+        # How often a file that was not open was opened.
+        self.opened = 0
         # The first id that was not handed out.
         self.next_id = ROOT_ID + 1
 
@@ -198,16 +197,14 @@ class LiveTree:
         record = self.find(shared_key(id))
         return self._live(record) if isinstance(record, Entry) else None
 
-    def page(self, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Entry]]:
-        """Up to *limit* live entries after *after*; fewer only at the end. Not to be changed.
-
-        The last answer is kept: who removes a directory asks twice, first whether it is empty.
+    def page(
+        self, directory: int, after: bytes, limit: int
+    ) -> tuple[list[tuple[bytes, Entry]], bool]:
+        """Up to *limit* live entries after *after*; fewer only at the end. And whether they stay as
+        they are while the stamp does, and no file is opened: those of open files do not.
 
         Raises BlocksMissing, DecodeError (of index blocks; a damaged record is left out).
         """
-        asked = directory, after, limit, self.staging.stamp
-        if asked == self._listed_at:
-            return self._listed
         plain = True
         start, end = directory_range(directory, after)
         out: list[tuple[bytes, Entry]] = []
@@ -215,21 +212,30 @@ class LiveTree:
         while True:
             wanted = limit - len(out)
             page = self.staging.scan_over(self._scan_view, start, end, wanted)
-            for key, record in page:
-                if type(record) is Entry and record.id not in files:
-                    out.append((key[ID_BYTES:], record))
-                    continue
+            closed = [
+                (key[ID_BYTES:], record)
+                for key, record in page
+                if type(record) is Entry and (not files or record.id not in files)
+            ]
+            if len(closed) == len(page):
+                out += closed
+            else:
                 plain = False
-                try:
-                    entry = self._live(record)
-                except DecodeError:
-                    continue
-                if entry is not None:
-                    out.append((key[ID_BYTES:], entry))
+                out += self._open_too(page)
             if len(page) < wanted or len(out) == limit:
-                self._listed_at, self._listed = (asked, out) if plain else (None, [])
-                return out
+                return out, plain
             start = page[-1][0] + b"\0"
+
+    def _open_too(
+        self, page: Iterable[tuple[bytes, StagedRecord]]
+    ) -> Iterator[tuple[bytes, Entry]]:
+        for key, record in page:
+            try:
+                entry = self._live(record)
+            except DecodeError:
+                continue
+            if entry is not None:
+                yield key[ID_BYTES:], entry
 
     def _scan_view(
         self, start: bytes, end: bytes | None, limit: int
@@ -405,7 +411,7 @@ class LiveTree:
         content = ContentMap.of_entry(entry, self.view)
         file = OpenFile(self, entry, content, location)
         self.files[entry.id] = file
-        self._listed_at = None
+        self.opened += 1
         if isinstance(location, tuple):
             self._at[location] = file
         return file

@@ -253,4 +253,5 @@ async def _page(
     tree: LiveTree, directory: int, after: bytes, pace: Pace
 ) -> list[tuple[bytes, Entry]]:
     await pace.keep()
-    return await tree.metadata_blocks.complete(partial(tree.page, directory, after, _PAGE))
+    found = await tree.metadata_blocks.complete(partial(tree.page, directory, after, _PAGE))
+    return found[0]

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
         XAttrNameT,
     )
 
-    from hyperfs.vfs.directories import Listed
     from hyperfs.vfs.filesystem import FileSystem
     from hyperfs.vfs.history import History
+    from hyperfs.vfs.listings import Listed
 
 P = ParamSpec("P")
 R = TypeVar("R")

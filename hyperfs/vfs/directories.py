@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from hyperfs.records import ROOT_ID
 from hyperfs.vfs.files import FileOperations
 from hyperfs.vfs.handles import DirectoryHandle
+from hyperfs.vfs.listings import START, Listed, Listing
 from hyperfs.vfs.rules import READ
 from hyperfs.writer import SHARED
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 
 S = TypeVar("S")
-# One entry of a listing: name, attributes, position after it (where to go on), id of its file.
-Listed = tuple[bytes, S, int, int]
 
 
 class DirectoryOperations(FileOperations[S]):
@@ -36,28 +35,63 @@ class DirectoryOperations(FileOperations[S]):
         passed on last time: what is not is looked up again, for by then it may have changed.
         """
         handle = self.handles.directories[number]
-        listed: list[Listed[S]] = []
         if position == handle.end and position:
-            return listed
-        if position < 2:
-            listed = self._dots(handle.ino, position)
-        after = handle.name_before(position)
-        told, attributes = self.told, self.attributes
-        at = max(position, 2)
-        page = self.live.page(handle.ino, after, handle.wanted)
-        handle.last = len(page) < handle.wanted
-        stamp = self.live.staging.stamp
-        if not after:
+            return []
+        at = max(position, START)
+        listing = handle.listing = self._listing(handle, at)
+        stamp = listing.stamp
+        if at == START:
             handle.began = stamp
+        end = at + handle.wanted
+        if not listing.whole and listing.end < end:
+            after = listing.names[-1] if listing.names else handle.name_before(at)
+            self._read_on(handle.ino, listing, after, end - listing.end)
+        handle.last = listing.whole and listing.end <= end
         if handle.last and handle.began == stamp:
-            self.inode(handle.ino).known(stamp).names = at - 2 + len(page)
-        for name, entry in page:
-            at, ino = at + 1, entry.id
-            known = told.get(ino)
-            shown = known[1] if known is not None and known[0] is entry else attributes(entry)
-            listed.append((name, shown, at, ino))
+            self.inode(handle.ino).known(stamp).names = listing.end - START
+        listed = listing.entries(at, end)
+        if position < START:
+            listed[:0] = self._dots(handle.ino, position)
         handle.offered = len(listed)
         return listed
+
+    def _listing(self, handle: DirectoryHandle[S], at: int) -> Listing[S]:
+        """One that goes on at a position of the handle, and shows what is there now."""
+        after = handle.name_before(at)
+        listing = self.listings.get(handle.ino) if at == START else handle.listing
+        live = self.live
+        stamp = live.staging.stamp
+        if (
+            listing is not None
+            and listing.stamp == stamp
+            # An open file changes without the stamp.
+            and (listing.opened == live.opened or not live.files)
+            and listing.holds(at, after)
+        ):
+            if not listing.kept:
+                # Nobody else has it, and who has it seldom goes back.
+                listing.drop_before(at)
+            return listing
+        listing = Listing(at, stamp, live.opened)
+        if at == START:
+            self.listings.keep(handle.ino, listing)
+        return listing
+
+    def _read_on(self, ino: int, listing: Listing[S], after: bytes, count: int) -> None:
+        """Add the next entries of a listing, which follow the name *after*."""
+        page, lasting = self.live.page(ino, after, count)
+        told, attributes = self.told, self.attributes
+        listing.names += [name for name, _ in page]
+        listing.ids += [entry.id for _, entry in page]
+        for _, entry in page:
+            known = told.get(entry.id)
+            shown = known[1] if known is not None and known[0] is entry else attributes(entry)
+            listing.shown.append(shown)
+        listing.whole = len(page) < count
+        if listing.kept:
+            self.listings.grown(len(page))
+        if not lasting:
+            listing.spend()
 
     def _dots(self, ino: int, position: int) -> list[Listed[S]]:
         listed = []
@@ -79,18 +113,22 @@ class DirectoryOperations(FileOperations[S]):
         if not names:
             return
         handle.tell(names[0][2], [name for name, _, _, _ in names])
-        directory, inodes = handle.ino, self.inodes
+        directory, inodes, listing = handle.ino, self.inodes, handle.listing
         hot = inodes.hot
+        # Nothing has moved since it was told of the same listing before.
+        placed = listing is not None and names[-1][2] <= listing.placed
         for name, _, _, ino in names:
             inode = hot.get(ino) or inodes.find(ino)
             if inode is None:
                 inodes.add(ino, (directory, name))
                 continue
-            if inode.location is not SHARED:
+            if not placed and inode.location is not SHARED:
                 # Of a file with several names this is not the place; `entry_at` will see.
                 inode.location = (directory, name)
                 inode.orphan = None
             inode.lookups += 1
+        if listing is not None and names[0][2] <= listing.placed + 1:
+            listing.placed = max(listing.placed, names[-1][2])
 
     def releasedir(self, number: int) -> None:
         """Close a listing."""

@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hyperfs.vfs.inodes import Inode
+    from hyperfs.vfs.listings import Listing
     from hyperfs.writer import OpenFile
 
 Handle = TypeVar("Handle")
+S = TypeVar("S")
 
 
 class FileHandle:
@@ -39,7 +41,7 @@ class FileHandle:
         self.written = written
 
 
-class DirectoryHandle:
+class DirectoryHandle(Generic[S]):
     """One opendir(3), and where in the directory each position that was told lies.
 
     Positions are told for each entry: 1 and 2 for `.` and `..`, then one a name. To go on at a
@@ -47,10 +49,10 @@ class DirectoryHandle:
     listed twice or left out, and nothing stale is shown. `offered` is how many entries the last
     answer had, `wanted` how many the next one should have, `last` says that no names followed it;
     `end` is the position after the last name, once that was passed on. `began` is the tree's stamp
-    at the start.
+    at the start. `listing` is what the last answer was taken from.
     """
 
-    __slots__ = ("began", "end", "ino", "last", "names", "offered", "wanted")
+    __slots__ = ("began", "end", "ino", "last", "listing", "names", "offered", "wanted")
 
     FIRST_NAME = 3
     FIRST_ANSWER = 64
@@ -63,6 +65,7 @@ class DirectoryHandle:
         self.last = False
         self.end = 0
         self.began = -1
+        self.listing: Listing[S] | None = None
 
     def name_before(self, position: int) -> bytes:
         """The name after which the listing goes on at *position*; empty for the start.
@@ -125,9 +128,9 @@ class Handles(Generic[Handle]):
             raise OSError(errno.EBADF, "not open") from None
 
 
-class HandleTable:
+class HandleTable(Generic[S]):
     """What is open."""
 
     def __init__(self) -> None:
         self.files: Handles[FileHandle] = Handles()
-        self.directories: Handles[DirectoryHandle] = Handles()
+        self.directories: Handles[DirectoryHandle[S]] = Handles()

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hyperfs.drive import Drive
-    from hyperfs.vfs.directories import Listed
     from hyperfs.vfs.filesystem import FileSystem
+    from hyperfs.vfs.listings import Listed
     from hyperfs.vfs.rules import Credentials
 
 # How many past versions are shown at once before the kernel is asked to forget one, and how many

@@ -187,7 +187,7 @@ class NameOperations(Tree[S]):
         if inode is not None and inode.known_at == self.live.staging.stamp:
             # Somebody listed it, and has removed what was there.
             names = inode.names
-        if names > 0 or (names < 0 and self.live.page(entry.id, b"", 1)):
+        if names > 0 or (names < 0 and self.live.page(entry.id, b"", 1)[0]):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
 
     def _check_sticky(self, directory: Entry, entry: Entry, who: Credentials) -> None:

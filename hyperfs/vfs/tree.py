@@ -23,6 +23,7 @@ from hyperfs.records import ROOT_ID, Entry
 from hyperfs.vfs.attributes import Presentation, looks_same
 from hyperfs.vfs.handles import HandleTable
 from hyperfs.vfs.inodes import Inode, InodeTable
+from hyperfs.vfs.listings import Listings
 from hyperfs.vfs.rules import EXECUTE, WRITE, check_access
 from hyperfs.writer import SHARED
 
@@ -108,11 +109,12 @@ class Tree(Generic[S]):
         self.show: Final = show
         self.invalidations: Invalidations = invalidations or NoInvalidations()
         self.inodes: Final = InodeTable()
-        self.handles: Final = HandleTable()
+        self.handles: Final[HandleTable[S]] = HandleTable()
         # Names that the kernel remembers as missing, oldest first.
         self.missing: Final[dict[tuple[int, bytes], None]] = {}
         # What was shown of which record: who lists a directory does so again.
         self.told: dict[int, tuple[Entry, S]] = {}
+        self.listings: Final[Listings[S]] = Listings()
         self._checks: Final = check_permissions
         self._devices: Final = devices
         self._disk: Final = disk

@@ -107,3 +107,67 @@ async def test_only_empty_directories_are_removed_whatever_was_listed_and_done(s
             elif step % 3 == 0:
                 await fs.rmdir(ROOT_ID, at, ROOT)
                 directories[at] = (await fs.mkdir(ROOT_ID, at, 0o755, ROOT)).ino, set()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_every_answer_shows_what_is_there_now_whatever_was_listed_before(seed):
+    choose = random.Random(seed)
+    async with file_system() as fs:
+        directory = (await fs.mkdir(ROOT_ID, b"d", 0o755, ROOT)).ino
+        held, opened, told = set(), {}, {}
+        for step in range(1500):
+            name = b"%03d" % choose.randrange(200)
+            handle = choose.choice(list(told)) if told else None
+            match choose.choice((0, 1, 1, 1, 2, 3, 4, 5, 6, 6, 6, 6, 6, 6, 7)):
+                case 0 if len(told) < 3:
+                    told[await fs.opendir(directory, ROOT)] = {0: b""}
+                case 1 if name not in held:
+                    await write(fs, directory, name, b"x" * choose.choice((0, 300)))
+                    held.add(name)
+                case 2 if name in held:
+                    await fs.unlink(directory, name, ROOT)
+                    held.discard(name)
+                case 3 if name in held and name not in opened:
+                    ino = (await fs.lookup(directory, name, ROOT)).ino
+                    opened[name] = await fs.open(ino, os.O_WRONLY, ROOT)
+                case 4 if opened:
+                    name = choose.choice(list(opened))
+                    await fs.write(opened[name], choose.randrange(9000), b"more")
+                    if choose.random() < 0.5:
+                        await fs.release(opened.pop(name))
+                case 5 if name in held:
+                    ino = (await fs.lookup(directory, name, ROOT)).ino
+                    times = SetAttributes(mode=0o600, atime_ns=step)
+                    await fs.setattr(ino, times, ROOT)
+                case 6 if handle:
+                    positions = told[handle]
+                    position = choose.choice((0, max(positions), choose.choice(list(positions))))
+                    after = positions[position]
+                    listed = await fs.readdir(handle, position)
+                    names_now = [name for name in sorted(held) if name > after]
+                    shown = [entry for entry in listed if entry[0] not in (b".", b"..")]
+                    assert [entry[0] for entry in shown] == names_now[: len(shown)]
+                    for _, attributes, _, ino in shown:
+                        assert attributes == await fs.getattr(ino)
+                    # Who was told the end is told it again.
+                    assert listed or not names_now or position == max(positions)
+                    listed = listed[: choose.choice((5, 30, 300))]
+                    fs.remember(handle, listed)
+                    for entry in listed:
+                        positions[entry[2]] = b"" if entry[2] < 3 else entry[0]
+                case 7:
+                    await fs.drive.commit()
+
+
+async def test_what_is_listed_again_counts_as_looked_up_again():
+    async with file_system() as fs:
+        made = await write(fs, ROOT_ID, b"f")
+        await fs.drive.commit()
+        for _ in range(3):
+            await sizes(fs, ROOT_ID)
+        assert fs.inodes.find(made.ino).lookups == 4
+        fs.forget(made.ino, 4)
+        assert made.ino not in fs.inodes
+        await sizes(fs, ROOT_ID)
+        assert fs.inodes.find(made.ino).lookups == 1
+        assert (await fs.getattr(made.ino)).size == 0

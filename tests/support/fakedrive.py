@@ -98,6 +98,7 @@ class FakeTree:
         self.dirty_bytes = 0
         self.staging = FakeStaging()
         self.before_first_change = None
+        self.opened = 0
 
     def __getattr__(self, name) -> object:
         return getattr(self._drive, name)
@@ -117,7 +118,8 @@ class FakeTree:
 
     def page(self, directory, after, limit):
         names = sorted(n for n in self.directories.get(directory, {}) if n > after)[:limit]
-        return [(name, self.lookup(directory, name)) for name in names]
+        # It counts no stamp: nothing of it lasts.
+        return [(name, self.lookup(directory, name)) for name in names], False
 
     def shared(self, id):
         entry = self.shared_entries.get(id)
@@ -163,7 +165,7 @@ class FakeDrive:
         return None if found is None else found[0]
 
     async def list(self, directory, after=b"", limit=256):
-        return self.tree.page(directory, after, limit)
+        return self.tree.page(directory, after, limit)[0]
 
     async def shared(self, id):
         return self.tree.shared(id)
