@@ -265,11 +265,7 @@ class Channels:
         shown = self._check(state, handshake)
         self._found(entry)
         entry.peer = self._driver.add_peer(
-            state,
-            entry,
-            initiator=self._initiator,
-            seeks=shown.seeks,
-            allowance=self._carrier.allowance,
+            state, entry, seeks=shown.seeks, allowance=self._carrier.allowance
         )
 
     # -- the end ----------------------------------------------------------------------------------

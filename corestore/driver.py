@@ -439,7 +439,6 @@ class Driver:
         state: CoreState,
         port: Port,
         *,
-        initiator: bool,
         seeks: bool,
         allowance: Allowance | None = None,
     ) -> PeerId:
@@ -447,7 +446,7 @@ class Driver:
         peer = next(self._peer_ids)
         self._peers[peer] = _Peer(state, port)
         state.peers[peer] = port.remote_public_key
-        state.replicator.peer_opened(peer, initiator=initiator, seeks=seeks, allowance=allowance)
+        state.replicator.peer_opened(peer, seeks=seeks, allowance=allowance)
         state.events.send(PeerAdded(port.remote_public_key))
         self.drain(state)
         state.changed.unpark_all()

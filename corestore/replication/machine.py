@@ -99,15 +99,12 @@ class Replicator:
 
     # -- peers ---------------------------------------------------------------------------------
 
-    def peer_opened(
-        self, peer: PeerId, *, initiator: bool, seeks: bool, allowance: Allowance | None = None
-    ) -> None:
+    def peer_opened(self, peer: PeerId, *, seeks: bool, allowance: Allowance | None = None) -> None:
         """The channel is open both ways and the peer's capability was checked.
 
         `seeks` is the flag of the peer's handshake, *allowance* its stream's. At the next drain our
         state is sent.
         """
-        del initiator  # both sides do the same; the driver need not keep it from us
         if self._stopped is not None:
             return
         opened = Peer(peer, seeks, allowance or Allowance(), doubts=self._shared.deserted)

@@ -35,7 +35,7 @@ async def test_update_asks_the_peer_that_was_found_while_it_was_told_that_there_
         async def wait_and_find(state, ticket):
             settled = await wait(state, ticket)
             if not peers:
-                peers.append(driver.add_peer(state, SilentPort(), initiator=True, seeks=True))
+                peers.append(driver.add_peer(state, SilentPort(), seeks=True))
                 driver.stop_finding()
             return settled
 

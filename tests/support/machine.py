@@ -70,7 +70,7 @@ class Machine:
         return {a.ticket: a.outcome for a in self.of(Settle)}
 
     def open(self, peer=PEER, allowance=None):
-        self.machine.peer_opened(peer, initiator=True, seeks=True, allowance=allowance)
+        self.machine.peer_opened(peer, seeks=True, allowance=allowance)
         return self.drain()
 
     def hear(self, *messages, peer=PEER):

@@ -355,7 +355,7 @@ class Network:
         there.back, back.back = back, there
         for link in (there, back):
             link.source.links[link.source_peer] = link
-            link.source.machine.peer_opened(link.source_peer, initiator=link is there, seeks=True)
+            link.source.machine.peer_opened(link.source_peer, seeks=True)
         one.drain()
         two.drain()
         return there

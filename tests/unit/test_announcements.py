@@ -31,7 +31,7 @@ def test_a_run_that_is_cut_before_it_was_told_is_told_in_part(start, end, told):
     copy = MemoryCore(source.key)
     machine = Replicator(copy.key, copy, rng=random.Random(1))
     copy.head = copy.published = source.head
-    machine.peer_opened(PEER, initiator=True, seeks=True)
+    machine.peer_opened(PEER, seeks=True)
     machine.receive(PEER, Sync(0, HELD, HELD, True, True, True, True), 0.0)
     machine.actions(0.0)
     copy.bitfield.set(5, 15, True)
@@ -52,7 +52,7 @@ def test_a_bitfield_says_nothing_of_blocks_that_are_not_published():
     core.published = published
     core.bitfield.set(0, 2, False)
     machine = Replicator(core.key, core, rng=random.Random(1))
-    machine.peer_opened(PEER, initiator=True, seeks=True)
+    machine.peer_opened(PEER, seeks=True)
     machine.receive(PEER, Sync(0, 0, 0, True, True, True, True), 0.0)
     machine.actions(0.0)
     machine.receive(PEER, Want(0, 1 << 20), 0.0)
