@@ -22,16 +22,10 @@ _FLAGS = {
 }
 # Said by mount(8) and fstab, and true or without meaning here.
 _IGNORED = {
-    "noatime",
-    "relatime",
-    "nodiratime",
-    "defaults",
-    "auto",
-    "noauto",
-    "user",
-    "nofail",
-    "_netdev",
-    "async",
+    *("atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime"),
+    *("diratime", "nodiratime", "lazytime", "nolazytime", "async"),
+    *("defaults", "auto", "noauto", "nofail", "_netdev"),
+    *("user", "nouser", "users", "owner", "group"),
 }
 _NUMBERS = {"uid": 10, "gid": 10, "umask": 8}
 

@@ -17,6 +17,7 @@ from hyperfs.cli.mountoptions import parse_options
         (("ro,rw",), MountOptions(read_only=False)),
         (("uid=5,gid=6,umask=022",), MountOptions(uid=5, gid=6, umask=0o22)),
         (("defaults,noatime,nofail,_netdev,x-systemd.automount",), MountOptions()),
+        (("users,strictatime,lazytime,owner,group,nouser",), MountOptions()),
         (("fsname=mine,dev,suid",), MountOptions(fsname="mine", dev=True, suid=True)),
     ],
 )
@@ -24,7 +25,7 @@ def test_options_are_understood(texts, options):
     assert parse_options(texts) == options
 
 
-@pytest.mark.parametrize("text", ["sparkling", "uid=me", "umask=9", "ro=1", "fsname="])
+@pytest.mark.parametrize("text", ["sparkling", "sync", "uid=me", "umask=9", "ro=1", "fsname="])
 def test_unknown_options_are_usage_errors(text):
     with pytest.raises(click.UsageError, match="-o"):
         parse_options((text,))
