@@ -195,6 +195,7 @@ class Checks:
                     late.append((peer, peer.suspected))
                 elif not gone:
                     peer.checked = _claim(flight.believed)
+                    peer.check_late = True
                     self._downloads.abandon(flight)
                 else:
                     self.peer_changed(peer)
@@ -218,6 +219,12 @@ class Checks:
 
     def want(self) -> Ticket:
         """Settles DONE when every peer of now has shown its history where that was open."""
+        for peer in self._shared.peers.values():
+            # Who waits on asks again: a slow peer may have what nobody else has.
+            if peer.check_late:
+                peer.check_late = False
+                peer.checked = None
+                self.peer_changed(peer)
         ticket = Ticket()
         self._waiting.append((ticket, None))
         return ticket

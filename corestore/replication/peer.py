@@ -137,6 +137,7 @@ class Peer:
       suspected: why it is being checked, if it sent what does not fit; nothing is asked of it then.
       check: the request under way that compares histories.
       checked: the (fork, length) of which the histories were compared.
+      check_late: it did not answer that in time; who asks for histories anew asks it again.
     """
 
     id: PeerId
@@ -172,6 +173,7 @@ class Peer:
     suspected: VerificationError | None = None
     check: Flight | None = None
     checked: tuple[int, int] | None = None
+    check_late: bool = False
     # -- speed
     window: float = FIRST_WINDOW
     latency: float | None = None

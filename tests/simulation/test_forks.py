@@ -282,6 +282,22 @@ def test_an_old_copy_learns_from_a_peer_that_it_is_old(length):
     assert not keeper.conflicts
 
 
+def test_who_did_not_answer_in_time_is_asked_again_by_who_waits_on():
+    network = Network()
+    source = writer(network, 100)
+    old = restored(network, source, 10)
+    old.machine.doubt(every=True)
+    network.connect(source, old)
+    for silent in (True, False):
+        source.silent = silent
+        asked = old.machine.want_history()
+        old.drain()
+        network.run(seconds=10)
+        assert old.outcome(asked) is Outcome.DONE
+        assert old.machine.shown is not silent
+    assert old.machine.newer == source.core.head
+
+
 def test_an_old_copy_learns_of_a_newer_fork():
     network = Network()
     source = writer(network, 100)
