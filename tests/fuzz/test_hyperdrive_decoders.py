@@ -44,7 +44,7 @@ def attempt(decode, data):
 
 @pytest.mark.parametrize("decode", DECODERS)
 @given(data=st.binary(max_size=200))
-def test_any_bytes(decode, data):
+def test_any_bytes_are_decoded_or_refused(decode, data):
     attempt(decode, data)
 
 
@@ -76,7 +76,7 @@ NUMBER = st.integers(-2, 2**64) | JSON
         },
     )
 )
-def test_anything_like_a_record(value):
+def test_anything_like_a_record_is_decoded_or_refused(value):
     attempt(lambda data: decode_entry(data, 5, OWNER), record(**value))
 
 

@@ -66,18 +66,18 @@ def attempt(decode, data):
 
 @pytest.mark.parametrize("decode", DECODERS)
 @given(data=st.binary(max_size=200))
-def test_any_bytes(decode, data):
+def test_any_bytes_are_decoded_or_refused(decode, data):
     attempt(decode, data)
 
 
 @pytest.mark.parametrize("decode", DECODERS)
 @given(value=VALUES)
-def test_any_values(decode, value):
+def test_any_values_are_decoded_or_refused(decode, value):
     attempt(decode, msgpack.packb(value))
 
 
 @given(value=BLOCKS)
-def test_anything_like_a_block(value):
+def test_anything_like_a_block_is_decoded_or_refused(value):
     data = msgpack.packb(value)
     for decode in DECODERS:
         attempt(decode, data)
@@ -128,7 +128,7 @@ RECORDS = [
 
 
 @pytest.mark.parametrize("record", RECORDS)
-def test_damaged_records(record):
+def test_damaged_records_are_decoded_or_refused(record):
     rng = random.Random(11)
     for _ in range(2000):
         data = damaged(record, rng)

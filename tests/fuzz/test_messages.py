@@ -124,12 +124,12 @@ def test_handshakes_read_back(handshake):
 
 @pytest.mark.parametrize("kind", list(MessageType))
 @given(body=st.binary(max_size=120))
-def test_any_bytes(kind, body):
+def test_any_bytes_are_a_message_or_refused(kind, body):
     reads(kind, body)
 
 
 @given(st.sampled_from(RECORDED), st.data())
-def test_recorded_messages_with_damage(recorded, data):
+def test_damaged_messages_are_read_or_refused(recorded, data):
     kind, body = recorded
     damaged = bytearray(body)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -139,7 +139,7 @@ def test_recorded_messages_with_damage(recorded, data):
 
 
 @given(st.binary(max_size=60))
-def test_any_handshake(data):
+def test_any_bytes_are_a_handshake_or_refused(data):
     try:
         handshake = decode_handshake(data)
     except DecodeError:

@@ -210,7 +210,7 @@ async def test_nothing_is_given_back_when_a_record_cannot_be_read(monkeypatch):
         assert drive.metadata.has(0, drive.metadata.length)
 
 
-async def test_collecting_in_the_background(autojump_clock):
+async def test_what_is_kept_in_the_background_is_collected(autojump_clock):
     async with corestore.open(None) as store, hyperfs.open(store, name="d", create=True) as drive:
         await drive.write("/a", DATA[:1_000_000])
         async with trio.open_nursery() as nursery:

@@ -71,7 +71,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize("request_", IMPOSSIBLE, ids=range(len(IMPOSSIBLE)))
-async def test_thousands_of_requests_for_what_does_not_exist(request_, caplog):
+async def test_thousands_of_requests_for_what_does_not_exist_harm_nobody_else(request_, caplog):
     async with scene(caplog) as found:
         peer, ended = await found.attack(victim=found.writing)
         channel = await peer.open_core(found.core)

@@ -79,7 +79,7 @@ def test_what_cannot_be_a_drive_is_refused_with_the_reason(text, told):
         ("[::1]:4000", ("::1", 4000)),
     ],
 )
-def test_endpoints(text, endpoint):
+def test_endpoints_are_host_and_port(text, endpoint):
     assert parse_endpoint(text) == endpoint
 
 

@@ -19,7 +19,7 @@ from hyperfs.cli.quantities import parse_duration, parse_size
         ("1T", 10**12),
     ],
 )
-def test_sizes(text, size):
+def test_sizes_are_read_with_their_units(text, size):
     assert parse_size(text) == size
 
 
@@ -27,7 +27,7 @@ def test_sizes(text, size):
     ("text", "seconds"),
     [("45", 45), ("45s", 45), ("90m", 5400), ("12h", 43200), ("30d", 2592000), ("0.5d", 43200)],
 )
-def test_times(text, seconds):
+def test_times_are_read_with_their_units(text, seconds):
     assert parse_duration(text) == seconds
 
 

@@ -42,7 +42,7 @@ OVERLAYS = [
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), OVERLAYS)
-def test_overlay(old, new, expected):
+def test_an_overlay_has_the_new_extents_where_both_have_one(old, new, expected):
     assert ex.overlay(old, new) == expected
 
 

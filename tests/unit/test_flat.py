@@ -26,7 +26,7 @@ NODES = st.integers(0, 2**54)
         (19, 2, 2, 23, 27, (16, 22)),
     ],
 )
-def test_the_drawn_tree(index, depth, offset, parent, sibling, spans):
+def test_indices_are_those_of_the_drawn_tree(index, depth, offset, parent, sibling, spans):
     assert flat.depth(index) == depth
     assert flat.offset(index) == offset
     assert flat.index(depth, offset) == index
@@ -43,7 +43,7 @@ def test_index_undoes_depth_and_offset(depth, offset):
 
 
 @given(NODES)
-def test_family(index):
+def test_siblings_are_the_children_of_their_parent(index):
     parent = flat.parent(index)
     assert flat.parent(flat.sibling(index)) == parent
     assert flat.sibling(flat.sibling(index)) == index
@@ -80,7 +80,7 @@ def test_leaves_have_no_children(leaf):
         (13, [7, 19, 24]),
     ],
 )
-def test_full_roots(length, roots):
+def test_full_roots_are_those_of_the_drawn_trees(length, roots):
     assert flat.full_roots(2 * length) == roots
 
 

@@ -30,7 +30,7 @@ NORMAL = [
 
 
 @pytest.mark.parametrize(("path", "expected"), NORMAL)
-def test_the_normal_form(path, expected):
+def test_normal_forms_have_single_slashes_and_no_dots(path, expected):
     assert paths.normalise(path) == expected
     assert paths.normalise(expected) == expected
 

@@ -42,7 +42,7 @@ def nodes(values):
 
 
 @pytest.mark.parametrize("vector", of_type("buffer", "optionalBuffer"))
-def test_buffers(vector):
+def test_buffers_match_the_reference(vector):
     encoded, value = unhex(vector["hex"]), vector["value"]
     plain = None if value is None else unhex(value)
     assert Writer().buffer(plain).finish() == encoded
@@ -54,20 +54,20 @@ def test_buffers(vector):
 
 
 @pytest.mark.parametrize("vector", of_type("fixed32"))
-def test_fixed_bytes(vector):
+def test_fixed_bytes_match_the_reference(vector):
     assert Reader(unhex(vector["hex"])).fixed(32) == unhex(vector["value"])
     assert Writer().fixed(unhex(vector["value"])).finish() == unhex(vector["hex"])
 
 
 @pytest.mark.parametrize("vector", of_type("uint32array"))
-def test_arrays_of_words(vector):
+def test_words_match_the_reference(vector):
     words = b"".join(word.to_bytes(4, "little") for word in vector["value"])
     assert Reader(unhex(vector["hex"])).uint32_array() == words
     assert Writer().uint(len(vector["value"])).fixed(words).finish() == unhex(vector["hex"])
 
 
 @pytest.mark.parametrize("vector", of_type("array(uint)", "array(string)"))
-def test_arrays(vector):
+def test_arrays_match_the_reference(vector):
     read, write = {
         "array(uint)": (Reader.uint, Writer.uint),
         "array(string)": (Reader.string, Writer.string),
@@ -77,7 +77,7 @@ def test_arrays(vector):
 
 
 @pytest.mark.parametrize("vector", of_type("frame(string)"))
-def test_frames(vector):
+def test_frames_match_the_reference(vector):
     inner = Writer().string(vector["value"]).finish()
     assert Writer().buffer(inner).finish() == unhex(vector["hex"])
     assert Reader(Reader(unhex(vector["hex"])).buffer()).string() == vector["value"]
@@ -111,7 +111,7 @@ def test_namespaces_have_their_uses():
 
 
 @pytest.mark.parametrize("vector", load("corestore")["vectors"])
-def test_secret_keys_of_names(vector):
+def test_secret_keys_of_names_match_the_reference(vector):
     namespace = unhex(vector["namespace"])
     primary_key = unhex(vector["primaryKey"])
     pair = corestore_keys.derive_key_pair(primary_key, namespace, vector["name"])
@@ -152,7 +152,7 @@ def test_roots_of_the_cores_that_proofs_are_about(core):
 
 
 @pytest.mark.parametrize("vector", [v for v in CRYPTO["signatures"] if "roots" in v])
-def test_roots_of_signed_trees(vector):
+def test_hashes_of_signed_trees_match_the_reference(vector):
     assert crypto.tree_hash(nodes(vector["roots"])) == unhex(vector["treeHash"])
 
 
@@ -164,7 +164,7 @@ def test_manifests_are_of_the_only_kind_there_is(vector):
 
 
 @pytest.mark.parametrize("vector", load("block-encryption")["vectors"])
-def test_keys_of_encrypted_blocks(vector):
+def test_keys_of_encrypted_blocks_match_the_reference(vector):
     encryption_key, core_key = unhex(vector["encryptionKey"]), unhex(vector["coreKey"])
     derived = block_key(encryption_key, core_key, compat=vector["compat"])
     of_block = encryption_key if vector["isBlockKey"] else derived
