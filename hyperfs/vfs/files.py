@@ -11,7 +11,7 @@ from hyperfs.committer import FLUSH_DIRTY_BYTES
 from hyperfs.vfs import rules
 from hyperfs.vfs.handles import FileHandle
 from hyperfs.vfs.names import NameOperations
-from hyperfs.vfs.rules import READ, WRITE
+from hyperfs.vfs.rules import READ, SET_ID_BITS, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from hyperfs.records import Entry
     from hyperfs.vfs.inodes import Inode
     from hyperfs.vfs.rules import Credentials
-
-_SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 S = TypeVar("S")
@@ -81,7 +79,7 @@ class FileOperations(NameOperations[S]):
     ) -> int:
         file = self.live.open_file(entry, inode.location, current=True)
         inode.opens += 1
-        inode.set_id = bool(entry.mode & _SET_ID)
+        inode.set_id = bool(entry.mode & SET_ID_BITS)
         writable, privileged = flags & os.O_ACCMODE != os.O_RDONLY, who.uid == 0
         handle = FileHandle(inode, file, writable=writable, privileged=privileged, written=made)
         return self.handles.files.add(handle)
@@ -121,7 +119,7 @@ class FileOperations(NameOperations[S]):
         cleared = rules.mode_after_change(mode)
         if cleared != mode:
             handle.file.update(mode=cleared)
-        handle.inode.set_id = bool(cleared & _SET_ID)
+        handle.inode.set_id = bool(cleared & SET_ID_BITS)
 
     def flush(self, number: int) -> None:
         """close(2) of one descriptor of the handle. Says what kept writes from being flushed."""

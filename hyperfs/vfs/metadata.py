@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from hyperfs.records import Entry
 from hyperfs.vfs import rules
 from hyperfs.vfs.directories import DirectoryOperations
-from hyperfs.vfs.rules import WRITE
+from hyperfs.vfs.rules import SET_ID_BITS, WRITE
 
 if TYPE_CHECKING:
     from hyperfs.vfs.attributes import SetAttributes
     from hyperfs.vfs.inodes import Inode
     from hyperfs.vfs.rules import Credentials
 
-_SET_ID = stat.S_ISUID | stat.S_ISGID
 # utimensat(2) with UTIME_NOW arrives as a time: one this close to now is taken for it.
 _NOW_NS: Final = 2_000_000_000
 
@@ -66,7 +65,7 @@ class AttributeOperations(DirectoryOperations[S]):
         self.stage(inode, entry)
         if changes.atime_ns is not None:
             self.set_access_time(ino, changes.atime_ns)
-        inode.set_id = bool(entry.mode & _SET_ID)
+        inode.set_id = bool(entry.mode & SET_ID_BITS)
         if not inode.opens:
             self.live.schedule_commit()
         return self.attributes(entry)

@@ -41,6 +41,8 @@ RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 
 _MODES: Final = 0o7777
+# What whoever is not root takes from a file by changing it.
+SET_ID_BITS: Final = stat.S_ISUID | stat.S_ISGID
 
 
 class Credentials:
