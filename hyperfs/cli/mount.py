@@ -203,14 +203,12 @@ async def _mount(settings: Settings, wanted: _Wanted) -> None:
     point = await trio.to_thread.run_sync(_check_directory, wanted.directory, settings.store)
     ready = trio.Event()
     async with open_store(settings) as store:
-        key = find_key(store, wanted.drive)
-        secret = wanted.drive.encryption_key
         async with (
             corestore.open_swarm(store) as swarm,
             hyperfs.open(
                 store,
-                key=key,
-                encryption_key=secret,
+                key=find_key(store, wanted.drive),
+                encryption_key=wanted.drive.encryption_key,
                 read_timeout=0.0 if wanted.network.reaches_nobody else wanted.read_timeout,
                 verify_reads=wanted.verify_reads,
             ) as drive,
@@ -227,8 +225,8 @@ async def _mount(settings: Settings, wanted: _Wanted) -> None:
                 pid=os.getpid(),
                 command="mount",
                 store=str(settings.store),
-                keys=(str(key),),
-                name=next((d.name for d in hyperfs.drives(store) if d.key == key), None),
+                keys=(str(drive.key),),
+                name=drive.name,
                 directory=str(point),
                 writable=writable,
                 listening=listening,
@@ -239,7 +237,7 @@ async def _mount(settings: Settings, wanted: _Wanted) -> None:
                 async with visible(
                     settings,
                     info,
-                    {str(key): access},
+                    {str(drive.key): access},
                     partial(report, store, swarm, shown),
                     stop,
                     url=str(drive.link),
