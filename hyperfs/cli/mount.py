@@ -202,53 +202,53 @@ async def _mount(settings: Settings, wanted: _Wanted) -> None:
     await trio.to_thread.run_sync(hyperfs.check_fuse)
     point = await trio.to_thread.run_sync(_check_directory, wanted.directory, settings.store)
     ready = trio.Event()
-    async with open_store(settings) as store:
-        async with (
-            corestore.open_swarm(store) as swarm,
-            hyperfs.open(
-                store,
-                key=find_key(store, wanted.drive),
-                encryption_key=wanted.drive.encryption_key,
-                read_timeout=0.0 if wanted.network.reaches_nobody else wanted.read_timeout,
-                verify_reads=wanted.verify_reads,
-            ) as drive,
-            # The innermost: what is outside of it is still there to finish the work when it ends.
-            stoppable() as stop,
-        ):
-            writable = drive.writable and not options.read_only and not wanted.past
-            if writable:
-                await drive.claim()
-            wanted.bounds.check(drive)
-            listening = await _reach(settings, swarm, drive, wanted)
-            shown = await _shown(settings, store, drive, wanted)
-            info = ProcessInfo(
-                pid=os.getpid(),
-                command="mount",
-                store=str(settings.store),
-                keys=(str(drive.key),),
-                name=drive.name,
-                directory=str(point),
-                writable=writable,
-                listening=listening,
-            )
-            spare_pauses()
-            async with _mounted(shown, point, options, stop, ready) as mounted:
-                access = DriveAccess(shown, changed=mounted.changed_outside)
-                async with visible(
-                    settings,
-                    info,
-                    {str(drive.key): access},
-                    partial(report, store, swarm, shown),
-                    stop,
-                    url=str(drive.link),
-                    cautions=cautions(drive),
-                ):
-                    ready.set()
-                    async with trio.open_nursery() as holding:
-                        holding.start_soon(wanted.bounds.hold, drive)
-                        # Until the mount is gone (a plain umount works too) or `stop` is called.
-                        await mounted.wait_unmounted()
-                        holding.cancel_scope.cancel()
+    async with (
+        open_store(settings) as store,
+        corestore.open_swarm(store) as swarm,
+        hyperfs.open(
+            store,
+            key=find_key(store, wanted.drive),
+            encryption_key=wanted.drive.encryption_key,
+            read_timeout=0.0 if wanted.network.reaches_nobody else wanted.read_timeout,
+            verify_reads=wanted.verify_reads,
+        ) as drive,
+        # The innermost: what is outside of it is still there to finish the work when it ends.
+        stoppable() as stop,
+    ):
+        writable = drive.writable and not options.read_only and not wanted.past
+        if writable:
+            await drive.claim()
+        wanted.bounds.check(drive)
+        listening = await _reach(settings, swarm, drive, wanted)
+        shown = await _shown(settings, store, drive, wanted)
+        info = ProcessInfo(
+            pid=os.getpid(),
+            command="mount",
+            store=str(settings.store),
+            keys=(str(drive.key),),
+            name=drive.name,
+            directory=str(point),
+            writable=writable,
+            listening=listening,
+        )
+        spare_pauses()
+        async with _mounted(shown, point, options, stop, ready) as mounted:
+            access = DriveAccess(shown, changed=mounted.changed_outside)
+            async with visible(
+                settings,
+                info,
+                {str(drive.key): access},
+                partial(report, store, swarm, shown),
+                stop,
+                url=str(drive.link),
+                cautions=cautions(drive),
+            ):
+                ready.set()
+                async with trio.open_nursery() as holding:
+                    holding.start_soon(wanted.bounds.hold, drive)
+                    # Until the mount is gone (a plain umount works too) or `stop` is called.
+                    await mounted.wait_unmounted()
+                    holding.cancel_scope.cancel()
     if not ready.is_set():
         raise Failure("stopped before it was mounted", Exit.INTERRUPTED)
     settings.output.say(f"unmounted {point}")
