@@ -15,9 +15,11 @@ import trio
 
 from corestore import (
     BlockNotAvailable,
+    ForkConflict,
     InvalidChecksum,
     SnapshotNotAvailable,
     StorageCorrupt,
+    StorageError,
 )
 from hyperfs.clearing import Clearing
 from hyperfs.index.node import BlocksMissing
@@ -47,7 +49,7 @@ class Patience:
     *seconds* None waits for ever: deadlines are the caller's. Otherwise a wait ends when for that
     many seconds nothing has come, with TooSlowError, and from then on at once, until anything
     arrives from a peer or the set of peers changes: one silent peer must not cost every reader the
-    whole wait again and again.
+    whole wait again and again. It ends at once, too, when no peer has been there for that long.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -56,6 +58,8 @@ class Patience:
         self._silence: object = None
         # Whether somebody was silent who had offered what was missing.
         self._broken = False
+        # Since when nobody has been there, as far as `notice_absence` knows.
+        self._alone_since = math.inf
 
     def watch(self, core: Hypercore) -> None:
         """Count what arrives for *core* as a sign of life."""
@@ -64,7 +68,9 @@ class Patience:
 
     def exhausted(self, *, offered: bool) -> bool:
         """Whether nothing has changed since a wait ended in vain that tells of this one: for what
-        peers have *offered*, or not."""
+        peers have *offered*, or not. Or nobody has been there for as long as one waits."""
+        if self.seconds is not None and trio.current_time() >= self._alone_since + self.seconds:
+            return True
         if self._silence is None:
             return False
         if self._silence == self._signs():
@@ -77,6 +83,18 @@ class Patience:
         signs = self._signs()
         self._broken = offered or (self._broken and self._silence == signs)
         self._silence = signs
+
+    async def notice_absence(self, core: Hypercore) -> None:
+        """Notice since when *core* has no peer, until cancelled or nothing more can come."""
+        try:
+            while True:
+                await core.wait_until(lambda: not core.peers)
+                self._alone_since = trio.current_time()
+                await core.wait_until(lambda: bool(core.peers))
+                self._alone_since = math.inf
+        except (ForkConflict, StorageError):
+            # Peers of a core that is stopped come and go unnoticed.
+            self._alone_since = math.inf
 
     def _signs(self) -> object:
         return [(core.statistics().blocks_received, sorted(core.peers)) for core in self._cores]

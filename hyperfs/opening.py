@@ -291,6 +291,8 @@ class _Opening:
         """Run what runs while the drive is open."""
         nursery.start_soon(self._follower.run)
         nursery.start_soon(self._follower.prefetch)
+        if self._patience.seconds is not None and not self._tree.writable:
+            nursery.start_soon(self._patience.notice_absence, self._metadata)
         if self._committer is not None:
             nursery.start_soon(self._run_committer, self._committer)
         if self._table is not None:

@@ -512,6 +512,37 @@ async def test_after_one_silence_further_reads_fail_at_once(autojump_clock):
         file.release()
 
 
+async def test_reads_fail_at_once_when_no_peer_has_been_there_for_the_timeout(autojump_clock):
+    async with a_pair(read_timeout=10, link=False) as (writer, reader, near, far):
+        await writer.write("/f", LARGE[:600_000])
+        await writer.sync()
+
+        async def seconds():
+            started = trio.current_time()
+            with pytest.raises(trio.TooSlowError):
+                await reader.read("/f")
+            return trio.current_time() - started
+
+        # 1. None since the drive was opened.
+        await trio.sleep(10)
+        async with linked(near, far):
+            with trio.fail_after(5):
+                await reader.ready()
+            # 2. There is one: however long it was before, it is waited for.
+            await trio.sleep(20)
+            assert len(await reader.read("/f", 0, 100_000)) == 100_000
+        await eventually(lambda: not reader.content.peers)
+        # 3. It has just gone.
+        await trio.sleep(5)
+        assert await seconds() == pytest.approx(10, abs=0.5)
+        async with linked(near, far):
+            await eventually(lambda: reader.content.peers)
+        await eventually(lambda: not reader.content.peers)
+        # 4. It has been gone for long.
+        await trio.sleep(10.5)
+        assert await seconds() < 0.1
+
+
 @asynccontextmanager
 async def slow_streams(rate):
     """A pair of streams between which *rate* bytes a second pass."""
