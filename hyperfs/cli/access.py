@@ -119,7 +119,7 @@ class Access(Protocol):
         ...
 
     async def evict(self, path: bytes) -> int:
-        """Forget fetched content below a path; how many bytes."""
+        """Forget fetched content below a path; how many bytes. Failure: the drive is ours."""
         ...
 
     async def verify(self, meter: Meter | None = None) -> tuple[int, int, int, int]:
@@ -227,7 +227,10 @@ class DriveAccess:
         return found.byte_length, found.version
 
     async def evict(self, path: bytes) -> int:
-        return await self._drive.evict(path)
+        try:
+            return await self._drive.evict(path)
+        except ValueError as error:
+            raise Failure(f"{error}; `hyperfs gc` gives old versions back", Exit.USAGE) from None
 
     async def verify(self, meter: Meter | None = None) -> tuple[int, int, int, int]:
         told = 0

@@ -169,11 +169,8 @@ def evict(settings: Settings, place: Address) -> None:
 
 async def _evict(settings: Settings, place: Address) -> None:
     async with open_access(settings, place, ALONE) as access:
-        try:
-            with settings.output.waiting("giving back"):
-                freed = await access.evict(place.path)
-        except ValueError as error:
-            raise Failure(f"{error}; `hyperfs gc` gives old versions back", Exit.USAGE) from None
+        with settings.output.waiting("giving back"):
+            freed = await access.evict(place.path)
     if settings.output.json:
         settings.output.record(bytes=freed)
     else:

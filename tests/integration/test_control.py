@@ -79,6 +79,15 @@ async def test_every_call_does_what_it_does_here(tmp_path):
             assert (await client.status())["version"] > 0
 
 
+async def test_what_is_written_here_is_not_evicted_and_that_is_no_bug(tmp_path):
+    async with served(tmp_path) as (here, there, _):
+        await here.put(b"/file", pieces(b"x"), mode=0o600, mtime_ns=0)
+        for access in (here, there):
+            with pytest.raises(Failure, match="hyperfs gc") as caught:
+                await access.evict(b"/file")
+            assert caught.value.code == Exit.USAGE
+
+
 async def test_what_is_read_in_pieces_is_of_one_version(tmp_path):
     old, new = random.Random(1).randbytes(700_000), random.Random(2).randbytes(500_000)
     async with served(tmp_path) as (here, there, path):
