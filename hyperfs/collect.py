@@ -52,6 +52,7 @@ _INTERVAL_SECONDS: Final = 30.0
 _INTERVAL_FACTOR: Final = 20.0
 # What shows past versions has so long to end those that nobody uses.
 _ENDING_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +240,9 @@ class _Collection:
 
         if tree.before_collection is not None and found():
             tree.before_collection(oldest)
-            for _ in range(20):
-                if not found():
-                    break
-                await trio.sleep(_ENDING_SECONDS / 20)
+            with trio.move_on_after(_ENDING_SECONDS):
+                while found():
+                    await trio.sleep(_LOOK_SECONDS)
         return found()
 
     async def _clear(self, core: Hypercore, needed: BlockSet, start: int) -> None:

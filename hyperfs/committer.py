@@ -115,13 +115,11 @@ class Committer:
 
     # -- asking ------------------------------------------------------------------------------
 
-    async def commit(self, *, force: bool = True) -> None:
+    async def commit(self) -> None:
         """Return when everything staged before the call is in a version; see `Drive.commit`."""
         await trio.lowlevel.checkpoint()
         staging = self._tree.staging
         if staging.staged:
-            if not force and trio.current_time() < self._first_change + AGE_SECONDS:
-                return
             waiter = _Waiter(staging.staged.number)
         elif staging.committing is not None:
             waiter = _Waiter(staging.committing.number)

@@ -313,18 +313,18 @@ class Drive(DriveReader):
         if self._committer is not None:
             await self._committer.tell_content_fork()
 
-    async def commit(self, *, force: bool = True) -> int:
+    async def commit(self) -> int:
         """Make one version of everything staged, dirty content of open files included.
 
-        Returns the version shown then, which holds everything staged before the call. With *force*
-        false only what age would have committed. Cancelling the wait does not undo.
+        Returns the version shown then, which holds everything staged before the call. Cancelling
+        the wait does not undo.
 
         Raises:
           OSError: ENOSPC, EIO; what was staged stays staged, and is tried again later.
           StorageError: the store has to be opened again.
         """
         if self._committer is not None:
-            await self._committer.commit(force=force)
+            await self._committer.commit()
         return self.version
 
     async def sync(self) -> None:

@@ -246,7 +246,7 @@ class FakeDrive:
     def check_flushed(self):
         pass
 
-    async def commit(self, *, force=True):
+    async def commit(self):
         self.commits += 1
         return self.commits
 
