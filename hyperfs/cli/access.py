@@ -6,6 +6,7 @@ process; `hyperfs.cli.remote` has the same over another process's control socket
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import asynccontextmanager, contextmanager
@@ -159,7 +160,9 @@ class DriveAccess:
         with self._given_back_told():
             folder = await self._drive.entry(path)
             if not stat.S_ISDIR(folder.mode):
-                raise NotADirectoryError(20, os.strerror(20), os.fsdecode(path))
+                raise NotADirectoryError(
+                    errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fsdecode(path)
+                )
             found = await self._drive.list(folder.id, after, self.LIST_LIMIT)
         return [(name, file_info(entry)) for name, entry in found]
 

@@ -81,14 +81,14 @@ def import_key(
     Without a peer in reach the key is kept, and `hyperfs recover NAME` goes on later.
     """
     try:
-        secret = hyperfs.DriveSecret.parse(_read_secret(settings))
+        secret = hyperfs.DriveSecret.parse(_read_secret())
     except hyperfs.SecretError as error:
         raise Failure(str(error), Exit.USAGE) from None
     network = Network(peers, timeout, listens=bool(listen))
     run(_import, settings, name, secret, alone, network, listen)
 
 
-def _read_secret(settings: Settings) -> str:
+def _read_secret() -> str:
     # Not an argument: those are seen by everybody on the machine, and kept in histories.
     if sys.stdin.isatty():
         # Not shown: somebody may look over a shoulder.
