@@ -29,12 +29,16 @@ class Violation(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody has, a moment ago."""
+    """Ports of loopback that nobody has, a moment ago; none that the kernel gives to who dials, and
+    who is killed may find gone when it comes back."""
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in found:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in found]
+        while len(found) < count:
+            port = random.randrange(10_000, 32_768)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def arguments(description: str, *, rounds: int) -> argparse.ArgumentParser:
