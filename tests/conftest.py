@@ -17,6 +17,8 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.clocks import PatientClock
+
 # A run of the suite is repeatable; HYPOTHESIS_PROFILE=explore tries other values each time. What
 # fails then joins the corpus as an example in the test.
 # On a slow machine an example may take any time.
@@ -80,6 +82,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
                 await function(**{**arguments, names[0]: opened})
                 opened.cancel_scope.cancel()
 
-        trio.run(main, clock=clocks[0] if clocks else None, strict_exception_groups=True)
+        clock = clocks[0] if clocks else PatientClock()
+        trio.run(main, clock=clock, strict_exception_groups=True)
 
     pyfuncitem.obj = run
