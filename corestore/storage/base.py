@@ -38,7 +38,9 @@ class CoreStorage(Protocol):
     """One core's part of a store. Reads show the last commit (of any process)."""
 
     @property
-    def record(self) -> CoreRecord: ...
+    def record(self) -> CoreRecord:
+        """Its key, its manifest once that is known, and the note of who signs it."""
+        ...
 
     @property
     def head(self) -> Head:
@@ -154,9 +156,13 @@ class Storage(Syncs, Protocol):
     """A store of many cores."""
 
     @property
-    def primary_key(self) -> bytes: ...
+    def primary_key(self) -> bytes:
+        """The 32 secret bytes from which all local key pairs derive."""
+        ...
 
-    def cores(self) -> Iterator[DiscoveryKey]: ...
+    def cores(self) -> Iterator[DiscoveryKey]:
+        """The discovery keys of all known cores, in the order they became known."""
+        ...
 
     def records(self) -> Iterator[CoreRecord]:
         """What is kept of every core, in the order they became known; opens none."""
