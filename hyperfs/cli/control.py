@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from hyperfs.cli.failures import Exit, Failure, explain
+from hyperfs.cli.failures import Exit, Failure, explain, os_sentence
 from hyperfs.cli.output import JsonValue
 
 if TYPE_CHECKING:
@@ -175,9 +175,12 @@ class _Session:
                 if failure is None:
                     logger.exception("a control call failed: %s", header.get("call"))
                     failure = Failure(f"a bug in the process that has the drive: {error!r}")
-                number = error.errno if isinstance(error, OSError) else None
+                number, message = None, str(failure)
+                if isinstance(error, OSError):
+                    # The other end raises it again, and says itself what to do about it.
+                    number, message = error.errno, os_sentence(error)
                 await self._connection.send(
-                    {"error": {"message": str(failure), "code": int(failure.code), "errno": number}}
+                    {"error": {"message": message, "code": int(failure.code), "errno": number}}
                 )
             else:
                 await self._connection.send({"result": result}, payload)

@@ -112,17 +112,22 @@ def _locked(error: corestore.StorageLocked) -> str:
     )
 
 
-def _explain_os_error(error: OSError) -> Failure:
+def os_sentence(error: OSError) -> str:
+    """What the system says, and of which file; without what to do about it."""
     subject = error.filename
     if isinstance(subject, bytes):
         subject = os.fsdecode(subject)
     text = error.strerror or str(error)
-    sentence = f"{subject}: {text}" if subject else text
+    return f"{subject}: {text}" if subject else text
+
+
+def _explain_os_error(error: OSError) -> Failure:
+    sentence = os_sentence(error)
     if error.errno == errno.ENOENT:
         return Failure(sentence, Exit.NOT_FOUND)
     if error.errno == errno.EADDRINUSE:
         return Failure(
-            f"{subject or 'the address'} is in use; choose another port, or :0 for any",
+            f"{error.filename or 'the address'} is in use; choose another port, or :0 for any",
         )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Failure(f"{sentence}; make room, then the same command again goes on")

@@ -16,7 +16,7 @@ import corestore
 import hyperfs
 from hyperfs.cli import control, remote
 from hyperfs.cli.access import DriveAccess
-from hyperfs.cli.failures import Exit, Failure
+from hyperfs.cli.failures import Exit, Failure, explain
 from hyperfs.cli.remote import ControlAccess
 from tests.support.builders import FaultyStorage, eventually, linked, open_with
 from tests.support.drives import make_file
@@ -86,6 +86,18 @@ async def test_what_is_written_here_is_not_evicted_and_that_is_no_bug(tmp_path):
             with pytest.raises(Failure, match="hyperfs gc") as caught:
                 await access.evict(b"/file")
             assert caught.value.code == Exit.USAGE
+
+
+async def test_what_to_do_about_a_failure_is_said_once(tmp_path, monkeypatch):
+    async def full(keep_last, keep_within):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with served(tmp_path) as (here, there, _):
+        monkeypatch.setattr(here, "collect", full)
+        with pytest.raises(OSError, match="No space") as caught:
+            await there.collect(1, None)
+    assert caught.value.errno == errno.ENOSPC
+    assert str(explain(caught.value)).count("make room") == 1
 
 
 async def test_what_is_read_in_pieces_is_of_one_version(tmp_path):
