@@ -156,6 +156,15 @@ class Appender:
             cleared = content.write(0, (), size)
             return cleared.with_inline(bytes(data)) if size else cleared
         new: list[Extent] = []
+        if old_size == 0 and len(ranges) == 1 and ranges[0][0] == 0 and size <= chunks.LEAST_BYTES:
+            # Most files are new and small: there is nothing to read, or to cut.
+            piece = ranges[0][1]
+            if len(piece) == size:
+                new.append(Extent(0, *self.place(piece[:]), size))
+                if self._size >= FLUSH_BYTES:
+                    await self.flush()
+                await self._pace.keep()
+                return content.write(delta.cut, new, size)
         end = 0
         for offset, piece in ranges:
             start = max(self._begin(content, offset, len(piece), old_size), end)

@@ -191,6 +191,8 @@ class Run:
 
     def __getitem__(self, key: slice) -> memoryview:
         """The bytes of the slice, whose step is 1."""
+        if len(self._parts) == 1 and key.step is None:
+            return self._parts[0][key]
         start, end, step = key.indices(self._length)
         if step != 1:
             raise ValueError("a run is cut into whole pieces")

@@ -174,7 +174,8 @@ class OpenFile:
         """The live attributes; size and content in it mean nothing."""
         if self._written_ns is not None:
             now, self._written_ns = self._written_ns, None
-            self._attributes = self._attributes._replace(mtime_ns=now, ctime_ns=now)
+            id, mode, uid, gid = self._attributes[:4]
+            self._attributes = Entry(id, mode, uid, gid, now, now, *self._attributes[6:])
         return self._attributes
 
     @property

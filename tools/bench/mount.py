@@ -235,6 +235,7 @@ def main() -> None:
         measure("create, write 4 KiB, close", "us", create, places)
         measure("stat", "us", look, places)
         measure("list and stat, each", "us", listing, places)
+        measure("list and stat again, each", "us", listing, places)
         measure("unlink", "us", unlink, places)
         measure("tar -x, each", "us", partial(untar, archive=archive), places)
         measure("rm -r, each", "us", remove, places)
