@@ -84,26 +84,30 @@ class Batch:
         """Make *data* the whole content of a file, which keeps its id if it exists.
 
         Missing directories on the way are made. *mode* are permission bits, 0o644 for a new file if
-        None. Large data goes to the content core while it comes; memory stays bounded.
+        None. Large data goes to the content core while it comes; memory stays bounded. What has the
+        name when all of it is there is what gets it.
         """
         names = paths.split(path)
         if not names:
             raise path_error(errno.EISDIR, names)
-        directory = await self._make_directories(names[:-1])
-        found = await self._child(directory, names[-1])
-        if found is not None and found.entry.is_dir:
-            raise path_error(errno.EISDIR, names)
-        now = self._tree.now_ns()
-        content = self._detached(now)
+        if not isinstance(data, bytes | bytearray | memoryview):
+            await self._check_writable(names)
+        content = self._detached(self._tree.now_ns())
         try:
             await _fill(content, data)
+            # Looked at only now: *data* may have failed, and others change names while it comes.
+            directory = await self._make_directories(names[:-1])
+            found = await self._child(directory, names[-1])
+            if found is not None and found.entry.is_dir:
+                raise path_error(errno.EISDIR, names)
+            if found is not None and not found.entry.is_file:
+                # A link, say: replaced, never written through.
+                await self._remove_name(found)
+                found = None
         except BaseException:
             content.release()
             raise
-        if found is not None and not found.entry.is_file:
-            # A link, say: replaced, never written through. Only now, as *data* may have failed.
-            await self._remove_name(found)
-            found = None
+        now = self._tree.now_ns()
         mtime = now if mtime_ns is None else mtime_ns
         if found is None:
             entry = content.entry._replace(
@@ -125,6 +129,15 @@ class Batch:
         if earlier is not None:
             earlier.release()
         self._contents[entry.id] = content
+
+    async def _check_writable(self, names: Sequence[bytes]) -> None:
+        """Raise if a path, of which nothing has to be there, cannot name a file."""
+        try:
+            found = await self._child(await self._directory(names[:-1]), names[-1])
+        except FileNotFoundError:
+            return
+        if found is not None and found.entry.is_dir:
+            raise path_error(errno.EISDIR, names)
 
     async def mkdir(
         self,

@@ -446,3 +446,58 @@ async def test_the_log_names_what_a_request_was_about_by_its_path():
         assert told("statfs", (None,)) == "statfs"
         await fs.unlink(folder, b"f", ROOT)
         assert told("read", (handle, 0, 10)) == f"read /(inode {made.ino})"
+
+
+@pytest.mark.parametrize("meanwhile", ["link", "rename", "remove", "replace", "mkdir"])
+async def test_what_programs_do_while_the_library_writes_a_file_holds(meanwhile):
+    async with file_system() as fs:
+        made = await write(fs, ROOT_ID, b"f", b"old")
+        await fs.drive.commit()
+
+        async def data():
+            yield b"new "
+            match meanwhile:
+                case "link":
+                    await fs.link(made.ino, ROOT_ID, b"other", ROOT)
+                case "rename":
+                    await fs.rename(ROOT_ID, b"f", ROOT_ID, b"other", 0, ROOT)
+                case "remove":
+                    await fs.unlink(ROOT_ID, b"f", ROOT)
+                case "replace":
+                    await write(fs, ROOT_ID, b"g", b"another")
+                    await fs.rename(ROOT_ID, b"g", ROOT_ID, b"f", 0, ROOT)
+                case "mkdir":
+                    await fs.unlink(ROOT_ID, b"f", ROOT)
+                    await fs.mkdir(ROOT_ID, b"f", 0o755, ROOT)
+            yield b"content"
+
+        if meanwhile == "mkdir":
+            with raises(errno.EISDIR):
+                await fs.drive.write("/f", data())
+            return
+        await fs.drive.write("/f", data())
+        assert await fs.drive.read("/f") == b"new content"
+        shown = await fs.lookup(ROOT_ID, b"f", ROOT)
+        other = await fs.lookup(ROOT_ID, b"other", ROOT)
+        assert (shown.ino == made.ino) == (meanwhile == "link")
+        if meanwhile == "link":
+            assert shown.ino == other.ino
+            assert shown.nlink == 2
+            assert await fs.drive.read("/other") == b"new content"
+        elif meanwhile == "rename":
+            assert other.ino == made.ino
+            assert await fs.drive.read("/other") == b"old"
+
+
+async def test_a_directory_made_while_the_library_writes_below_it_keeps_what_it_has():
+    async with file_system() as fs:
+
+        async def data():
+            yield b"one "
+            made = await fs.mkdir(ROOT_ID, b"d", 0o755, ROOT)
+            await write(fs, made.ino, b"a", b"here first")
+            yield b"two"
+
+        await fs.drive.write("/d/b", data())
+        assert await fs.drive.read("/d/a") == b"here first"
+        assert await fs.drive.read("/d/b") == b"one two"
