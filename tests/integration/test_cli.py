@@ -564,7 +564,7 @@ def test_a_slow_cat_prints_one_version_of_a_file_that_is_replaced(alice, tmp_pat
         assert alice.ask("stat", "photos:/file", "--json")
         told += slow.stdout.read()
         slow.stdout.close()
-        assert slow.wait(60) == 0
+        assert slow.wait(HANG_SECONDS) == 0
     assert told == sources[0].read_bytes()
     alice.ask("get", "photos:/file", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == sources[1].read_bytes()

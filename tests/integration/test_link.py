@@ -233,7 +233,7 @@ async def test_blocks_that_are_fetched_together_overtake_those_hinted_at(monkeyp
         async with linked(writing, reading):
             await copy.update()
             copy.hint(range(100, 200))
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 await copy.fetch([30, 10, 20])
             assert overtaking == [30, 10, 20]
             assert [index for index in range(100) if copy.has(index)] == [10, 20, 30]
