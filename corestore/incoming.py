@@ -2,7 +2,8 @@
 
 A transaction costs as much as five blocks do, however many it writes. So what is to be committed
 is gathered while every turn of the other tasks brings more, and no timer is needed: when nothing
-more has come, nothing more is there. Links stop reading while too much waits (`wait_room`).
+more has come, nothing more is there. What somebody waits for is written at once. Links stop reading
+while too much waits (`wait_room`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Incoming:
     def __init__(self) -> None:
         self._queue: deque[tuple[CoreState, CommitBatch]] = deque()
         self._bytes = 0
+        # Whether somebody waits for a block that is in the queue.
+        self._awaited = False
         self._wanted = trio.Event()
         self._room = trio.lowlevel.ParkingLot()
 
@@ -45,6 +48,7 @@ class Incoming:
         """Queue a batch of *state*'s machine."""
         self._queue.append((state, batch))
         self._bytes += _size(batch)
+        self._awaited |= batch.awaited
         self._wanted.set()
 
     async def wait(self) -> None:
@@ -53,12 +57,13 @@ class Incoming:
         self._wanted = trio.Event()
 
     async def gather(self) -> None:
-        """Wait while every turn of the other tasks brings more, up to what one transaction takes.
+        """Wait while every turn of the other tasks brings more, up to what one transaction takes,
+        or until somebody waits for what is there.
 
         A second turn without news is waited for: the first may have been spent on waking a link.
         """
         before, idle = -1, 0
-        while self._bytes < COMMIT_BYTES and idle < 2:
+        while self._bytes < COMMIT_BYTES and idle < 2 and not self._awaited:
             idle = idle + 1 if self._bytes == before else 0
             before = self._bytes
             await trio.lowlevel.checkpoint()
@@ -98,6 +103,7 @@ class Incoming:
             size += _size(batch)
             if alone:
                 break
+        self._awaited &= bool(self._queue)
         return taken, outdated
 
     def forget(self, state: CoreState) -> list[CommitBatch]:

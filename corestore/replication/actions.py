@@ -116,12 +116,14 @@ class CommitBatch:
       peer: who sent it.
       fork: of the log it belongs to. If the core is at another one by now (we truncated it, or
         another process did), unless the batch itself leads there, it must be refused.
+      awaited: whether somebody waits for its block, while others come that nobody waits for.
     """
 
     batch: VerifiedBatch
     manifest: Manifest | None
     peer: PeerId
     fork: int
+    awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

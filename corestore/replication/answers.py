@@ -91,7 +91,8 @@ class Answers:
             self._forks.begin(flight.peer, batch, manifest)
             return
         shared = self._shared
-        commit = CommitBatch(batch, manifest, flight.peer.id, flight.fork)
+        overtook = flight.block >= 0 and not flight.bulk and flight.peer.allowance.bulk > 0
+        commit = CommitBatch(batch, manifest, flight.peer.id, flight.fork, awaited=overtook)
         shared.out.append(commit)
         shared.nodes.add(batch.nodes)
         if batch.hints and flight.seek is not None:

@@ -11,7 +11,7 @@ import trio.testing
 
 import corestore
 from corestore import StorageError
-from corestore.incoming import MAX_PENDING_BYTES, Incoming
+from corestore.incoming import BATCH_COST, COMMIT_BYTES, MAX_PENDING_BYTES, Incoming
 from corestore.replication.actions import CommitBatch
 from corestore.storage import DiskStorage
 from corestore.storage.files import FileIO
@@ -110,6 +110,32 @@ async def test_a_bug_that_a_peer_finds_is_told_and_is_not_the_end(bug, autojump_
                 await copy.get(0)
             assert await copy.get(0) == await core.get(0)
     assert "does not fit" in caplog.text
+
+
+async def test_what_somebody_waits_for_is_written_without_waiting_for_more(nursery):
+    async with corestore.open(None) as store:
+        state = store._driver.find((await store.get(name="log")).discovery_key)
+        incoming = Incoming()
+
+        def put(*, awaited):
+            batch = VerifiedBatch(None, (), (0, b""))
+            incoming.put(state, CommitBatch(batch, None, 1, fork=0, awaited=awaited))
+
+        async def put_one_each_turn():
+            while True:
+                put(awaited=False)
+                await trio.lowlevel.checkpoint()
+
+        async def gather():
+            await incoming.gather()
+            taken, _ = incoming.take()
+            return len(taken[state])
+
+        nursery.start_soon(put_one_each_turn)
+        put(awaited=True)
+        assert await gather() < 4
+        # What nobody waits for is written together.
+        assert await gather() == COMMIT_BYTES // BATCH_COST
 
 
 async def test_a_core_that_is_forgotten_makes_room():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from corestore.errors import RemoteProtocolError, VerificationError
-from corestore.replication.actions import Outcome, Send, WakeAt
+from corestore.replication.actions import CommitBatch, Outcome, Send, WakeAt
 from corestore.replication.messages import (
     BitfieldMessage,
     NoData,
@@ -155,11 +155,13 @@ def test_a_wanted_block_overtakes_those_of_ranges_and_relies_on_none_of_them():
     target.machine.want_block(63)
     (wanted,) = target.drain()
     assert [request.priority for request in (alone, *ranged, wanted)] == [0] * 16 + [1]
-    # Answered before all the others.
+    # Answered before all the others, and written at once.
     target.hear(source.answer(wanted))
+    assert [commit.awaited for commit in target.of(CommitBatch)] == [True]
     assert target.core.bitfield.get(63)
     for request in (alone, *ranged):
         target.hear(source.answer(request))
+    assert [commit.awaited for commit in target.of(CommitBatch)] == [False]
     assert not target.drops
     assert target.core.bitfield.contiguous_length == 16
 
