@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import stat
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -35,6 +36,24 @@ def data_files(folder):
     return sorted(
         (p for p in (folder / "data").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
     )
+
+
+@asynccontextmanager
+async def copied_and_damaged(folder):
+    """A core of 100 blocks of 1000 bytes with its store, copied to a store in *folder*, of whose
+    block 70 the disk has damaged the last byte since."""
+    async with corestore.open(None) as store:
+        core = await store.get(name="log")
+        await fill(core, 100, size=1000)
+        async with (
+            corestore.open(folder) as copying,
+            await copying.get(key=core.key) as copy,
+            linked(store, copying),
+        ):
+            await copy.wait_length(100)
+            await copy.download()
+        flip(data_files(folder)[-1], [70_999])
+        yield store, core
 
 
 async def test_damaged_blocks_are_found_and_forgotten(tmp_path):
@@ -305,58 +324,39 @@ async def test_content_is_compared_with_its_hashes_as_it_is_read_if_that_is_aske
 
 
 async def test_a_reader_that_serves_what_its_disk_has_damaged_fetches_it_anew(tmp_path, caplog):
-    async with corestore.open(None) as near, corestore.open(None) as third:
-        core = await near.get(name="log")
-        await fill(core, 100, size=1000)
-        async with (
-            corestore.open(tmp_path / "s") as far,
-            await far.get(key=core.key) as copy,
-            linked(near, far),
-        ):
-            await copy.wait_length(100)
-            await copy.download()
-        flip(data_files(tmp_path / "s")[-1], [70_999])
-        async with (
-            corestore.open(tmp_path / "s") as far,
-            await far.get(key=core.key) as copy,
-            await third.get(key=core.key) as last,
-        ):
-            async with linked(far, third):
-                with trio.fail_after(HANG_SECONDS):
-                    await last.wait_length(100)
-                    last.hint(range(60, 80))
-                    await copy.wait_until(lambda: not copy.has(70))
-            assert [index for index in range(100) if not copy.has(index)] == [70]
-            assert "has damaged 1 blocks" in caplog.text
-            async with linked(near, far), linked(far, third):
-                with trio.fail_after(HANG_SECONDS):
-                    assert await last.get(70) == await core.get(70)
+    async with (
+        copied_and_damaged(tmp_path / "s") as (near, core),
+        corestore.open(tmp_path / "s") as far,
+        corestore.open(None) as third,
+        await far.get(key=core.key) as copy,
+        await third.get(key=core.key) as last,
+    ):
+        async with linked(far, third):
+            with trio.fail_after(HANG_SECONDS):
+                await last.wait_length(100)
+                last.hint(range(60, 80))
+                await copy.wait_until(lambda: not copy.has(70))
+        assert [index for index in range(100) if not copy.has(index)] == [70]
+        assert "has damaged 1 blocks" in caplog.text
+        async with linked(near, far), linked(far, third):
+            with trio.fail_after(HANG_SECONDS):
+                assert await last.get(70) == await core.get(70)
 
 
 async def test_a_core_that_has_left_the_cache_is_not_changed_by_who_still_checks_it(tmp_path):
-    async with corestore.open(None) as near:
-        core = await near.get(name="log")
-        await fill(core, 100, size=1000)
-        async with (
-            corestore.open(tmp_path / "s") as far,
-            await far.get(key=core.key) as copy,
-            linked(near, far),
-        ):
-            await copy.wait_length(100)
-            await copy.download()
-        flip(data_files(tmp_path / "s")[-1], [70_999])
-        async with corestore.open(tmp_path / "s", cache_size=0) as far:
-            async with await far.get(key=core.key) as copy:
-                before = copy._state
-            assert before.discovery_key not in far._driver.states
-            async with await far.get(key=core.key) as copy:
-                await check_served(far._driver, before, [70])
-                # What is held is what there is: no bytes of a block that the file has no more.
-                assert copy.has(70)
-                assert copy.get_nowait(70) == block(70, 1000)[:-1] + bytes(
-                    [block(70, 1000)[-1] ^ 1]
-                )
-                assert await copy.check() == ([70], [])
+    async with (
+        copied_and_damaged(tmp_path / "s") as (_, core),
+        corestore.open(tmp_path / "s", cache_size=0) as far,
+    ):
+        async with await far.get(key=core.key) as copy:
+            before = copy._state
+        assert before.discovery_key not in far._driver.states
+        async with await far.get(key=core.key) as copy:
+            await check_served(far._driver, before, [70])
+            # What is held is what there is: no bytes of a block that the file has no more.
+            assert copy.has(70)
+            assert copy.get_nowait(70) == block(70, 1000)[:-1] + bytes([block(70, 1000)[-1] ^ 1])
+            assert await copy.check() == ([70], [])
 
 
 async def test_what_the_disk_has_damaged_of_our_own_is_told_and_left(tmp_path, caplog):

@@ -299,16 +299,25 @@ async def test_a_log_that_is_known_to_be_longer_is_waited_for():
 # -- a key that has signed two histories -----------------------------------------------------------
 
 
+async def two_histories(one, two, mark=b"b", shared=0):
+    """The core of `PAIR` in two stores, published in both, with histories of 5 and of 7 blocks that
+    are not the same, after *shared* ones that are."""
+    first, second = await one.get(key_pair=PAIR), await two.get(key_pair=PAIR)
+    for core in (first, second):
+        await append(core, shared)
+    await append(first, 5, b"a")
+    await append(second, 7, mark)
+    await one.sync()
+    await two.sync()
+    return first, second
+
+
 async def forked_reader(stack, folder, mark=b"b"):
     """(a reader's store and core that has seen one history, the store with the other one)."""
     one = await stack.enter_async_context(corestore.open(None))
     two = await stack.enter_async_context(corestore.open(None))
     reading = await stack.enter_async_context(corestore.open(folder))
-    first, second = await one.get(key_pair=PAIR), await two.get(key_pair=PAIR)
-    await append(first, 5, b"a")
-    await append(second, 7, mark)
-    await one.sync()
-    await two.sync()
+    first, _ = await two_histories(one, two, mark)
     copy = await reading.get(key=first.key)
     async with linked(one, reading):
         await copy.update()
@@ -355,11 +364,7 @@ async def test_two_histories_stop_the_core_and_are_kept_as_evidence(tmp_path, ca
 
 async def test_a_writer_with_a_second_history_appends_no_more():
     async with corestore.open(None) as one, corestore.open(None) as two:
-        first, second = await one.get(key_pair=PAIR), await two.get(key_pair=PAIR)
-        await append(first, 5, b"a")
-        await append(second, 7, b"b")
-        await one.sync()
-        await two.sync()
+        first, _ = await two_histories(one, two)
         async with linked(one, two):
             await soon(lambda: first.conflict is not None)
             with pytest.raises(ForkConflict):
@@ -377,13 +382,7 @@ async def test_a_settled_conflict_makes_a_fork_that_readers_of_both_histories_fo
         corestore.open(None) as two,
         corestore.open(None) as reading,
     ):
-        first, second = await one.get(key_pair=PAIR), await two.get(key_pair=PAIR)
-        await append(first, 3)
-        await append(second, 3)
-        await append(first, 5, b"a")
-        await append(second, 7, b"b")
-        await one.sync()
-        await two.sync()
+        first, second = await two_histories(one, two, shared=3)
         # 1. A reader has the other history; the two writers meet, and stop.
         copy = await reading.get(key=PAIR_KEY)
         async with linked(two, reading):
@@ -411,11 +410,7 @@ async def test_a_settled_conflict_makes_a_fork_that_readers_of_both_histories_fo
 
 async def test_a_core_that_was_settled_in_two_places_is_stopped_again():
     async with corestore.open(None) as one, corestore.open(None) as two:
-        cores = [await store.get(key_pair=PAIR) for store in (one, two)]
-        await append(cores[0], 5, b"a")
-        await append(cores[1], 7, b"b")
-        await one.sync()
-        await two.sync()
+        cores = await two_histories(one, two)
         async with linked(one, two):
             await soon(lambda: any(core.conflict for core in cores))
         for core, store in zip(cores, (one, two), strict=True):
@@ -434,11 +429,7 @@ async def test_a_reader_that_was_stopped_follows_again_once_it_is_told_to():
         corestore.open(None) as two,
         corestore.open(None) as reading,
     ):
-        first, second = await one.get(key_pair=PAIR), await two.get(key_pair=PAIR)
-        await append(first, 5, b"a")
-        await append(second, 7, b"b")
-        await one.sync()
-        await two.sync()
+        _, second = await two_histories(one, two)
         copy = await reading.get(key=PAIR_KEY)
         async with linked(one, reading):
             await copy.wait_length(5)
@@ -460,11 +451,7 @@ async def test_a_reader_that_was_stopped_follows_again_once_it_is_told_to():
 
 async def test_a_conflict_is_settled_after_the_store_was_opened_again(tmp_path):
     async with corestore.open(tmp_path) as one, corestore.open(None) as two:
-        first, second = await one.get(key_pair=PAIR), await two.get(key_pair=PAIR)
-        await append(first, 5, b"a")
-        await append(second, 7, b"b")
-        await one.sync()
-        await two.sync()
+        first, _ = await two_histories(one, two)
         async with linked(one, two):
             await soon(lambda: first.conflict is not None)
     async with corestore.open(tmp_path) as one:
