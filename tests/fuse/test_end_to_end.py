@@ -200,7 +200,6 @@ def test_kill_9_of_the_reader_leaves_what_it_read(two, tmp_path):
     sync(here.folder)
     there = bob.mount(key, tmp_path / "there", "--peer", here.address)
     assert (there.folder / "read").read_bytes() == data
-    time.sleep(0.2)
     there.kill()
     here.interrupt()
 
