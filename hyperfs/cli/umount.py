@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import DIRECTORY
 from hyperfs.cli.serving import run
+from hyperfs.fuse import mountpoint
 
 if TYPE_CHECKING:
     from hyperfs.cli.output import Output
@@ -89,22 +89,20 @@ async def _end(info: ProcessInfo, point: str, directory: Path, force: bool) -> N
 def _unmount_idle(point: str, directory: Path) -> None:
     """Take a mount off unless it is in use. Raises Failure."""
     try:
-        done = subprocess.run(
-            ["fusermount3", "-u", "--", point], capture_output=True, text=True, check=False
-        )
+        reason = mountpoint.unmount(point, lazy=False)
     except FileNotFoundError:
         raise Failure(
             "unmounting needs fusermount3: apt install fuse3 (or end the process that has it)",
             Exit.NO_FUSE,
         ) from None
-    if done.returncode == 0:
+    if reason is None:
         return
     users = users_of(point)
     here = os.getcwd()
     if not users and (here == point or here.startswith(point + "/")):
         raise Failure(f"{directory} is in use by your shell, which stands in it: cd out first")
     if not users:
-        reason = done.stderr.strip().removeprefix("fusermount3: ")
+        reason = reason.removeprefix(f"{mountpoint.HELPER}: ")
         raise Failure(f"{directory} cannot be unmounted: {reason}")
     named = ", ".join(f"{name} (process {pid})" for pid, name in users[:_NAMED_USERS])
     more = f" and {len(users) - _NAMED_USERS} more" if len(users) > _NAMED_USERS else ""
@@ -167,6 +165,6 @@ def _umount_foreign(point: str, directory: Path, force: bool) -> None:
     if not os.path.ismount(point):
         raise Failure(f"nothing is mounted on {directory}", Exit.NOT_FOUND)
     if force:
-        subprocess.run(["fusermount3", "-uz", "--", point], check=False)
+        mountpoint.unmount(point, lazy=True)
     else:
         _unmount_idle(point, directory)
