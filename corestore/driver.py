@@ -27,9 +27,9 @@ from corestore.conflict import ForkEvidence
 from corestore.durability import SyncGroup, SyncPolicy
 from corestore.errors import CoreNotFound, StorageError
 from corestore.events import ForkDetected, PeerAdded, PeerRemoved
+from corestore.holdings import Holdings
 from corestore.incoming import Incoming
 from corestore.lease import EVIDENCE, HOLD, Reason
-from corestore.partial import PartialFrames
 from corestore.passive import PASSIVE_CORES, PassiveCores
 from corestore.replication.actions import (
     CommitBatch,
@@ -93,7 +93,9 @@ class Driver:
         # Those of them that nobody here has open.
         self._passive = PassiveCores(cache_size)
         self.links: set[LinkHandle] = set()
-        self.partial_frames = PartialFrames()
+        self.partial_frames = Holdings("a large frame took too long")
+        # Small messages, and requests that wait to be answered.
+        self.unsent = Holdings("the peer does not read what it is sent")
         # How many look for peers of any core at the moment: `update` waits for them.
         self.finding = 0
         # How many streams have not shaken hands yet.

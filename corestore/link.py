@@ -25,6 +25,7 @@ import trio
 
 from corestore.channels import Channels
 from corestore.errors import CorestoreError, LimitExceeded, RemoteProtocolError, StorageCorrupt
+from corestore.holdings import LARGE_BYTES
 from corestore.inlet import receive_into
 from corestore.replication import messages
 from corestore.replication.peer import Allowance
@@ -57,6 +58,8 @@ SLICE_SECONDS: Final = 0.001
 # Requests of a peer that wait to be answered, over all its cores. Node has at most 512 in flight
 # for a core.
 MAX_QUEUED_REQUESTS: Final = 1 << 16
+# A request that waits takes about so much.
+REQUEST_BYTES: Final = 512
 # Small messages for a peer that does not read: state, announcements, bitfields.
 MAX_UNSENT_BYTES: Final = 16 << 20
 
@@ -141,6 +144,7 @@ class Link:
         finally:
             self._driver.links.discard(self)
             self._driver.partial_frames.note(self, 0)
+            self._driver.unsent.note(self, 0)
             # Now, and not when somebody collects garbage.
             self._secure.close()
             self._settle()
@@ -284,8 +288,15 @@ class Link:
         Raises:
           LimitExceeded: it does not.
         """
-        if self._mux.outgoing_bytes > MAX_UNSENT_BYTES:
+        unsent = self._mux.outgoing_bytes
+        if unsent > MAX_UNSENT_BYTES:
             raise LimitExceeded("the peer does not read what it is sent")
+        self._hold(unsent)
+
+    def _hold(self, unsent: int) -> None:
+        """So many bytes of small messages wait, and requests."""
+        waiting = len(self._requests) + len(self._urgent)
+        self._driver.unsent.note(self, unsent + REQUEST_BYTES * waiting)
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -302,6 +313,8 @@ class Link:
         self._unsent += len(body)
         if self._unsent > MAX_UNSENT_BYTES:
             self.stop(LimitExceeded("the peer does not read what it is sent"))
+        elif self._unsent >= LARGE_BYTES:
+            self._hold(self._unsent)
         self._wake.set()
 
     def serve(self, channel: CoreChannel, request: RequestMessage) -> None:
@@ -316,6 +329,7 @@ class Link:
             while True:
                 self._wake = trio.Event()
                 outgoing = await self._gather()
+                self._hold(self._unsent)
                 if outgoing:
                     await self._stream.send_all(outgoing)
                     self.bytes_sent += len(outgoing)

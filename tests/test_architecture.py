@@ -90,7 +90,7 @@ LINES = [
         "corestore.receiving|corestore.link",
         "corestore.channels",
         "corestore.driver",
-        "corestore.incoming|corestore.inlet|corestore.partial|corestore.served|corestore.timers"
+        "corestore.holdings|corestore.incoming|corestore.inlet|corestore.served|corestore.timers"
         "|corestore.waiting",
         "corestore.ports",
         "corestore.passive",

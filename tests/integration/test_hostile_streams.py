@@ -17,7 +17,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from corestore import link, partial
+from corestore import holdings, link
 from corestore.encoding import encode_uint
 from corestore.replication import messages
 from corestore.replication.messages import Data, RequestMessage, Want
@@ -163,7 +163,7 @@ async def test_frames_announced_and_never_sent_cost_nothing(caplog):
 
 
 async def test_frames_that_are_never_ended_do_not_fill_the_memory(caplog, monkeypatch):
-    monkeypatch.setattr(partial, "MAX_BYTES", 4 * MEGABYTE)
+    monkeypatch.setattr(holdings, "MAX_BYTES", 4 * MEGABYTE)
     async with scene(caplog) as found:
         attacks = []
         for _ in range(6):
@@ -309,6 +309,24 @@ async def test_openings_without_end_by_who_does_not_read_are_dropped(caplog, mon
         finally:
             tracemalloc.stop()
     assert "does not read" in caplog.text
+
+
+async def test_many_who_do_not_read_do_not_fill_the_memory(caplog, monkeypatch):
+    monkeypatch.setattr(holdings, "LARGE_BYTES", 1 << 15)
+    monkeypatch.setattr(holdings, "MAX_BYTES", 70 << 10)
+    async with scene(caplog) as found:
+        many = batch([(OPEN, opening(number)) for number in range(1, 251)])
+        attacks = []
+        for _ in range(4):
+            peer, ended = await found.attack(streams=trio.testing.lockstep_stream_pair())
+            attacks.append(ended)
+            # Some 45 KB of refusals.
+            for _ in range(50):
+                await peer.say(many)
+            await trio.testing.wait_all_tasks_blocked()
+        # Who came first has not read for longest.
+        assert [ended.is_set() for ended in attacks] == [True] * 3 + [False]
+    assert caplog.text.count("does not read what it is sent, and others need the room") == 3
 
 
 async def test_openings_without_end_are_rejected(caplog):
