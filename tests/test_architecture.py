@@ -7,6 +7,7 @@ names to its right. Pure layers import nothing that waits, and foreign packages 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,28 @@ def test_imports_point_down(module, path):
         assert target in PLACES, f"{path}:{number}: {imported} has no layer"
         there, its_position = PLACES[target]
         assert (there, its_position) > (line, position), f"{path}:{number}: {module} -> {imported}"
+
+
+def rows_of_the_map(package):
+    """The modules in each row of the table with which a DESIGN.md begins, from the bottom up."""
+    text = (TOP / package / "DESIGN.md").read_text().partition("## The code, from the bottom up")[2]
+    cells = [line.split("|")[1] for line in text.partition("\n## ")[0].splitlines() if "|" in line]
+    return [names for cell in cells if (names := re.findall(r"`([a-z]+)`", cell))]
+
+
+@pytest.mark.parametrize("package", ["corestore", "hyperfs"])
+def test_the_map_of_modules_is_whole_and_points_down(package):
+    rows = rows_of_the_map(package)
+    places = {f"{package}.{name}": row for row, names in enumerate(rows) for name in names}
+    inside = [(name, path) for name, path in MODULES if name.startswith(f"{package}.")]
+    there = {layer_of(name) for name, _ in inside} - {f"{package}.__main__"}
+    named = sorted(f"{package}.{name}" for names in rows for name in names)
+    assert named == sorted(there), f"the table in {package}/DESIGN.md names each module once"
+    for module, path in inside:
+        for imported, number in imports(path, module):
+            if layer_of(imported) in places and layer_of(module) in places:
+                above = places[layer_of(imported)] > places[layer_of(module)]
+                assert not above, f"{path}:{number}: {module} -> {imported}, {package}/DESIGN.md"
 
 
 @pytest.mark.parametrize(("module", "path"), MODULES, ids=[name for name, _ in MODULES])
