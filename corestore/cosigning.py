@@ -2,15 +2,15 @@
 
 Whoever has the log and the blocks to come makes the same `Proposal`, on any machine: signers need
 not meet. Or one sends it to the others, as bytes, who read it where they have the log. Each
-signs it, the parts are carried to somebody who has the log, and who commits them; he needs no
+signs it, the parts are carried to somebody who has the log, and who commits them, which takes no
 secret key. A signer may have signed a longer log than the others, if the manifest allows
-*patches*: his part then carries the way from the shorter log to the longer one.
+*patches*: that part then carries the way from the shorter log to the longer one.
 
 A core with a prologue needs no signatures up to there: its first blocks are proposed and committed
 without parts, once, and if there are no signers that is all it will ever have.
 
 Only one history may be signed: a signer who has signed a proposal must not sign another one of the
-same fork unless it continues the first. Nothing here remembers that for him.
+same fork unless it continues the first. Nothing here remembers that for them.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 # How long `update` waits for who has just connected: for the handshake, and for the answer whether
-# he has the core.
+# the core is known there.
 CONNECTING_SECONDS: Final = HANDSHAKE_SECONDS + ANSWER_SECONDS
 
 

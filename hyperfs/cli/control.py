@@ -168,9 +168,8 @@ class _Session:
                 result, payload = await call(header)
             except ControlError:
                 raise
-            except (
-                Exception
-            ) as error:  # whatever a call raises is the answer, as far as it is known
+            # Whatever a call raises is the answer, as far as it is known.
+            except Exception as error:
                 failure = explain(error)
                 if failure is None:
                     logger.exception("a control call failed: %s", header.get("call"))
