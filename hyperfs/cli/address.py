@@ -54,12 +54,17 @@ def parse(text: str) -> Address:
       AddressError: it is neither a key nor a possible name.
     """
     _refuse_secrets(text)
-    for scheme in SCHEMES:
-        if text.startswith(scheme):
-            return _parse_url(text[len(scheme) :])
+    rest = _behind_scheme(text)
+    if rest is not None:
+        return _parse_url(rest)
     drive, colon, path = text.partition(":")
     if path.startswith("//") and drive.lower() in _OTHER_SCHEMES:
         raise AddressError(f"{drive}:// names no drive: use a key, a name or hyper://KEY")
+    if "/" in drive:
+        drive, _, path = text.partition("/")
+        if drive in ("", ".", ".."):
+            raise AddressError(f"{text} names no drive: a path in one is NAME:/PATH or KEY:/PATH")
+        raise AddressError(f"write a path in a drive as {drive}:/{path}")
     if colon and not path:
         path = "/"
     if colon and not path.startswith("/"):
@@ -85,11 +90,11 @@ def parse_key(text: str) -> Key:
       AddressError: with what is wrong with it.
     """
     _refuse_secrets(text)
-    for scheme in SCHEMES:
-        if text.startswith(scheme):
-            key = _parse_url(text[len(scheme) :]).key
-            assert key is not None
-            return key
+    rest = _behind_scheme(text)
+    if rest is not None:
+        key = _parse_url(rest).key
+        assert key is not None
+        return key
     if len(text) not in _KEY_LENGTHS:
         raise AddressError(
             f"a key has 52 characters (or 64 hexadecimal digits), this has {len(text)};"
@@ -109,6 +114,13 @@ def parse_name(text: str) -> str:
     """
     _refuse_secrets(text)
     if not NAME_PATTERN.fullmatch(text) or text in (".", ".."):
+        rest = _behind_scheme(text)
+        _refuse_secrets(rest or "")
+        if rest is not None or len(text) in _KEY_LENGTHS:
+            raise AddressError(
+                "what is asked for here is the name a drive has in this store, not its key"
+                " (`hyperfs drives` shows both)"
+            )
         raise AddressError(
             f"{text!r} cannot be a drive's name: use 1 to 40 letters, digits, dots, dashes"
             " and underscores"
@@ -128,10 +140,18 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
+def _behind_scheme(text: str) -> str | None:
+    """What follows `hyper://` or `pear://`, in letters of either size; None without one."""
+    for scheme in SCHEMES:
+        if text[: len(scheme)].lower() == scheme:
+            return text[len(scheme) :]
+    return None
+
+
 def _parse_url(rest: str) -> Address:
     drive, slash, path = rest.partition("/")
     # A colon in front of the path is what follows a key or a name.
-    drive, secret = _split_secret(drive.removesuffix(":") if slash else drive)
+    drive, secret = _split_secret(drive.removesuffix(":"))
     drive, version = _split_version(drive)
     place = b"/" + os.fsencode(path) if slash else b"/"
     return Address(parse_key(drive), None, version, place, secret)
@@ -152,7 +172,7 @@ def _split_secret(text: str) -> tuple[str, bytes | None]:
 
 
 def _refuse_secrets(text: str) -> None:
-    if text.startswith(SECRET_PREFIX):
+    if text.lower().startswith(SECRET_PREFIX):
         raise AddressError(
             "this is a secret, not a key: keep it to yourself, and use the drive's key"
             " (`hyperfs drives` shows it)"

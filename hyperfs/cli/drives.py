@@ -143,11 +143,10 @@ async def _remove(settings: Settings, name: str, sure: bool) -> None:
         info = next((info for info in hyperfs.drives(store) if info.name == name), None)
         if info is None:
             raise _no_such_drive(name)
-        process = processes.serving(str(info.key), store=settings.store)
-        if process is not None:
-            raise Failure(
-                f"process {process.pid} is serving this drive; stop it first", Exit.LOCKED
-            )
+        for process in processes.serving(str(info.key), store=settings.store):
+            pid = process.pid
+            how = f"hyperfs umount {process.directory}" if process.directory else f"kill {pid}"
+            raise Failure(f"process {pid} is serving this drive; stop it: `{how}`", Exit.LOCKED)
         if sure:
             with settings.output.waiting("deleting"):
                 await hyperfs.remove_drive(store, name)

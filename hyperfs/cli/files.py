@@ -19,11 +19,25 @@ from hyperfs.cli.session import Network, open_access
 from hyperfs.cli.walk import walk
 
 if TYPE_CHECKING:
-    from hyperfs.cli.access import FileInfo
+    from hyperfs.cli.access import Access, FileInfo
     from hyperfs.cli.address import Address
     from hyperfs.cli.settings import Settings
 
 READ_BYTES = 1 << 20
+
+
+async def look(access: Access, path: bytes) -> FileInfo:
+    """The entry that was named on the command line.
+
+    Raises:
+      Failure: it is not there; or as `Access`.
+    """
+    try:
+        return await access.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Failure(
+            f"{os.fsdecode(path)} is not in this drive; `hyperfs ls` shows what is", Exit.NOT_FOUND
+        ) from None
 
 
 @click.command()
@@ -50,7 +64,7 @@ async def _ls(
 ) -> None:
     output = settings.output
     async with open_access(settings, place, network) as access:
-        info = await access.stat(place.path)
+        info = await look(access, place.path)
         if not info.is_directory:
             _show(output, [(place.path.rsplit(b"/", 1)[-1], info)], long)
             return
@@ -131,7 +145,7 @@ async def _cat(settings: Settings, places: tuple[Address, ...], network: Network
     for place in places:
         async with open_access(settings, place, network) as live:
             access = await live.fixed()
-            info = await access.stat(place.path)
+            info = await look(access, place.path)
             if info.is_directory:
                 raise Failure(f"{os.fsdecode(place.path)} is a folder; `hyperfs ls` lists it")
             if info.target is not None:
@@ -163,7 +177,7 @@ def stat(settings: Settings, place: Address, peers: tuple[Endpoint, ...], timeou
 
 async def _stat(settings: Settings, place: Address, network: Network) -> None:
     async with open_access(settings, place, network) as access:
-        info = await access.stat(place.path)
+        info = await look(access, place.path)
     if settings.output.json:
         settings.output.record(path=os.fsdecode(place.path), **fields(info))
         return
@@ -200,7 +214,7 @@ async def _rm(settings: Settings, places: tuple[Address, ...], recursive: bool) 
                 "name what to remove; a whole drive goes with `hyperfs drives remove`", Exit.USAGE
             )
         async with open_access(settings, place, Network((), 0.0), write=True) as access:
-            info = await access.stat(place.path)
+            info = await look(access, place.path)
             if info.is_directory and not recursive:
                 raise Failure(f"{os.fsdecode(place.path)} is a folder; -r removes it whole")
             with settings.output.waiting("removing"):

@@ -50,6 +50,8 @@ def log(
     `hyperfs ls DRIVE+N:/` lists what version N held, and so for other commands; `mount --version`
     and `.hyperfs/versions/` in a mount show it, too.
     """
+    if drive.path != b"/":
+        raise click.UsageError("versions are those of a whole drive: name it without a path")
     run(_log, settings, drive, number, Network(peers, timeout))
 
 

@@ -230,6 +230,7 @@ async def _mount(settings: Settings, wanted: _Wanted) -> None:
             directory=str(point),
             writable=writable,
             listening=listening,
+            version=shown.version if wanted.past else None,
         )
         spare_pauses()
         async with _mounted(shown, point, options, stop, ready) as mounted:

@@ -35,6 +35,7 @@ class ProcessInfo:
       directory: where it is mounted, or None.
       writable: whether it is the drive's writer.
       listening: HOST:PORT of every socket it listens on.
+      version: which version it shows, if that is not the newest at any time.
     """
 
     pid: int
@@ -45,6 +46,7 @@ class ProcessInfo:
     directory: str | None = None
     writable: bool = False
     listening: tuple[str, ...] = ()
+    version: int | None = None
 
     @property
     def socket(self) -> Path:
@@ -124,7 +126,8 @@ def _read(path: Path) -> ProcessInfo | None:
         return None
 
 
-def serving(key: str, *, store: Path) -> ProcessInfo | None:
-    """The process that serves the drive *key* out of *store*; a writer before others."""
-    candidates = [p for p in running() if key in p.keys and Path(p.store) == store]
-    return next((p for p in candidates if p.writable), candidates[0] if candidates else None)
+def serving(key: str, *, store: Path) -> list[ProcessInfo]:
+    """The processes that serve the drive *key* out of *store*; a writer before others, those that
+    show an old version last."""
+    found = [p for p in running() if key in p.keys and Path(p.store) == store]
+    return sorted(found, key=lambda p: (p.version is not None, not p.writable))

@@ -24,6 +24,10 @@ ANSWER_SECONDS: Final = 120.0
 OTHER_VERSION: Final = (
     "the process that has this drive is of another version; unmount and mount again"
 )
+NO_PEERS: Final = (
+    "not all of this is here, and the process that has this drive reaches no peer that has it;"
+    " mount or seed it with --peer HOST:PORT"
+)
 
 
 @asynccontextmanager
@@ -90,7 +94,9 @@ class Client:
         if not isinstance(error, dict):
             raise Failure(OTHER_VERSION)
         message, code, number = error.get("message"), error.get("code"), error.get("errno")
-        if isinstance(number, int) and code != Exit.NO_PEERS:
+        if code == Exit.NO_PEERS:
+            raise Failure(NO_PEERS, Exit.NO_PEERS)
+        if isinstance(number, int):
             raise OSError(number, message)
         raise Failure(str(message), Exit(code) if isinstance(code, int) else Exit.ERROR)
 

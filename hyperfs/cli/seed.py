@@ -64,7 +64,7 @@ def seed(
     for drive in drives:
         if drive.path != b"/" or drive.version is not None:
             raise click.UsageError("whole drives are seeded: name them without path and version")
-    run(_seed, settings, drives, listen, Network(peers, timeout), cache_max)
+    run(_seed, settings, drives, listen, Network(peers, timeout, listens=bool(listen)), cache_max)
 
 
 async def _seed(
@@ -95,6 +95,10 @@ async def _seed(
             )
         for where in bound:
             settings.output.say(f"listening on {where}")
+        if network.reaches_nobody:
+            settings.output.say(
+                "nobody is reached: --listen HOST:PORT accepts peers, --peer HOST:PORT names one"
+            )
         for drive in drives:
             if not drive.writable and network.peers:
                 with suppress(hyperfs.DriveEncrypted):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from hyperfs.cli.address import Address
     from hyperfs.cli.output import Output
+    from hyperfs.cli.processes import ProcessInfo
 
 Endpoint = tuple[str, int]
 
@@ -69,21 +70,26 @@ async def open_access(
         )
     async with open_store(settings, create=address.key is not None) as store:
         key = find_key(store, address)
-        process = processes.serving(str(key), store=settings.store)
         secret = address.encryption_key or store.encryption_key(key.discovery_key)
-        if process is not None and process.command == "seed" and secret is not None:
-            # It may hold the drive without being able to read it.
-            process = None
-        if process is not None and address.version is None and (process.writable or not write):
-            # The store is closed before the other process is asked: it may wait for us otherwise.
-            pass
-        else:
-            process = None
+
+        def suits(process: ProcessInfo) -> bool:
+            # A seed may hold the drive without being able to read it.
+            reads = secret is None or process.command != "seed"
+            return process.version is None and reads and (process.writable or not write)
+
+        found = processes.serving(str(key), store=settings.store)
+        # The store is closed before another process is asked: it may wait for us otherwise.
+        process = next(filter(suits, found), None) if address.version is None else None
+        if process is None:
             async with open_drive(
                 store, key, address, network, settings.output, write=write
             ) as drive:
                 yield DriveAccess(drive)
     if process is not None:
+        if network.peers:
+            settings.output.say(
+                f"--peer is not used: process {process.pid} has this drive, and its own peers"
+            )
         async with remote.connect(process.socket) as client:
             yield remote.ControlAccess(client, str(key))
 

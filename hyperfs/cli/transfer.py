@@ -18,6 +18,7 @@ import click
 import trio
 
 from hyperfs.cli.failures import Exit, Failure, explain
+from hyperfs.cli.files import kind, look
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, Endpoint, peer_option, timeout_option
 from hyperfs.cli.output import size_text
@@ -152,9 +153,15 @@ async def _make_folders(access: Access, path: bytes) -> None:
     for count in range(1, len(parts) + 1):
         folder = b"/" + b"/".join(parts[:count])
         try:
-            await access.stat(folder)
+            info = await access.stat(folder)
         except FileNotFoundError:
             await access.mkdir(folder, 0o755)
+        else:
+            if not info.is_directory:
+                raise Failure(
+                    f"{os.fsdecode(folder)} in the drive is a {kind(info)}, not a folder; choose"
+                    " another place"
+                )
 
 
 async def _is_directory(access: Access, path: bytes) -> bool:
@@ -277,7 +284,7 @@ async def _get(
     async with open_access(settings, source, network) as live:
         # All that is copied is of one version.
         access = await live.fixed()
-        info = await access.stat(source.path)
+        info = await look(access, source.path)
         if info.is_directory and not recursive:
             raise Failure(f"{os.fsdecode(source.path)} is a folder; -r copies it whole")
         name = source.path.rstrip(b"/").rsplit(b"/", 1)[-1]
@@ -285,6 +292,8 @@ async def _get(
         if target.is_dir() and not contents_only:
             target = target / os.fsdecode(name)
         if not target.parent.is_dir():
+            if target.parent.exists():
+                raise Failure(f"{target.parent} is not a folder; choose another place")
             raise Failure(
                 f"{target.parent} is not there; make it first: mkdir -p {target.parent}",
                 Exit.NOT_FOUND,

@@ -54,6 +54,9 @@ def test_a_past_version_is_mounted_read_only(person, tmp_path):
     person.ask("put", tmp_path / "note", "notes:/note")
     assert (mount.folder / "note").read_text() == "first\n"
     assert os.listdir(mount.folder) == ["note"]
+    # What is not asked for a version is told of the newest.
+    assert person.ask("cat", "notes:/note") == "third\n"
+    assert person.ask("cat", f"notes+{version}:/note") == "first\n"
 
 
 def test_a_date_mounts_the_version_of_that_time(person, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from corestore import Key
-from hyperfs.cli.address import Address, AddressError, parse, parse_endpoint
+from hyperfs.cli.address import Address, AddressError, parse, parse_endpoint, parse_name
 
 KEY = Key(bytes(range(32)))
 SECRET = Key(bytes(range(1, 33)))
@@ -32,6 +32,8 @@ SECRET = Key(bytes(range(1, 33)))
         (f"hyper://{KEY}/x/y", Address(key=KEY, path=b"/x/y")),
         (f"hyper://{KEY}+12/x", Address(key=KEY, version=12, path=b"/x")),
         (f"pear://{KEY}", Address(key=KEY)),
+        (f"HYPER://{KEY}", Address(key=KEY)),
+        (f"hyper://{KEY}:", Address(key=KEY)),
         (f"hyper://{KEY}:/x", Address(key=KEY, path=b"/x")),
         (f"hyper://{KEY}#{SECRET}", Address(key=KEY, encryption_key=SECRET)),
         (f"hyper://{KEY}#{SECRET}/x#y", Address(key=KEY, path=b"/x#y", encryption_key=SECRET)),
@@ -62,12 +64,34 @@ def test_drives_are_named_in_these_ways(text, address):
         ("a b", "cannot be a drive's name"),
         ("..", "cannot be a drive's name"),
         ("photos:2026", "photos:/2026"),
+        ("photos/2026/a:b", "photos:/2026/a"),
+        (f"{KEY}/2026", f"{KEY}:/2026"),
+        ("/home/ann/photos", "names no drive"),
+        ("./photos", "names no drive"),
+        ("HYPERFS-SECRET-" + str(KEY), "secret, not a key"),
+        ("hyper://hyperfs-secret-" + str(KEY), "secret, not a key"),
         ("https://example.org/", "names no drive"),
     ],
 )
 def test_what_cannot_be_a_drive_is_refused_with_the_reason(text, told):
     with pytest.raises(AddressError, match=told):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (str(KEY), "the name a drive has"),
+        (f"hyper://{KEY}", "the name a drive has"),
+        ("hyperfs-secret-" + str(KEY), "secret, not a key"),
+        ("hyper://hyperfs-secret-" + str(KEY), "secret, not a key"),
+        ("photos/x", "cannot be a drive's name"),
+        ("x" * 41, "cannot be a drive's name"),
+    ],
+)
+def test_what_cannot_be_a_name_is_refused_with_the_reason(text, told):
+    with pytest.raises(AddressError, match=told):
+        parse_name(text)
 
 
 @pytest.mark.parametrize(

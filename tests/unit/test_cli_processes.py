@@ -71,8 +71,7 @@ def test_the_writer_is_preferred(monkeypatch, tmp_path):
     seeder = ProcessInfo(1, "seed", str(tmp_path), ("k",))
     writer = ProcessInfo(2, "mount", str(tmp_path), ("k",), writable=True)
     other = ProcessInfo(3, "mount", "/elsewhere", ("k",), writable=True)
-    monkeypatch.setattr(processes, "running", lambda: [seeder, other, writer])
-    assert serving("k", store=tmp_path) is writer
-    monkeypatch.setattr(processes, "running", lambda: [seeder, other])
-    assert serving("k", store=tmp_path) is seeder
-    assert serving("x", store=tmp_path) is None
+    past = ProcessInfo(4, "mount", str(tmp_path), ("k",), version=5)
+    monkeypatch.setattr(processes, "running", lambda: [past, seeder, other, writer])
+    assert serving("k", store=tmp_path) == [writer, seeder, past]
+    assert serving("x", store=tmp_path) == []
