@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import stat
@@ -13,6 +14,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import trio
@@ -176,6 +178,49 @@ def test_flags_stand_before_or_behind_the_verb_or_in_variables(alice, monkeypatc
     failed(alice.run(*command, "--timeout", "0.125"), 4, "0.125 s")
     monkeypatch.setenv("HYPERFS_QUIET", "1")
     assert alice.run("drives", "--store", elsewhere).stderr == ""
+
+
+def documented():
+    """The fields that hyperfs/JSON.md tells of each command, and all that it explains."""
+    text = (Path(hyperfs.__file__).parent / "JSON.md").read_text()
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
+    fields = {
+        name: re.findall("`([a-z_]+)`", row[2].partition(";")[0])
+        for row in rows[:13]
+        for name in re.findall("`([a-z-]+)`", row[0])
+    }
+    explained = {name for row in rows[13:] for name in re.findall("`([a-z_]+)`", row[0])}
+    return fields, explained
+
+
+def test_json_has_the_fields_that_are_documented(alice, tmp_path):
+    fields, explained = documented()
+    (tmp_path / "file").write_text("x")
+
+    def told(*words):
+        lines = alice.ask("--json", *words).splitlines()
+        assert lines
+        for line in lines:
+            assert list(json.loads(line)) == fields[words[0]], words
+
+    told("create", "photos")
+    told("put", tmp_path / "file", "photos:")
+    told("drives")
+    told("ls", "photos:")
+    told("stat", "photos:/file")
+    told("get", "photos:/file", tmp_path / "copy")
+    told("log", "photos")
+    with seeding(alice, "photos") as ready:
+        assert list(ready) == fields["mount"] == fields["seed"]
+        (status,) = map(json.loads, alice.ask("--json", "status").splitlines())
+        assert list(status) == [*fields["status"], "drives"]
+        assert set(status["drives"][0]) <= explained
+    told("gc", "photos")
+    told("compact", "photos")
+    told("verify", "photos")
+    told("export-key", "photos")
+    told("recover", "photos", "--alone")
+    assert explained >= {name for names in fields.values() for name in names}
 
 
 def test_json_is_utf8_whatever_the_names_and_the_locale(alice, tmp_path, monkeypatch):
