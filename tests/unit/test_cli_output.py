@@ -8,6 +8,7 @@ import pytest
 
 from hyperfs.cli import output
 from hyperfs.cli.output import Output
+from tests.support.limits import PATIENT
 
 
 def timers():
@@ -27,14 +28,16 @@ def test_what_takes_long_is_said_once(how, said, monkeypatch, capsys):
     assert not timers()
 
 
-def test_what_is_soon_over_is_not_said(capsys):
+def test_what_is_soon_over_is_not_said(monkeypatch, capsys):
+    monkeypatch.setattr(output, "PLAIN_PROGRESS_SECONDS", PATIENT)
     with Output().waiting("looking"):
         (timer,) = timers()
     timer.join()
     assert capsys.readouterr().err == ""
 
 
-def test_a_failure_ends_the_waiting(capsys):
+def test_a_failure_ends_the_waiting(monkeypatch, capsys):
+    monkeypatch.setattr(output, "PLAIN_PROGRESS_SECONDS", PATIENT)
     with pytest.raises(ValueError), Output().waiting("looking"):
         raise ValueError
     for timer in timers():
