@@ -133,6 +133,12 @@ def decode_root(block: bytes, index: int) -> Root | None:
     kind, head, items = unpack_block_untrusted(block)
     if kind != ROOT_KIND:
         return None
+    info = _facts_untrusted(head, index)
+    return Root(info, decode_changes_untrusted(b"", items), 500 + 2 * len(block))
+
+
+def _facts_untrusted(head: object, index: int) -> RootInfo:
+    """What the facts of block *index*, a root, say. Raises DecodeError, UnsupportedFormat."""
     if type(head) is not list or not head or type(head[0]) is not int:
         raise DecodeError("root block")
     if head[0] != FORMAT_VERSION:
@@ -140,51 +146,44 @@ def decode_root(block: bytes, index: int) -> Root | None:
     if len(head) < 11:
         raise DecodeError("root block")
     time_ns, first, content_length, next_id, files, size, number, tree, overlay, skips = head[1:11]
-    if type(time_ns) is not int or not -_MAX_TIME <= time_ns <= _MAX_TIME:
-        raise DecodeError("time of a commit")
-    if type(number) is not int or not 0 < number <= _MAX_COUNT:
-        raise DecodeError("number of a commit")
-    for count in (content_length, files):
-        if type(count) is not int or not 0 <= count <= _MAX_COUNT:
-            raise DecodeError("counter of a root block")
-    if type(size) is not int or not 0 <= size <= _MAX_TIME:
-        raise DecodeError("counter of a root block")
-    if type(next_id) is not int or not 0 < next_id <= MAX_ID + 1:
-        raise DecodeError("next file id")
-    if type(first) is not int or not 0 < first <= index:
-        raise DecodeError("first block of a commit")
-    for pointer in (tree, overlay):
-        if pointer is not None and (type(pointer) is not int or not 0 < pointer < index):
-            raise DecodeError("block in front of the root block")
-    before = first - 1
+    oldest = head[11] if len(head) > 11 else 0
+    content_fork = head[12] if len(head) > 12 else 0
+    first_block = _number_untrusted(first, 1, index, "first block of a commit")
+    commits = _number_untrusted(number, 1, _MAX_COUNT, "number of a commit")
+    counter, pointer = "counter of a root block", "block in front of the root block"
+    return RootInfo(
+        index,
+        _number_untrusted(time_ns, -_MAX_TIME, _MAX_TIME, "time of a commit"),
+        first_block,
+        _number_untrusted(content_length, 0, _MAX_COUNT, counter),
+        _number_untrusted(next_id, 1, MAX_ID + 1, "next file id"),
+        _number_untrusted(files, 0, _MAX_COUNT, counter),
+        _number_untrusted(size, 0, _MAX_TIME, counter),
+        commits,
+        None if tree is None else _number_untrusted(tree, 1, index - 1, pointer),
+        None if overlay is None else _number_untrusted(overlay, 1, index - 1, pointer),
+        _skips_untrusted(skips, commits, first_block),
+        _number_untrusted(oldest, 0, index + 1, "oldest version"),
+        _number_untrusted(content_fork, 0, _MAX_COUNT, "fork of the content"),
+    )
+
+
+def _number_untrusted(value: object, least: int, most: int, what: str) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise DecodeError(what)
+    return value
+
+
+def _skips_untrusted(skips: object, number: int, first_block: int) -> tuple[int, ...]:
+    """The skips of commit *number*; none leads less far back than the one before it."""
     if type(skips) is not list or len(skips) != _skip_count(number):
         raise DecodeError("skip pointers")
+    found: list[int] = []
+    before = first_block - 1
     for skip in skips:
-        if type(skip) is not int or not 0 < skip <= before:
-            raise DecodeError("skip pointer to an earlier root")
-        before = skip
-    oldest = head[11] if len(head) > 11 else 0
-    if type(oldest) is not int or not 0 <= oldest <= index + 1:
-        raise DecodeError("oldest version")
-    content_fork = head[12] if len(head) > 12 else 0
-    if type(content_fork) is not int or not 0 <= content_fork <= _MAX_COUNT:
-        raise DecodeError("fork of the content")
-    info = RootInfo(
-        index,
-        time_ns,
-        first,
-        content_length,
-        next_id,
-        files,
-        size,
-        number,
-        tree,
-        overlay,
-        tuple(skips),
-        oldest,
-        content_fork,
-    )
-    return Root(info, decode_changes_untrusted(b"", items), 500 + 2 * len(block))
+        before = _number_untrusted(skip, 1, before, "skip pointer to an earlier root")
+        found.append(before)
+    return tuple(found)
 
 
 def content_fork(block: bytes, index: int) -> int | None:
