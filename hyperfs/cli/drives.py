@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 import hyperfs
@@ -70,7 +72,8 @@ def drives(context: click.Context) -> None:
 
 
 async def _list(settings: Settings) -> None:
-    mounted = {key: p.directory for p in processes.running() for key in p.keys if p.directory}
+    here = [p for p in processes.running() if Path(p.store) == settings.store and p.directory]
+    mounted = {key: p.directory for p in here for key in p.keys}
     found = []
     if settings.store.exists():
         async with open_store(settings) as store:

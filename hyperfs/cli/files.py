@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 20
 
 
-async def look(access: Access, path: bytes) -> FileInfo:
+async def look(access: Access, path: bytes, output: Output) -> FileInfo:
     """The entry that was named on the command line.
 
     Raises:
       Failure: it is not there; or as `Access`.
     """
     try:
-        return await access.stat(path)
+        with output.waiting("looking it up"):
+            return await access.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise Failure(
             f"{os.fsdecode(path)} is not in this drive; `hyperfs ls` shows what is", Exit.NOT_FOUND
@@ -64,7 +65,7 @@ async def _ls(
 ) -> None:
     output = settings.output
     async with open_access(settings, place, network) as access:
-        info = await look(access, place.path)
+        info = await look(access, place.path, output)
         if not info.is_directory:
             _show(output, [(place.path.rsplit(b"/", 1)[-1], info)], long)
             return
@@ -145,7 +146,7 @@ async def _cat(settings: Settings, places: tuple[Address, ...], network: Network
     for place in places:
         async with open_access(settings, place, network) as live:
             access = await live.fixed()
-            info = await look(access, place.path)
+            info = await look(access, place.path, settings.output)
             if info.is_directory:
                 raise Failure(f"{os.fsdecode(place.path)} is a folder; `hyperfs ls` lists it")
             if info.target is not None:
@@ -177,7 +178,7 @@ def stat(settings: Settings, place: Address, peers: tuple[Endpoint, ...], timeou
 
 async def _stat(settings: Settings, place: Address, network: Network) -> None:
     async with open_access(settings, place, network) as access:
-        info = await look(access, place.path)
+        info = await look(access, place.path, settings.output)
     if settings.output.json:
         settings.output.record(path=os.fsdecode(place.path), **fields(info))
         return
@@ -214,7 +215,7 @@ async def _rm(settings: Settings, places: tuple[Address, ...], recursive: bool) 
                 "name what to remove; a whole drive goes with `hyperfs drives remove`", Exit.USAGE
             )
         async with open_access(settings, place, Network((), 0.0), write=True) as access:
-            info = await look(access, place.path)
+            info = await look(access, place.path, settings.output)
             if info.is_directory and not recursive:
                 raise Failure(f"{os.fsdecode(place.path)} is a folder; -r removes it whole")
             with settings.output.waiting("removing"):

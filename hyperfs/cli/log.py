@@ -81,8 +81,9 @@ async def _tell(output: Output, drive: hyperfs.Drive, before: hyperfs.Drive | No
     numbers = drive.statistics()
     counts: Counter[str] = Counter()
     if before is not None:
-        async for change in drive.diff(before):
-            counts[change.kind] += 1
+        with output.waiting("comparing versions"):
+            async for change in drive.diff(before):
+                counts[change.kind] += 1
     if output.json:
         fields: dict[str, JsonValue] = {kind: counts[kind] for kind in KINDS}
         output.record(

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Final
 
 import click
+from click.core import ParameterSource
 
 from hyperfs.cli import (
     drives,
@@ -140,7 +141,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        output.error(error.format_message().rstrip("."))
+        output.error(error.format_message().rstrip(".") + _origin(error))
         if isinstance(error, click.UsageError) and error.ctx is not None:
             output.say(f"Try '{error.ctx.command_path} --help'.")
         sys.exit(error.exit_code)
@@ -154,6 +155,15 @@ def main() -> None:
             output.error(str(failure))
         _drop_unwritten()
         sys.exit(failure.code)
+
+
+def _origin(error: click.ClickException) -> str:
+    """Where a wrong value comes from, if it was not typed."""
+    match error:
+        case click.BadParameter(ctx=click.Context() as context, param=click.Option() as option):
+            source = context.get_parameter_source(option.name or "")
+            return f" (from {option.envvar})" if source is ParameterSource.ENVIRONMENT else ""
+    return ""
 
 
 def _open_standard_files() -> None:

@@ -284,7 +284,7 @@ async def _get(
     async with open_access(settings, source, network) as live:
         # All that is copied is of one version.
         access = await live.fixed()
-        info = await look(access, source.path)
+        info = await look(access, source.path, settings.output)
         if info.is_directory and not recursive:
             raise Failure(f"{os.fsdecode(source.path)} is a folder; -r copies it whole")
         name = source.path.rstrip(b"/").rsplit(b"/", 1)[-1]

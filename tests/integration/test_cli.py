@@ -178,6 +178,8 @@ def test_flags_stand_before_or_behind_the_verb_or_in_variables(alice, monkeypatc
     failed(alice.run(*command, "--timeout", "0.125"), 4, "0.125 s")
     monkeypatch.setenv("HYPERFS_QUIET", "1")
     assert alice.run("drives", "--store", elsewhere).stderr == ""
+    monkeypatch.setenv("HYPERFS_TIMEOUT", "soon")
+    failed(alice.run(*command), 2, "soon is no number", "HYPERFS_TIMEOUT")
 
 
 def documented():
