@@ -2,6 +2,7 @@
 
 A test may ask for `autojump_clock` (virtual time: sleeps cost nothing) and `nursery` (cancelled
 when the test returns). Other fixtures are ordinary ones; what must be opened is opened in the test.
+Without virtual time a test has a `PatientClock`: real time, of which no stall counts.
 """
 
 from __future__ import annotations
