@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from corestore import Corestore, Key
     from hyperfs.registry import DriveInfo
 
+# So that a secret is never taken for a key.
 PREFIX: Final = "hyperfs-secret-"
 _VERSION: Final = 1
 _ENCRYPTED: Final = 1

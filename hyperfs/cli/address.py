@@ -15,13 +15,15 @@ from typing import Final
 
 from corestore import Key
 from hyperfs.links import SCHEMES, DriveLink
+from hyperfs.moving import PREFIX as SECRET_PREFIX
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,40}")
-# What `export-key` writes begins with this, so that a secret is never taken for a key.
-SECRET_PREFIX: Final = "hyperfs-secret-"
 _KEY_LENGTHS: Final = (52, 64)
 # What is in front of :// when something else is meant than a path in a drive of that name.
 _OTHER_SCHEMES: Final = ("http", "https", "file", "ftp", "sftp", "ssh", "dat", "ipfs")
+
+# Host and port.
+Endpoint = tuple[str, int]
 
 
 class AddressError(ValueError):
@@ -128,7 +130,7 @@ def parse_name(text: str) -> str:
     return text
 
 
-def parse_endpoint(text: str) -> tuple[str, int]:
+def parse_endpoint(text: str) -> Endpoint:
     """HOST:PORT, where an empty host is the loopback interface and [HOST] may be IPv6.
 
     Raises:

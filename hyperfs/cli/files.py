@@ -12,7 +12,7 @@ import trio
 
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
-from hyperfs.cli.options import ADDRESS, Endpoint, peer_option, timeout_option
+from hyperfs.cli.options import ADDRESS, peer_option, timeout_option
 from hyperfs.cli.output import JsonValue, Output, size_text, table
 from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network, open_access
@@ -20,7 +20,7 @@ from hyperfs.cli.walk import walk
 
 if TYPE_CHECKING:
     from hyperfs.cli.access import Access, FileInfo
-    from hyperfs.cli.address import Address
+    from hyperfs.cli.address import Address, Endpoint
     from hyperfs.cli.settings import Settings
 
 READ_BYTES = 1 << 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +12,14 @@ import hyperfs
 from hyperfs.cli.drives import NAME
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
-from hyperfs.cli.options import Endpoint, listen_option, peer_option, timeout_option
+from hyperfs.cli.options import listen_option, peer_option, timeout_option
 from hyperfs.cli.recover import recovered
 from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network
 from hyperfs.cli.settings import Settings, open_store
+
+if TYPE_CHECKING:
+    from hyperfs.cli.address import Endpoint
 
 
 @click.command("export-key")

@@ -10,14 +10,14 @@ import click
 
 import hyperfs
 from hyperfs.cli.flags import pass_settings
-from hyperfs.cli.options import ADDRESS, COUNT, Endpoint, peer_option, timeout_option
+from hyperfs.cli.options import ADDRESS, COUNT, peer_option, timeout_option
 from hyperfs.cli.output import size_text
 from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network, open_drive
 from hyperfs.cli.settings import Settings, find_key, open_store
 
 if TYPE_CHECKING:
-    from hyperfs.cli.address import Address
+    from hyperfs.cli.address import Address, Endpoint
     from hyperfs.cli.output import JsonValue, Output
 
 KINDS = ("added", "changed", "removed")

@@ -26,7 +26,6 @@ from hyperfs.cli.options import (
     DATE,
     DIRECTORY,
     SECONDS,
-    Endpoint,
     Moment,
     listen_option,
     peer_option,
@@ -41,7 +40,7 @@ from hyperfs.cli.space import Bounds, cache_option, keep_options
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from hyperfs.cli.address import Address
+    from hyperfs.cli.address import Address, Endpoint
     from hyperfs.cli.output import JsonValue
     from hyperfs.fuse.serve import Mounted
 
@@ -220,7 +219,7 @@ async def _mount(settings: Settings, wanted: _Wanted) -> None:
             await drive.claim()
         wanted.bounds.check(drive)
         listening = await _reach(settings, swarm, drive, wanted)
-        shown = await _shown(settings, store, drive, wanted)
+        shown = await _shown(settings, drive, wanted)
         info = ProcessInfo(
             pid=os.getpid(),
             command="mount",
@@ -269,12 +268,10 @@ async def _reach(
     return bound
 
 
-async def _shown(
-    settings: Settings, store: corestore.Corestore, drive: hyperfs.Drive, wanted: _Wanted
-) -> hyperfs.Drive:
+async def _shown(settings: Settings, drive: hyperfs.Drive, wanted: _Wanted) -> hyperfs.Drive:
     """The version that is to be mounted, once it is known."""
     if not drive.writable:
-        await first_version(store, drive, wanted.network, settings.output)
+        await first_version(drive, wanted.network, settings.output)
     address = wanted.drive
     if wanted.at is not None:
         version = await version_at(drive, wanted.at.time_ns, wanted.at.text)

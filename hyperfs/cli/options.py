@@ -16,7 +16,6 @@ from hyperfs.dates import parse_date
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Endpoint = tuple[str, int]
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 import trio
 
@@ -11,10 +13,13 @@ from corestore import Corestore
 from hyperfs.cli.drives import NAME
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
-from hyperfs.cli.options import Endpoint, listen_option, peer_option, timeout_option
+from hyperfs.cli.options import listen_option, peer_option, timeout_option
 from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network
 from hyperfs.cli.settings import Settings, open_store, reach
+
+if TYPE_CHECKING:
+    from hyperfs.cli.address import Endpoint
 
 
 @click.command()

@@ -17,7 +17,7 @@ from hyperfs import Drive
 from hyperfs.cli.access import DriveAccess
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
-from hyperfs.cli.options import ADDRESS, Endpoint, listen_option, peer_option, timeout_option
+from hyperfs.cli.options import ADDRESS, listen_option, peer_option, timeout_option
 from hyperfs.cli.processes import ProcessInfo
 from hyperfs.cli.quantities import SIZE
 from hyperfs.cli.serving import report, run, spare_pauses, stoppable, visible
@@ -27,7 +27,7 @@ from hyperfs.cli.settings import Settings, find_key, open_store, reach
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hyperfs.cli.address import Address
+    from hyperfs.cli.address import Address, Endpoint
     from hyperfs.cli.control import StatusReport
     from hyperfs.cli.output import JsonValue
 
@@ -102,7 +102,7 @@ async def _seed(
         for drive in drives:
             if not drive.writable and network.peers:
                 with suppress(hyperfs.DriveEncrypted):
-                    await first_version(store, drive, network, settings.output)
+                    await first_version(drive, network, settings.output)
         info = ProcessInfo(
             pid=os.getpid(),
             command="seed",

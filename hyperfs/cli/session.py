@@ -19,11 +19,9 @@ from hyperfs.cli.settings import Settings, find_key, open_store, reach
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from hyperfs.cli.address import Address
+    from hyperfs.cli.address import Address, Endpoint
     from hyperfs.cli.output import Output
     from hyperfs.cli.processes import ProcessInfo
-
-Endpoint = tuple[str, int]
 
 # How long peers are waited for to tell of a newer version than the one that is here.
 _NEWEST_SECONDS: Final = 5.0
@@ -129,7 +127,7 @@ async def open_drive(
             drive.metadata.lock()
         if not drive.writable:
             await reach(swarm, key, listen=(), peers=network.peers)
-            await first_version(store, drive, network, output)
+            await first_version(drive, network, output)
         yield await shown_version(drive, address)
 
 
@@ -176,9 +174,7 @@ async def version_at(drive: hyperfs.Drive, time_ns: int, text: str) -> int:
     return version
 
 
-async def first_version(
-    store: corestore.Corestore, drive: hyperfs.Drive, network: Network, output: Output
-) -> None:
+async def first_version(drive: hyperfs.Drive, network: Network, output: Output) -> None:
     """Wait until a drive opened by key can be read: its newest known version is here.
 
     With peers to ask, the newest version they have is waited for as well, a little while.

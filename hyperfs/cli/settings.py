@@ -13,7 +13,7 @@ import platformdirs
 import corestore
 import hyperfs
 from corestore import Corestore, Key, Swarm
-from hyperfs.cli.address import Address, AddressError
+from hyperfs.cli.address import Address, AddressError, Endpoint
 from hyperfs.cli.failures import Exit, Failure
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ async def reach(
     swarm: Swarm,
     key: Key,
     *,
-    listen: tuple[tuple[str, int], ...],
-    peers: tuple[tuple[str, int], ...],
+    listen: tuple[Endpoint, ...],
+    peers: tuple[Endpoint, ...],
 ) -> tuple[str, ...]:
     """Listen and dial for a drive; returns HOST:PORT of every listening socket.
 

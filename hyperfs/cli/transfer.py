@@ -20,7 +20,7 @@ import trio
 from hyperfs.cli.failures import Exit, Failure, explain
 from hyperfs.cli.files import kind, look
 from hyperfs.cli.flags import pass_settings
-from hyperfs.cli.options import ADDRESS, Endpoint, peer_option, timeout_option
+from hyperfs.cli.options import ADDRESS, peer_option, timeout_option
 from hyperfs.cli.output import size_text
 from hyperfs.cli.serving import run
 from hyperfs.cli.session import Network, open_access
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hyperfs.cli.access import Access, FileInfo
-    from hyperfs.cli.address import Address
+    from hyperfs.cli.address import Address, Endpoint
     from hyperfs.cli.output import Meter, Output
     from hyperfs.cli.settings import Settings
 
