@@ -3,6 +3,9 @@ were sent, and what is due at intervals.
 
 At intervals what other processes committed is taken over, links are told that time passes, cores
 that somebody waits for are offered to peers again, and passive ones leave the cache.
+
+Tasks of a store and its links are protected from KeyboardInterrupt, which comes up in the program's
+own tasks: one that died of it would be waited for.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ POLL_INTERVAL: Final = 0.5
 SLOW_POLLS: Final = 4
 
 
+@trio.lowlevel.enable_ki_protection
 async def run(driver: Driver) -> None:
     """Sync, commit, keep time; until cancelled."""
     async with trio.open_nursery() as nursery:
@@ -40,6 +44,7 @@ async def run(driver: Driver) -> None:
         nursery.start_soon(_run_checks, driver)
 
 
+@trio.lowlevel.enable_ki_protection
 async def _run_checkpoints(driver: Driver) -> None:
     # Its own, so that an application that uses up trio's threads does not stop checkpoints.
     one_thread = trio.CapacityLimiter(1)
@@ -53,6 +58,7 @@ async def _run_checkpoints(driver: Driver) -> None:
             return
 
 
+@trio.lowlevel.enable_ki_protection
 async def _run_polls(driver: Driver) -> None:
     for number in itertools.count(1):
         await trio.sleep(POLL_INTERVAL)
@@ -69,6 +75,7 @@ async def _run_polls(driver: Driver) -> None:
             return
 
 
+@trio.lowlevel.enable_ki_protection
 async def _run_checks(driver: Driver) -> None:
     async for served in driver.suspects:
         for state, indices in served.items():

@@ -142,6 +142,7 @@ class SyncGroup:
             await self._done.park()
         self.check()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Sync whenever it is due, until cancelled. A sync under way is finished first."""
         while True:

@@ -127,6 +127,7 @@ class Link:
         """The cores whose channels are open."""
         return self._channels.cores
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Replicate until the stream ends, the peer is dropped, or this is cancelled.
 
@@ -324,6 +325,7 @@ class Link:
             self.stop(LimitExceeded(f"more than {MAX_QUEUED_REQUESTS} requests at once"))
         self._wake.set()
 
+    @trio.lowlevel.enable_ki_protection
     async def _write(self) -> None:
         try:
             while True:

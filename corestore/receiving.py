@@ -31,6 +31,7 @@ class Receiving:
         # Cores of which the last that came could not be stored: that is said once.
         self._refused: weakref.WeakSet[CoreState] = weakref.WeakSet()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Write what comes; until cancelled."""
         incoming = self._incoming

@@ -64,6 +64,7 @@ class Corestore(Namespace):
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open(
     storage: str | os.PathLike[str] | Callable[[], Storage] | None,
     *,
@@ -94,7 +95,10 @@ async def open(
         yield store
 
 
+# A Ctrl-C that came up in here, and not in the block or where the program waits next, would leave
+# the shielded tasks running, and whoever closes the store waiting for them.
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def running(store: Corestore) -> AsyncIterator[Corestore]:
     """Run what *store* does in the background, and close it at the end of the block."""
     failure: BaseException | None = None

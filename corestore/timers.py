@@ -30,6 +30,7 @@ class Timers:
         heapq.heappush(self._timers, (time, next(self._numbers), state))
         self._earlier.set()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Keep time; until cancelled."""
         timers = self._timers

@@ -145,6 +145,7 @@ async def remove_drive(store: Corestore, name: str) -> None:
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open(
     store: Corestore,
     *,
@@ -298,6 +299,7 @@ class _Opening:
         if self._table is not None:
             nursery.start_soon(self._table.run)
 
+    @trio.lowlevel.enable_ki_protection
     async def _run_committer(self, committer: Committer) -> None:
         with self._background:
             await committer.run()

@@ -182,6 +182,7 @@ class Swarm:
 
     # -- connections ------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def _accepted(self, stream: trio.SocketStream) -> None:
         if self._incoming >= MAX_INCOMING and not self._make_room():
             await trio.aclose_forcefully(stream)
@@ -206,6 +207,7 @@ class Swarm:
                 return True
         return False
 
+    @trio.lowlevel.enable_ki_protection
     async def _replicate(self, link: Link, address: str) -> None:
         self._links[link] = address
         try:
@@ -213,6 +215,7 @@ class Swarm:
         finally:
             del self._links[link]
 
+    @trio.lowlevel.enable_ki_protection
     async def _keep_dialling(self, dial: _Dial) -> None:
         with dial.scope:
             pause = FIRST_PAUSE
@@ -254,6 +257,7 @@ class Swarm:
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open_swarm(store: Corestore) -> AsyncIterator[Swarm]:
     """Connections for *store*, until the block is left; then all of them are closed."""
     failure: BaseException | None = None

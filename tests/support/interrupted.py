@@ -1,0 +1,63 @@
+"""Ctrl-C at one line after the other of what opens and closes a store and a drive.
+
+`python -m tests.support.interrupted` runs a small program again and again, each time with the
+signal at another line, and tells how each run ended.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import trio
+
+import corestore
+import hyperfs
+from corestore import store
+from hyperfs import opening
+
+OURS = {each.__wrapped__.__code__ for each in (store.open, store.running, opening.open)}
+
+
+async def program():
+    async with corestore.open(None) as opened:
+        core = await opened.get(name="log")
+        await core.append(b"block")
+        async with hyperfs.open(opened, name="photos", create=True) as drive:
+            await drive.write("/file", b"bytes")
+
+
+def run(interrupted):
+    """Run the program, with Ctrl-C at the line whose number that is; how many lines there were."""
+    lines = 0
+
+    def at_line(frame, event, _):
+        nonlocal lines
+        if event == "line":
+            lines += 1
+            if lines == interrupted:
+                signal.raise_signal(signal.SIGINT)
+        return at_line
+
+    sys.settrace(lambda frame, event, _: at_line if frame.f_code in OURS else None)
+    try:
+        trio.run(program)
+    finally:
+        sys.settrace(None)
+    return lines
+
+
+def main():
+    for line in range(1, run(None) + 1):
+        try:
+            run(line)
+        except BaseException as error:
+            told = error
+            while isinstance(told, BaseExceptionGroup):
+                told = told.exceptions[0]
+            print(type(told).__name__, flush=True)
+        else:
+            print("nothing", flush=True)
+
+
+main()
