@@ -301,7 +301,7 @@ async def test_what_staged_records_name_is_kept(monkeypatch):
             assert await drive.read("/again") == DATA[:500_000]
 
 
-async def test_what_was_flushed_of_an_open_file_is_kept(monkeypatch):
+async def test_what_was_flushed_of_an_open_file_is_kept(monkeypatch, autojump_clock):
     monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 500_000)
     async with a_drive() as drive:
         file = make_file(drive, b"f")
