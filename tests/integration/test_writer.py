@@ -436,7 +436,7 @@ async def test_dirty_content_is_bounded_and_flushed_before_its_record(monkeypatc
         assert drive.statistics().dirty_bytes == 0
 
 
-async def test_a_file_is_recorded_after_its_content_was_flushed(monkeypatch):
+async def test_a_file_is_recorded_after_its_content_was_flushed(monkeypatch, autojump_clock):
     monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 2_000_000)
     async with a_drive() as drive:
         file = make_file(drive, b"f")
