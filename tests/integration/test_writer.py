@@ -416,7 +416,7 @@ async def test_offsets_beyond_bounds_are_refused():
 # -- bounds ----------------------------------------------------------------------------------------
 
 
-async def test_dirty_content_is_bounded_and_flushed_before_its_record(monkeypatch):
+async def test_dirty_content_is_bounded_and_flushed_before_its_record(monkeypatch, autojump_clock):
     monkeypatch.setattr(committer, "FLUSH_DIRTY_BYTES", 4_000_000)
     monkeypatch.setattr(committer, "MAX_DIRTY_BYTES", 8_000_000)
     async with a_drive() as drive:
