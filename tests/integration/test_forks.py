@@ -230,7 +230,7 @@ async def test_a_restored_tail_that_nobody_saw_gives_way(
                 assert (core.conflict, there.conflict) == (None, None)
 
 
-async def test_two_machines_with_one_key_do_not_fork_while_they_see_each_other():
+async def test_two_machines_with_one_key_do_not_fork_while_they_see_each_other(autojump_clock):
     """No store was copied here: the key pair itself is in two places."""
     async with corestore.open(None) as one, corestore.open(None) as two:
         first, second = await one.get(key_pair=PAIR), await two.get(key_pair=PAIR)
@@ -249,7 +249,9 @@ async def test_two_machines_with_one_key_do_not_fork_while_they_see_each_other()
             assert first.length == 6
 
 
-async def test_a_core_that_left_the_cache_is_still_compared_with_what_peers_have(tmp_path):
+async def test_a_core_that_left_the_cache_is_still_compared_with_what_peers_have(
+    tmp_path, autojump_clock
+):
     async with corestore.open(tmp_path, cache_size=0) as one, corestore.open(None) as two:
         first, second = await one.get(key_pair=PAIR), await two.get(key_pair=PAIR)
         await append(first, 3)
