@@ -33,9 +33,12 @@ class Updates:
         self.due = False
 
     def over(self, flight: Flight) -> None:
-        """*flight* was answered, or is late: if it was the last one, ask again."""
+        """*flight* was answered, or is late: if it was for a longer log, somebody may be asked."""
         if flight is self._flight:
             self._flight = None
+            self.due = True
+        elif flight.upgrade is not None:
+            # A late one: until now its peer was not asked again, whatever it told meanwhile.
             self.due = True
 
     def ask(self) -> None:

@@ -453,6 +453,18 @@ def test_an_upgrade_is_not_waited_for_forever():
     assert target.outcomes == {ticket: Outcome.UNCHANGED}
 
 
+def test_a_peer_that_answers_late_is_asked_again_for_what_it_has_told_meanwhile():
+    target = synced_reader(writer(5))
+    *_, request = target.hear(sync(7, 5))
+    target.now += 1
+    target.machine.tick(target.now)
+    target.drain()
+    said = target.hear(sync(3, fork=1))
+    assert not any(isinstance(message, RequestMessage) for message in said)
+    (again,) = target.hear(NoData(request.id))
+    assert (again.request.fork, again.request.upgrade) == (1, UpgradeRequest(0, 3))
+
+
 def test_time_is_asked_for_only_while_something_is_owed():
     source = writer(8)
     target = synced_reader(source)
