@@ -3,7 +3,8 @@
 A link may hold one frame of 16 MiB that has arrived in part, for it may carry a block of 15, and as
 much that its peer does not read. Hundreds of links that begin a frame each and never end it, or
 never read, would fill the memory. So what is held for those that cause much of it has a bound, and
-what is beyond is taken from the peer that has caused much of it for longest.
+what is beyond is taken from the peer that has caused much of it for longest; of what waits to be
+read, from the one that has read none of it for longest.
 """
 
 from __future__ import annotations

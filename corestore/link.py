@@ -114,6 +114,8 @@ class Link:
         # Those with a priority: they are answered first.
         self._urgent: deque[tuple[CoreChannel, RequestMessage]] = deque()
         self._unsent = 0
+        # What of it, and of the multiplexer's own messages, is being written.
+        self._sending = 0
         # Whether the log has it that a block could not be read; once is enough.
         self._damage_told = False
         self._wake = trio.Event()
@@ -295,9 +297,9 @@ class Link:
         self._hold(unsent)
 
     def _hold(self, unsent: int) -> None:
-        """So many bytes of small messages wait, and requests."""
+        """So many bytes of small messages wait, with those being written, and requests."""
         waiting = len(self._requests) + len(self._urgent)
-        self._driver.unsent.note(self, unsent + REQUEST_BYTES * waiting)
+        self._driver.unsent.note(self, unsent + self._sending + REQUEST_BYTES * waiting)
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -336,6 +338,9 @@ class Link:
                     await self._stream.send_all(outgoing)
                     self.bytes_sent += len(outgoing)
                     self._driver.bytes_sent += len(outgoing)
+                    # It reads: with what else waits for it, it is behind all that do not.
+                    self._sending = 0
+                    self._driver.unsent.note(self, 0)
                     continue
                 with trio.move_on_after(KEEPALIVE_SECONDS) as waiting:
                     await self._wake.wait()
@@ -353,6 +358,8 @@ class Link:
         parts: list[bytes | bytearray] = []
         size = 0
         while True:
+            # Without blocks: answers are made below and taken at once.
+            self._sending += self._mux.outgoing_bytes
             if self._requests or self._urgent:
                 self._answer_some(CHUNK_BYTES - size)
             self._unsent = 0

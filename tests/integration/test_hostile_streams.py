@@ -311,22 +311,66 @@ async def test_openings_without_end_by_who_does_not_read_are_dropped(caplog, mon
     assert "does not read" in caplog.text
 
 
+async def refuse_much(peer):
+    """Have some 45 KB of refusals written to a peer that does not read them."""
+    many = batch([(OPEN, opening(number)) for number in range(1, 251)])
+    for _ in range(50):
+        await peer.say(many)
+    await trio.testing.wait_all_tasks_blocked()
+
+
 async def test_many_who_do_not_read_do_not_fill_the_memory(caplog, monkeypatch):
     monkeypatch.setattr(holdings, "LARGE_BYTES", 1 << 15)
     monkeypatch.setattr(holdings, "MAX_BYTES", 70 << 10)
     async with scene(caplog) as found:
-        many = batch([(OPEN, opening(number)) for number in range(1, 251)])
         attacks = []
         for _ in range(4):
             peer, ended = await found.attack(streams=trio.testing.lockstep_stream_pair())
             attacks.append(ended)
-            # Some 45 KB of refusals.
-            for _ in range(50):
-                await peer.say(many)
-            await trio.testing.wait_all_tasks_blocked()
+            await refuse_much(peer)
         # Who came first has not read for longest.
         assert [ended.is_set() for ended in attacks] == [True] * 3 + [False]
     assert caplog.text.count("does not read what it is sent, and others need the room") == 3
+
+
+async def test_what_is_being_written_to_who_does_not_read_on_is_bounded_too(caplog, monkeypatch):
+    monkeypatch.setattr(holdings, "LARGE_BYTES", 1 << 15)
+    monkeypatch.setattr(holdings, "MAX_BYTES", 70 << 10)
+    async with scene(caplog) as found:
+        attacks = []
+        for _ in range(4):
+            peer, ended = await found.attack(streams=trio.testing.lockstep_stream_pair())
+            attacks.append(ended)
+            await refuse_much(peer)
+            # Now all that waited is being written.
+            assert await peer.receive()
+            await trio.testing.wait_all_tasks_blocked()
+        assert [ended.is_set() for ended in attacks] == [True] * 3 + [False]
+
+
+async def test_who_reads_slowly_is_not_dropped_for_those_who_do_not(caplog, monkeypatch):
+    monkeypatch.setattr(holdings, "LARGE_BYTES", 1 << 15)
+    monkeypatch.setattr(holdings, "MAX_BYTES", 200 << 10)
+    monkeypatch.setattr(link, "CHUNK_BYTES", 1 << 10)
+    async with scene(caplog) as found:
+        attacked = {"victim": found.writing}
+        streams = trio.testing.lockstep_stream_pair
+        slow, dropped = await found.attack(streams=streams(), **attacked)
+        channel = await slow.open_core(found.core)
+        wanted = [Request(0, BlockRequest(index, 0)) for index in range(200)]
+        # Some 100 KB of requests wait here all the time.
+        await slow.tell(
+            channel, *[RequestMessage(at, each, False, 0) for at, each in enumerate(wanted, 1)]
+        )
+        attacks = []
+        for _ in range(6):
+            await trio.testing.wait_all_tasks_blocked()
+            assert await slow.receive()
+            peer, ended = await found.attack(streams=streams(), **attacked)
+            attacks.append(ended)
+            await refuse_much(peer)
+        assert [ended.is_set() for ended in attacks] == [True] * 3 + [False] * 3
+        assert not dropped.is_set()
 
 
 async def test_openings_without_end_are_rejected(caplog):
