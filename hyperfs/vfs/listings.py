@@ -11,7 +11,7 @@ Listed = tuple[bytes, S, int, int]
 # The position of the first name: those before it are `.` and `..`.
 START: Final = 2
 # How many entries are kept of all directories together: some 100 bytes each, beside attributes
-# that are mostly kept anyway, for look-ups.
+# that are mostly kept anyway, for look-ups. A listing, which may be empty, counts as one more.
 KEPT_ENTRIES: Final = 32_768
 _STALE: Final = -1
 
@@ -82,6 +82,7 @@ class Listings(Generic[S]):
         self._drop(directory)
         self._kept[directory] = listing
         listing.kept = True
+        self.grown(1)
 
     def grown(self, count: int) -> None:
         """Note that a listing which is kept has so many more entries."""
@@ -92,5 +93,5 @@ class Listings(Generic[S]):
     def _drop(self, directory: int) -> None:
         dropped = self._kept.pop(directory, None)
         if dropped is not None:
-            self._total -= len(dropped.ids)
+            self._total -= len(dropped.ids) + 1
             dropped.kept = False

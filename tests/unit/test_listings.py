@@ -35,6 +35,15 @@ def test_of_too_many_entries_the_oldest_listings_are_given_up(monkeypatch):
     assert [grown(kept, directory, 30).kept for directory in range(3)] == [True] * 3
 
 
+def test_listings_without_entries_are_given_up_too(monkeypatch):
+    monkeypatch.setattr(listings, "KEPT_ENTRIES", 100)
+    kept = Listings()
+    made = [grown(kept, directory, 0) for directory in range(1000)]
+    assert sum(listing.kept for listing in made) == 100
+    assert [grown(kept, directory, 49).kept for directory in range(2)] == [True] * 2
+    assert not any(listing.kept for listing in made)
+
+
 def test_entries_are_those_between_two_positions():
     kept = Listings()
     listing = grown(kept, 1, 5)
