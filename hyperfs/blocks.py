@@ -69,7 +69,12 @@ class Patience:
     def exhausted(self, *, offered: bool) -> bool:
         """Whether nothing has changed since a wait ended in vain that tells of this one: for what
         peers have *offered*, or not. Or nobody has been there for as long as one waits."""
-        if self.seconds is not None and trio.current_time() >= self._alone_since + self.seconds:
+        if (
+            self.seconds is not None
+            and trio.current_time() >= self._alone_since + self.seconds
+            # Somebody may have come this moment.
+            and not any(core.peers for core in self._cores)
+        ):
             return True
         if self._silence is None:
             return False

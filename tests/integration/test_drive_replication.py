@@ -15,6 +15,7 @@ import corestore
 import hyperfs
 from corestore.link import Link
 from hyperfs import opening
+from hyperfs.blocks import Patience
 from hyperfs.drive import ROOT_ID, SHARED
 from hyperfs.extents import Extent
 from hyperfs.index import build_commit, header_block
@@ -541,6 +542,29 @@ async def test_reads_fail_at_once_when_no_peer_has_been_there_for_the_timeout(au
         # 4. It has been gone for long.
         await trio.sleep(10.5)
         assert await seconds() < 0.1
+
+
+class Slow:
+    """A core whose peers are noticed late."""
+
+    peers = ()
+
+    async def wait_until(self, condition):
+        if not condition():
+            await trio.sleep_forever()
+
+
+async def test_a_peer_is_waited_for_from_the_moment_it_comes(nursery, autojump_clock):
+    core, patience = Slow(), Patience(10)
+    patience.watch(core)
+    nursery.start_soon(patience.notice_absence, core)
+    await trio.sleep(9.5)
+    assert not patience.exhausted(offered=False)
+    await trio.sleep(1)
+    assert patience.exhausted(offered=False)
+    core.peers = (1,)
+    assert not patience.exhausted(offered=False)
+    nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
