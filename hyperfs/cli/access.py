@@ -77,6 +77,10 @@ class Access(Protocol):
         afterwards: for what is read in several steps. As long as this one is there."""
         ...
 
+    def end(self) -> None:
+        """Let go of what a fixed one holds. Call nothing afterwards."""
+        ...
+
     async def stat(self, path: bytes) -> FileInfo:
         """The entry itself: symbolic links are not followed."""
         ...
@@ -147,9 +151,12 @@ class DriveAccess:
         await self._ready()
         try:
             return _FixedAccess(await self._drive.checkout())
-        except (OSError, corestore.StorageError):
+        except (OSError, corestore.CorestoreError):
             # What cannot be stored can still be read, as it is at the time.
             return self
+
+    def end(self) -> None:
+        pass
 
     async def stat(self, path: bytes) -> FileInfo:
         await self._ready()
@@ -262,7 +269,13 @@ class _FixedAccess(DriveAccess):
                 entry = await self._drive.entry(path)
                 if not entry.is_file:
                     return await super().read(path, offset, length)
-                if self._reading is not None:
-                    self._reading[1].release()
-                self._reading = path, self._drive.open_file(entry, None, current=True)
+                file = self._drive.open_file(entry, None, current=True)
+                self.end()
+                self._reading = path, file
             return await self._reading[1].read(offset, length)
+
+    def end(self) -> None:
+        # An open file and its tree refer to each other, and while a tree is there it is kept.
+        if self._reading is not None:
+            self._reading[1].release()
+            self._reading = None

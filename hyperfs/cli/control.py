@@ -156,36 +156,41 @@ class _Session:
         }
 
     async def run(self) -> None:
-        while True:
-            received = await self._connection.receive()
-            if received is None:
-                return
-            header, _payload = received
-            call = self._calls.get(str(header.get("call")))
-            if call is None:
-                raise ControlError(f"no such call: {header.get('call')!r}")
-            try:
-                result, payload = await call(header)
-            except ControlError:
-                raise
-            # Whatever a call raises is the answer, as far as it is known.
-            except Exception as error:
-                failure = explain(error)
-                if failure is None:
-                    logger.exception("a control call failed: %s", header.get("call"))
-                    failure = Failure(f"a bug in the process that has the drive: {error!r}")
-                number, message = None, str(failure)
-                if isinstance(error, OSError):
-                    # The other end raises it again, and says itself what to do about it.
-                    number, message = error.errno, os_sentence(error)
-                await self._connection.send(
-                    {"error": {"message": message, "code": int(failure.code), "errno": number}}
-                )
-            else:
-                await self._connection.send({"result": result}, payload)
-                if header["call"] == "stop":
-                    # Only now: the stop cancels this connection too.
-                    self._stop()
+        try:
+            while (received := await self._connection.receive()) is not None:
+                await self._answer(received[0])
+        finally:
+            # The garbage collector might leave them to a collection as versions in use.
+            for access in self._fixed.values():
+                access.end()
+            self._fixed.clear()
+
+    async def _answer(self, header: Header) -> None:
+        call = self._calls.get(str(header.get("call")))
+        if call is None:
+            raise ControlError(f"no such call: {header.get('call')!r}")
+        try:
+            result, payload = await call(header)
+        except ControlError:
+            raise
+        # Whatever a call raises is the answer, as far as it is known.
+        except Exception as error:
+            failure = explain(error)
+            if failure is None:
+                logger.exception("a control call failed: %s", header.get("call"))
+                failure = Failure(f"a bug in the process that has the drive: {error!r}")
+            number, message = None, str(failure)
+            if isinstance(error, OSError):
+                # The other end raises it again, and says itself what to do about it.
+                number, message = error.errno, os_sentence(error)
+            await self._connection.send(
+                {"error": {"message": message, "code": int(failure.code), "errno": number}}
+            )
+        else:
+            await self._connection.send({"result": result}, payload)
+            if header["call"] == "stop":
+                # Only now: the stop cancels this connection too.
+                self._stop()
 
     def _drive(self, header: Header) -> Access:
         try:

@@ -123,6 +123,9 @@ class ControlAccess:
     async def fixed(self) -> ControlAccess:
         return ControlAccess(self._client, self._key, fixed=True)
 
+    def end(self) -> None:
+        """Nothing: the other process does so when the connection ends."""
+
     async def _call(self, name: str, path: bytes, **arguments: JsonValue) -> Reply:
         return await self._client.call(name, drive=self._key, path=os.fsdecode(path), **arguments)
 

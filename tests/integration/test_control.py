@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import trio
 
 import corestore
 import hyperfs
+from corestore import BlockNotAvailable
 from hyperfs.cli import control, remote
 from hyperfs.cli.access import DriveAccess
 from hyperfs.cli.failures import Exit, Failure, explain
@@ -124,14 +126,31 @@ async def test_what_is_read_in_pieces_is_of_one_version(tmp_path):
             await here.put(b"/file", pieces(old), mode=0o600, mtime_ns=0)
 
 
-async def test_what_cannot_be_stored_can_be_read(tmp_path):
+async def test_a_version_is_kept_for_a_connection_no_longer_than_that_lasts(tmp_path):
+    gc.collect()
+    gc.disable()
+    try:
+        async with served(tmp_path) as (here, _, path):
+            drive = here._drive
+            await here.put(b"/file", pieces(bytes(300_000)), mode=0o600, mtime_ns=0)
+            async with remote.connect(path) as client:
+                fixed = await ControlAccess(client, str(drive.key)).fixed()
+                assert await fixed.read(b"/file", 0, 10) == bytes(10)
+                assert len(drive.tree.checkouts) == 1
+            await eventually(lambda: not drive.tree.checkouts)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space"), BlockNotAvailable(1)])
+async def test_what_cannot_be_stored_can_be_read(error):
     storage = FaultyStorage()
     async with open_with(storage) as store, hyperfs.open(store, name="d", create=True) as drive:
         access = DriveAccess(drive)
         await drive.write("/file", b"stored")
         file = make_file(drive, b"unstored")
         await file.write(0, b"bytes")
-        storage.errors["commit"] = OSError(errno.ENOSPC, "no space")
+        storage.errors["commit"] = error
         fixed = await access.fixed()
         assert not storage.errors
         assert await fixed.read(b"/file", 0, 10) == b"stored"
