@@ -71,7 +71,7 @@ class Outcome(Enum):
     UNCHANGED = auto()
     """`want_upgrade`: every peer there was has answered, and none has more."""
     OUT_OF_BOUNDS = auto()
-    """`want_seek`: the offset lies beyond the log."""
+    """`want_seek`: the offset lies beyond the log. `want_block`: the block was cut off."""
     FAILED = auto()
     """The store refused to commit; `Settle.error` says why."""
 

@@ -198,7 +198,8 @@ class Replicator:
 
     def want_block(self, index: int, *, priority: int = 0) -> Ticket:
         """Fetch one block before any range; higher *priority* first. Settles DONE once the block
-        is committed (at the next drain if it is held). Beyond the log's length it waits for it."""
+        is committed (at the next drain if it is held), OUT_OF_BOUNDS when the log is cut below it.
+        Beyond the log's length it waits for it."""
         shared = self._shared
         if (stopped := self._stopped_ticket()) is not None:
             return stopped

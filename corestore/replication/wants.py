@@ -321,7 +321,12 @@ class Wants:
             want.quiet.pop(peer, None)
 
     def rewind(self, start: int, length: int) -> None:
-        """Nothing is under way any more, and the log was cut at *start*: look at all again."""
+        """Nothing is under way any more, and the log was cut at *start*: look at all again. Single
+        blocks that it had, and has no more, are OUT_OF_BOUNDS."""
+        beyond = set(self._beyond)
+        for index in [index for index in self.blocks if index >= length and index not in beyond]:
+            for ticket in self.blocks.pop(index).tickets:
+                self._end(ticket, Outcome.OUT_OF_BOUNDS)
         for want in self.ranges:
             want.places.clear()
             want.low = want.done = max(min(want.done, start), want.start)

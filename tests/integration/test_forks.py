@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 import trio
+import trio.testing
 
 import corestore
 from corestore import (
@@ -17,6 +18,7 @@ from corestore import (
     MustRecover,
     Overtaken,
     Reason,
+    SnapshotNotAvailable,
     durability,
 )
 from tests.support.builders import linked
@@ -83,6 +85,41 @@ async def test_a_reader_follows_a_truncation_and_keeps_what_came_before(on_disk,
             assert (copy.fork, copy.contiguous_length) == (1, 170)
             assert copy.get_nowait(149) == block(149)
             assert copy.get_nowait(150) == block(150, b"new")
+
+
+async def test_blocks_that_are_cut_off_while_they_are_waited_for():
+    """A snapshot never gets them; who reads the log gets what takes their place."""
+    async with corestore.open(None) as writing, corestore.open(None) as reading:
+        core = await writing.get(name="log")
+        await append(core, 20)
+        await core.clear(10, 20)
+        await writing.sync()
+        async with await reading.get(key=core.key) as copy, linked(writing, reading):
+            await copy.update()
+            snapshot = copy.snapshot()
+            told = []
+
+            async def refused(read, *arguments):
+                with pytest.raises(SnapshotNotAvailable):
+                    await read(*arguments)
+                told.append(read)
+
+            async def replaced():
+                told.append(await copy.get(15))
+
+            with trio.fail_after(HANG_SECONDS):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(replaced)
+                    async with trio.open_nursery() as cut:
+                        cut.start_soon(refused, snapshot.get, 15)
+                        cut.start_soon(refused, snapshot.fetch, [3, 12, 15])
+                        await trio.testing.wait_all_tasks_blocked()
+                        await core.truncate(10)
+                        await writing.sync()
+                    assert len(told) == 2
+                    await append(core, 10, b"new")
+                    await writing.sync()
+            assert told[2] == block(15, b"new")
 
 
 # -- a copy that may be old ------------------------------------------------------------------------
