@@ -110,6 +110,17 @@ class ContentMap(NamedTuple):
                 return extent.offset
         return offset
 
+    def used_before(self, cut: int) -> int:
+        """How many bytes before *cut* are no hole; of grouped extents, which it would take long to
+        look up, none is counted as one."""
+        if self.grouped or self.inline is not None or self.blob is not None:
+            return min(self.size, cut)
+        used = 0
+        for extent in self.extents:
+            if extent.offset < cut:
+                used += min(extent.length, cut - extent.offset)
+        return used
+
     # -- changing ----------------------------------------------------------------------------
 
     def write(self, cut: int, new: Sequence[Extent], size: int) -> ContentMap:

@@ -44,6 +44,11 @@ class DirtyRanges:
         return bool(self._starts)
 
     @property
+    def byte_length(self) -> int:
+        """How many bytes there are."""
+        return self._bytes
+
+    @property
     def size_bytes(self) -> int:
         """The memory it takes: its bytes, and `SEGMENT_OVERHEAD` for each segment."""
         return self._bytes + SEGMENT_OVERHEAD * len(self._starts)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypedDict, Unpack
 
 from corestore import DecodeError
 from hyperfs.content import ContentMap
-from hyperfs.delta import Delta
+from hyperfs.delta import UNCUT, Delta
 from hyperfs.extents import Extent
 from hyperfs.index.node import BlocksMissing
 from hyperfs.reader import READ_AHEAD_MOST, ReadAhead
@@ -140,6 +140,19 @@ class OpenFile:
         """Bytes in the file, unflushed writes included."""
         top = self.delta or self.frozen
         return self.content.size if top is None else top.size
+
+    @property
+    def used_bytes(self) -> int:
+        """How many bytes of it are no hole, unflushed ones included. Never too few: what lies over
+        appended content or over a frozen delta is counted twice where there is a hole elsewhere."""
+        cut, used = UNCUT, 0
+        delta, frozen = self.delta, self.frozen
+        if delta is not None:
+            cut, used = delta.cut, delta.ranges.byte_length
+        if frozen is not None:
+            used += min(frozen.ranges.byte_length, cut)
+            cut = min(cut, frozen.cut)
+        return min(self.size, used + self.content.used_before(cut))
 
     @property
     def entry(self) -> Entry:

@@ -95,18 +95,20 @@ class Presentation:
             return mode
         return mode & TYPE_BITS | 0o777 & ~self.umask
 
-    def show(self, show: Show[S], entry: Entry, atime_ns: int | None, *, settled: bool) -> S:
+    def show(self, show: Show[S], entry: Entry, atime_ns: int | None, used: int | None) -> S:
         """The attributes of an entry.
 
-        Only for an entry known to be *settled* (nothing of the file waits to be committed) do its
-        extents say how much it uses: to show less than there is would make tar(1) and others
+        *used* says how many bytes of the file are no hole, unless its record does (None: nothing of
+        the file waits to be committed). To show less than there is would make tar(1) and others
         take data for holes.
         """
         ino, mode, uid, gid, mtime_ns, ctime_ns, size, nlink, rdev = entry[:9]
         blocks = 0
         if size and mode & TYPE_BITS == _FILE:
-            # Never 0 for a file with a size: to tar(1) that means one that is all hole.
-            used = _used(entry) if settled else size
+            if used is None:
+                used = _used(entry)
+            # Never 0 for a file with a size: to tar(1) that means one that is all hole, and what
+            # was written to a mapping the kernel may have for itself.
             blocks = (-(-used // _USED_UNIT) or 1) * (_USED_UNIT // _SECTOR)
         return show(
             self.first + ino,
@@ -132,7 +134,7 @@ def looks_same(old: Entry, new: Entry) -> bool:
 
 def _used(entry: Entry) -> int:
     """How many bytes of a settled file are not holes."""
-    if entry.grouped or entry.inline is not None:
+    if entry.grouped or entry.inline is not None or entry.blob is not None:
         return entry.size
     used = 0
     for extent in entry.extents:

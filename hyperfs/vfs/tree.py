@@ -199,12 +199,13 @@ class Tree(Generic[S]):
         told = self.told.get(ino)
         if told is not None and told[0] is entry:
             return told[1]
-        settled = ino not in self.live.files
-        if told is not None and settled and looks_same(told[0], entry):
+        file = self.live.files.get(ino)
+        if told is not None and file is None and looks_same(told[0], entry):
             shown = told[1]
         else:
             atime_ns = self.inodes.access_times.get(ino)
-            shown = self.presentation.show(self.show, entry, atime_ns, settled=settled)
+            used = None if file is None else file.used_bytes
+            shown = self.presentation.show(self.show, entry, atime_ns, used)
         self.told[ino] = entry, shown
         if len(self.told) > TOLD_INODES:
             for oldest in list(islice(self.told, TOLD_INODES // 2)):

@@ -14,6 +14,7 @@ import corestore
 import hyperfs
 from corestore import DecodeError, derive_manifest
 from hyperfs.opening import BLOBS
+from hyperfs.vfs.attributes import Attributes, Presentation
 from tests.support.builders import linked
 from tests.support.drives import contents, snapshot
 from tests.support.hyperdrives import Hyperdrive, blob, record
@@ -76,7 +77,10 @@ async def test_blobs_of_all_layouts_are_read():
         assert drive.previous() == drive.version - 1
         assert (drive.time_ns, drive.statistics().files) == (0, 0)
         entry, location = await drive.resolve(1, b"uneven")
+        shown = Presentation().show(Attributes, entry, None, None)
+        assert shown.blocks * 512 == -(-entry.size // 4096) * 4096
         file = drive.open_file(entry, location)
+        assert file.used_bytes == entry.size
         assert await contents(file) == found[b"/uneven"]
         file.release()
 

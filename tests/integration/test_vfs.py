@@ -370,16 +370,54 @@ async def test_set_access_time_is_shown_while_the_inode_is_known():
         assert (await fs.lookup(ROOT_ID, b"f", ROOT)).atime_ns == 5
 
 
-async def test_used_blocks_follow_the_extents_once_nothing_waits():
+PAGE = 4096
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("steps", "pages"),
+    [
+        ([100 * MIB], 1),  # never none: see `Presentation.show`
+        ([(0, 10 * PAGE)], 10),
+        ([(0, 10 * PAGE), 100 * MIB], 10),
+        ([(10 * MIB, 2 * PAGE)], 2),
+        ([(0, 3 * PAGE), (10 * MIB, 2 * PAGE), (20 * MIB, PAGE)], 6),
+        ([(0, 10 * PAGE), 4 * PAGE, 100 * MIB], 4),
+        ([(0, 10 * PAGE), 0, 100 * MIB], 1),
+        ([(0, 10 * PAGE), 2 * PAGE, 50 * PAGE, (20 * PAGE, PAGE), 60 * PAGE], 3),
+    ],
+)
+@pytest.mark.parametrize("between", [False, True])
+async def test_used_blocks_count_no_holes(steps, pages, between):
+    """*steps* truncate to a size, or write so many bytes at an offset; *between* them it is
+    committed, or only after the last."""
     async with file_system() as fs:
         handle, made = await fs.create(ROOT_ID, b"f", 0o644, os.O_RDWR, ROOT)
-        await fs.write(handle, 10 << 20, b"x" * 8192)
-        assert (await fs.getattr(made.ino)).blocks == ((10 << 20) + 8192) // 512
-        await fs.release(handle)
+        for step in steps:
+            if isinstance(step, int):
+                told = await fs.setattr(made.ino, SetAttributes(size=step), ROOT)
+                assert told.blocks == (await fs.getattr(made.ino)).blocks
+            else:
+                offset, length = step
+                await fs.write(handle, offset, os.urandom(length))
+            if between:
+                await fs.drive.commit()
+        assert (await fs.getattr(made.ino)).blocks == pages * PAGE // 512
         await fs.drive.commit()
+        assert (await fs.getattr(made.ino)).blocks == pages * PAGE // 512
+        await fs.release(handle)
         while fs.drive.tree.files.get(made.ino) is not None:
             await trio.lowlevel.checkpoint()
-        assert (await fs.getattr(made.ino)).blocks == 16
+        assert (await fs.getattr(made.ino)).blocks == pages * PAGE // 512
+
+
+async def test_used_blocks_are_those_of_the_size_where_all_is_written_again():
+    async with file_system() as fs:
+        handle, made = await fs.create(ROOT_ID, b"f", 0o644, os.O_RDWR, ROOT)
+        for _ in range(3):
+            await fs.write(handle, 0, os.urandom(MIB))
+            assert (await fs.getattr(made.ino)).blocks == MIB // 512
+            await fs.drive.commit()
 
 
 async def test_presentation_shows_other_owners_and_bits():

@@ -32,6 +32,10 @@ class FakeOpenFile:
     def entry(self):
         return self._attributes._replace(size=len(self.data))
 
+    @property
+    def used_bytes(self):
+        return len(self.data)
+
     def acquire(self):
         self.holders += 1
         return self
