@@ -105,6 +105,7 @@ async def running(store: Corestore) -> AsyncIterator[Corestore]:
     # A cancelled block may still have something to make durable as it ends.
     scope = trio.CancelScope(shield=True)
 
+    @trio.lowlevel.enable_ki_protection
     async def run() -> None:
         with scope:
             await background.run(store._driver)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from inspect import iscode
 
 import trio
 
@@ -16,15 +17,22 @@ import hyperfs
 from corestore import store
 from hyperfs import opening
 
-OURS = {each.__wrapped__.__code__ for each in (store.open, store.running, opening.open)}
+OPENING = {each.__wrapped__.__code__ for each in (store.open, store.running, opening.open)}
+# And the tasks that they define.
+OURS = OPENING | {const for each in OPENING for const in each.co_consts if iscode(const)}
 
 
 async def program():
     async with corestore.open(None) as opened:
         core = await opened.get(name="log")
-        await core.append(b"block")
-        async with hyperfs.open(opened, name="photos", create=True) as drive:
-            await drive.write("/file", b"bytes")
+        try:
+            await core.append(b"block")
+            async with hyperfs.open(opened, name="photos", create=True) as drive:
+                await drive.write("/file", b"bytes")
+        finally:
+            # Needs what runs in the background.
+            with trio.CancelScope(shield=True):
+                await opened.sync()
 
 
 def run(interrupted):
