@@ -246,13 +246,33 @@ async def test_a_cancelled_fetch_is_not_asked_for_any_more():
         copy = await reading.get(key=core.key)
         async with linked(writing, reading):
             await copy.update()
-        with trio.move_on_after(0) as scope:
-            await copy.fetch([2, 4, 11])
-        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(copy.fetch, [2, 4, 11])
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
         async with linked(writing, reading):
             assert await copy.get(6) == block(6)
             await trio.testing.wait_all_tasks_blocked()
             assert copy.statistics().blocks_held == 1
+
+
+async def test_a_fetch_ends_when_its_core_is_closed():
+    async with two_stores(count=9) as (writing, reading, core):
+        copy = await reading.get(key=core.key)
+        async with linked(writing, reading):
+            await copy.update()
+
+        async def told(*blocks):
+            with pytest.raises(trio.ClosedResourceError):
+                await copy.fetch(blocks)
+
+        with trio.fail_after(HANG_SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(told, 2, 4, 11)
+                nursery.start_soon(told, 11)
+                await trio.testing.wait_all_tasks_blocked()
+                await copy.aclose()
+            await told(2)
 
 
 async def test_a_fetch_waits_for_what_is_not_written_yet():
