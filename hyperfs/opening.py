@@ -168,7 +168,8 @@ async def open(
         with it, the store knows it.
       create: make a drive called *name* if there is none.
       read_timeout: how many seconds a read waits for missing blocks before TooSlowError; further
-        ones then fail at once until a peer sends something. None: for ever.
+        ones then fail at once until a peer sends something. So does the first one if no peer has
+        been there for so long. None: for ever.
       verify_reads: compare content with its hash at each read from the disk, too, not only when it
         is received or written. What the disk has damaged is then an error of the read, and of a
         drive of somebody else fetched anew.

@@ -36,6 +36,8 @@ class DirectoryOperations(FileOperations[S]):
         """
         handle = self.handles.directories[number]
         if position == handle.end and position:
+            # Many a handle stays open afterwards.
+            handle.listing = None
             return []
         at = max(position, START)
         listing = handle.listing = self._listing(handle, at)

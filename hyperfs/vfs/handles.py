@@ -49,7 +49,7 @@ class DirectoryHandle(Generic[S]):
     listed twice or left out, and nothing stale is shown. `offered` is how many entries the last
     answer had, `wanted` how many the next one should have, `last` says that no names followed it;
     `end` is the position after the last name, once that was passed on. `began` is the tree's stamp
-    at the start. `listing` is what the last answer was taken from.
+    at the start. `listing` is what the last answer was taken from, if more may follow.
     """
 
     __slots__ = ("began", "end", "ino", "last", "listing", "names", "offered", "wanted")

@@ -159,6 +159,19 @@ async def test_every_answer_shows_what_is_there_now_whatever_was_listed_before(s
                     await fs.drive.commit()
 
 
+async def test_an_open_directory_that_was_read_to_its_end_keeps_nothing_but_names():
+    async with file_system() as fs:
+        for number in range(30):
+            await write(fs, ROOT_ID, b"%d" % number)
+        handle = await fs.opendir(ROOT_ID, ROOT)
+        listed = await fs.readdir(handle, 0)
+        fs.remember(handle, listed)
+        assert fs.handles.directories[handle].listing is not None
+        assert await fs.readdir(handle, listed[-1][2]) == []
+        assert fs.handles.directories[handle].listing is None
+        assert (await fs.readdir(handle, 2))[0] == listed[2]
+
+
 async def test_what_is_listed_again_counts_as_looked_up_again():
     async with file_system() as fs:
         made = await write(fs, ROOT_ID, b"f")
