@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="OPTION[,OPTION...]",
     help="As for other file systems: ro, allow_other, default_permissions, dev, suid, noexec,"
-    " uid=N, gid=N, umask=N, fsname=NAME, noatime.",
+    " sync, dirsync, uid=N, gid=N, umask=N, fsname=NAME, noatime.",
 )
 @pass_settings
 def mount(

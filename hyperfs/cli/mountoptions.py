@@ -19,14 +19,18 @@ _FLAGS = {
     "nosuid": ("suid", False),
     "exec": ("noexec", False),
     "noexec": ("noexec", True),
+    "sync": ("sync", True),
+    "async": ("sync", False),
+    "dirsync": ("dirsync", True),
 }
 # Said by mount(8) and fstab, and true or without meaning here.
 _IGNORED = {
     *("atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime"),
-    *("diratime", "nodiratime", "lazytime", "nolazytime", "async"),
+    *("diratime", "nodiratime", "lazytime", "nolazytime"),
     *("defaults", "auto", "noauto", "nofail", "_netdev"),
-    *("user", "nouser", "users", "owner", "group"),
+    *("user", "nouser", "users", "owner", "group", "comment"),
 }
+_TEXTS = ("fsname", "subtype")
 _NUMBERS = {"uid": 10, "gid": 10, "umask": 8}
 
 
@@ -45,9 +49,9 @@ def parse_options(texts: tuple[str, ...]) -> MountOptions:
             chosen = replace(chosen, **{field: setting})  # type: ignore[arg-type]
         elif name in _NUMBERS and equals:
             chosen = replace(chosen, **{name: _number(name, value)})  # type: ignore[arg-type]
-        elif name == "fsname" and value:
-            chosen = replace(chosen, fsname=value)
-        elif name not in _IGNORED and not name.startswith("x-"):
+        elif name in _TEXTS and value:
+            chosen = replace(chosen, **{name: value})  # type: ignore[arg-type]
+        elif name not in _IGNORED and not name.startswith(("x-", "X-")):
             raise click.UsageError(f"-o {option} is not an option of hyperfs")
     return chosen
 

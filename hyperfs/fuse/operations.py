@@ -1,7 +1,7 @@
 """pyfuse3's requests as calls of `FileSystem`, and its answers as pyfuse3's. Nothing else.
 
 A handler is a plain function, which returns the answer or, where that has to wait, a coroutine that
-does. `_answered` makes one coroutine a request of it, the only one for most: each that awaits
+does. `answered` makes one coroutine a request of it, the only one for most: each that awaits
 another takes part of the 5 us which a request may take. An exception that is no `FUSEError` would
 end the whole mount; it lets none out.
 """
@@ -48,14 +48,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _answered(
+def answered(
     handler: Callable[Concatenate[Operations, P], R | Coroutine[None, None, R]],
 ) -> Callable[Concatenate[Operations, P], Coroutine[None, None, R]]:
     """What *handler* answers, once it can; whatever it raises becomes an errno."""
     name = handler.__name__
 
     @wraps(handler)
-    async def answered(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def request(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             try:
                 answer = handler(self, *args, **kwargs)
@@ -72,7 +72,7 @@ def _answered(
         except Exception as error:  # the edge: a bug must not take the mount down
             raise FUSEError(errno_of(error, self.described(name, args))) from None
 
-    return answered
+    return request
 
 
 def shown(
@@ -154,19 +154,19 @@ class Operations(pyfuse3.Operations):
         self, fs: FileSystem[EntryAttributes], history: History[EntryAttributes], *, xattrs: bool
     ) -> None:
         super().__init__()
-        self._fs = fs
+        self.fs = fs
         self.complete = fs.complete
         self._history = history
         self._xattrs = xattrs
 
     def _of(self, number: int) -> FileSystem[EntryAttributes] | History[EntryAttributes]:
         """Who answers for an inode or a handle."""
-        return self._fs if number <= MAX_ID else self._history
+        return self.fs if number <= MAX_ID else self._history
 
     def _changeable(self, inode: int, other: int | None = None) -> FileSystem[EntryAttributes]:
         """The live tree, for what changes these."""
         if inode <= MAX_ID and (other is None or other <= MAX_ID):
-            return self._fs
+            return self.fs
         across = other is not None and min(inode, other) <= MAX_ID
         raise FUSEError(errno.EXDEV if across else errno.EROFS)
 
@@ -178,23 +178,23 @@ class Operations(pyfuse3.Operations):
         try:
             if request in _BY_HANDLE:
                 directory = request.endswith("dir")
-                return f"{request} {self._fs.path_of_handle(number, directory=directory)}"
+                return f"{request} {self.fs.path_of_handle(number, directory=directory)}"
         except OSError:
             return f"{request} of what is not open"
-        path = self._fs.path_of(number)
+        path = self.fs.path_of(number)
         if isinstance(name, bytes) and not request.endswith("xattr"):
             path = f"{path.rstrip('/')}/{os.fsdecode(name)}"
         return f"{request} {path}"
 
     # -- names -----------------------------------------------------------------------------------
 
-    @_answered
+    @answered
     def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes | Coroutine[None, None, EntryAttributes]:
         if parent_inode > MAX_ID:
             return self._past_lookup(parent_inode, name, ctx)
-        found = self._fs.lookup(parent_inode, name, _who(ctx))
+        found = self.fs.lookup(parent_inode, name, _who(ctx))
         if found is None and parent_inode == ROOT_ID and name == CONTROL_NAME:
             return self._history.top()
         return found or _MISSING
@@ -206,35 +206,35 @@ class Operations(pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, count in inode_list:
-            (self._fs if inode <= MAX_ID else self._history).forget(inode, count)
+            (self.fs if inode <= MAX_ID else self._history).forget(inode, count)
 
-    @_answered
+    @answered
     def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         return self._changeable(parent_inode).mknod(parent_inode, name, mode, rdev, _who(ctx))
 
-    @_answered
+    @answered
     def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         return self._changeable(parent_inode).mkdir(parent_inode, name, mode, _who(ctx))
 
-    @_answered
+    @answered
     def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         self._changeable(parent_inode).unlink(parent_inode, name, _who(ctx))
 
-    @_answered
+    @answered
     def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         self._changeable(parent_inode).rmdir(parent_inode, name, _who(ctx))
 
-    @_answered
+    @answered
     def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         return self._changeable(parent_inode).symlink(parent_inode, name, target, _who(ctx))
 
-    @_answered
+    @answered
     def rename(
         self,
         parent_inode_old: InodeT,
@@ -248,7 +248,7 @@ class Operations(pyfuse3.Operations):
             parent_inode_old, name_old, parent_inode_new, name_new, flags, _who(ctx)
         )
 
-    @_answered
+    @answered
     def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
@@ -258,13 +258,13 @@ class Operations(pyfuse3.Operations):
 
     # -- attributes --------------------------------------------------------------------------------
 
-    @_answered
+    @answered
     def getattr(
         self, inode: InodeT, ctx: RequestContext
     ) -> EntryAttributes | Coroutine[None, None, EntryAttributes]:
         return self._of(inode).getattr(inode)
 
-    @_answered
+    @answered
     def setattr(
         self,
         inode: InodeT,
@@ -283,21 +283,21 @@ class Operations(pyfuse3.Operations):
         )
         return self._changeable(inode).setattr(inode, changes, _who(ctx), fh)
 
-    @_answered
+    @answered
     def access(
         self, inode: InodeT, mode: ModeT, ctx: RequestContext
     ) -> bool | Coroutine[None, None, bool]:
         return self._of(inode).access(inode, mode, _who(ctx))
 
-    @_answered
+    @answered
     def readlink(
         self, inode: InodeT, ctx: RequestContext
     ) -> FileNameT | Coroutine[None, None, FileNameT]:
         return self._of(inode).readlink(inode)
 
-    @_answered
+    @answered
     def statfs(self, ctx: RequestContext) -> StatvfsData:
-        found = self._fs.statfs()
+        found = self.fs.statfs()
         shown = StatvfsData()
         shown.f_bsize = shown.f_frsize = found.block_size
         shown.f_blocks = found.blocks
@@ -310,7 +310,7 @@ class Operations(pyfuse3.Operations):
 
     # -- files -------------------------------------------------------------------------------------
 
-    @_answered
+    @answered
     def create(
         self,
         parent_inode: InodeT,
@@ -324,13 +324,13 @@ class Operations(pyfuse3.Operations):
         )
         return FileInfo(fh=handle), attributes
 
-    @_answered
+    @answered
     def open(
         self, inode: InodeT, flags: FlagT, ctx: RequestContext
     ) -> FileInfo | Coroutine[None, None, FileInfo]:
         if inode > MAX_ID:
             return self._past_open(inode, flags, ctx)
-        return FileInfo(fh=self._fs.open(inode, flags, _who(ctx)))
+        return FileInfo(fh=self.fs.open(inode, flags, _who(ctx)))
 
     async def _past_open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         number = pyfuse3.FileHandleT(await self._history.open(inode, flags, _who(ctx)))
@@ -338,51 +338,51 @@ class Operations(pyfuse3.Operations):
             return FileInfo(fh=number, direct_io=True, keep_cache=False)
         return FileInfo(fh=number)
 
-    @_answered
+    @answered
     def read(self, fh: FileHandleT, off: int, size: int) -> bytes | Coroutine[None, None, bytes]:
         return self._of(fh).read(fh, off, size)
 
-    @_answered
+    @answered
     def write(self, fh: FileHandleT, off: int, buf: bytes) -> int | Coroutine[None, None, int]:
-        return self._fs.write(fh, off, buf)
+        return self.fs.write(fh, off, buf)
 
-    @_answered
+    @answered
     def flush(self, fh: FileHandleT) -> None:
         self._of(fh).flush(fh)
 
-    @_answered
+    @answered
     def release(self, fh: FileHandleT) -> None:
         self._of(fh).release(fh)
 
-    @_answered
+    @answered
     def fsync(self, fh: FileHandleT, datasync: bool) -> Coroutine[None, None, None] | None:
         return self._of(fh).fsync(fh, data_only=datasync)
 
     # -- directories -----------------------------------------------------------------------------
 
-    @_answered
+    @answered
     def opendir(
         self, inode: InodeT, ctx: RequestContext
     ) -> FileHandleT | Coroutine[None, None, FileHandleT]:
         return self._of(inode).opendir(inode, _who(ctx))
 
-    @_answered
+    @answered
     def readdir(
         self, fh: FileHandleT, start_id: int, token: ReaddirToken
     ) -> Coroutine[None, None, None] | None:
         if fh > MAX_ID:
             return self._past_readdir(fh, start_id, token)
-        self._fs.remember(fh, _told(token, self._fs.readdir(fh, start_id)))
+        self.fs.remember(fh, _told(token, self.fs.readdir(fh, start_id)))
         return None
 
     async def _past_readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         self._history.remember(fh, _told(token, await self._history.readdir(fh, start_id)))
 
-    @_answered
+    @answered
     def releasedir(self, fh: FileHandleT) -> None:
         self._of(fh).releasedir(fh)
 
-    @_answered
+    @answered
     def fsyncdir(self, fh: FileHandleT, datasync: bool) -> Coroutine[None, None, None] | None:
         return self._of(fh).fsyncdir(fh, data_only=datasync)
 
@@ -392,7 +392,7 @@ class Operations(pyfuse3.Operations):
         if not self._xattrs:
             raise FUSEError(errno.ENOSYS)
 
-    @_answered
+    @answered
     def getxattr(
         self, inode: InodeT, name: XAttrNameT, ctx: RequestContext
     ) -> bytes | Coroutine[None, None, bytes]:
@@ -402,19 +402,19 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(refused)
         return self._of(inode).getxattr(inode, name, _who(ctx))
 
-    @_answered
+    @answered
     def listxattr(
         self, inode: InodeT, ctx: RequestContext
     ) -> Sequence[XAttrNameT] | Coroutine[None, None, Sequence[XAttrNameT]]:
         self._check_xattrs()
         return self._of(inode).listxattr(inode)
 
-    @_answered
+    @answered
     def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         self._check_xattrs()
         self._changeable(inode).setxattr(inode, name, value, _who(ctx))
 
-    @_answered
+    @answered
     def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         self._check_xattrs()
         self._changeable(inode).removexattr(inode, name, _who(ctx))

@@ -12,6 +12,7 @@ import pyfuse3
 import trio
 
 from hyperfs.fuse import loop
+from hyperfs.fuse.durable import DurableChanges, DurableNames
 from hyperfs.fuse.operations import Operations
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Session:
     ) -> None:
         self._ended = trio.Event()
         self.failed = False
-        self._operations = Operations(fs, history, xattrs=options.xattrs)
+        self._operations = _handlers(options, fs.read_only)(fs, history, xattrs=options.xattrs)
         loop.install(fast=options.fast_loop)
         arguments = _arguments(options, read_only=fs.read_only)
         told = _Told()
@@ -127,17 +128,27 @@ def refusal(told: str, error: str) -> str:
     return f"the system refuses the mount: {reason}"
 
 
+def _handlers(options: MountOptions, read_only: bool) -> type[Operations]:
+    if read_only:
+        return Operations
+    return DurableChanges if options.sync else DurableNames if options.dirsync else Operations
+
+
 def _arguments(options: MountOptions, *, read_only: bool) -> set[str]:
-    if "," in options.fsname or "\\" in options.fsname:
-        raise ValueError("fsname has no commas and backslashes")
+    if any(letter in name for name in (options.fsname, options.subtype) for letter in ",\\"):
+        raise ValueError("fsname and subtype have no commas and backslashes")
     chosen = {
         f"fsname={options.fsname}",
-        "subtype=hyperfs",
+        f"subtype={options.subtype}",
         "dev" if options.dev else "nodev",
         "suid" if options.suid else "nosuid",
     }
     if read_only:
         chosen.add("ro")
+    if options.sync:
+        chosen.add("sync")
+    if options.dirsync:
+        chosen.add("dirsync")
     if options.noexec:
         chosen.add("noexec")
     if options.allow_other:

@@ -21,7 +21,11 @@ class MountOptions:
       dev, suid, noexec: as for any file system; *dev* also lets root make device nodes.
       uid, gid: show all files as owned by these.
       umask: show the permission bits that this leaves of 0777, instead of the recorded ones.
+      sync: a call that changes something returns when that is durable. What is written to mappings
+        waits for msync(2) all the same.
+      dirsync: the same of calls that make, remove or change names.
       fsname: what mount(8) and df(1) show as the device.
+      subtype: what mount(8) shows as the type, behind "fuse.".
       xattrs: keep extended attributes. Without, the kernel need not ask before each write.
       fast_loop: use our own wait for requests instead of pyfuse3's.
     """
@@ -35,7 +39,10 @@ class MountOptions:
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
+    sync: bool = False
+    dirsync: bool = False
     fsname: str = "hyperfs"
+    subtype: str = "hyperfs"
     xattrs: bool = True
     fast_loop: bool = True
 

@@ -204,12 +204,13 @@ def test_a_machine_without_fuse_says_what_to_install(tmp_path, monkeypatch, miss
 
 
 def test_options_are_what_the_kernel_shows(tmp_path):
-    with mounted(tmp_path / "m", read_only=True, noexec=True, fsname="photos") as mount:
+    options = {"read_only": True, "noexec": True, "fsname": "photos", "subtype": "album"}
+    with mounted(tmp_path / "m", sync=True, dirsync=True, **options) as mount:
         with open("/proc/self/mounts") as lines:
             (fields,) = [f for line in lines if (f := line.split())[1] == str(mount.path)]
         assert fields[0] == "photos"
-        assert fields[2] == "fuse.hyperfs"
-        assert {"ro", "noexec", "nosuid", "nodev"} <= set(fields[3].split(","))
+        assert fields[2] == "fuse.album"
+        assert {"ro", "noexec", "nosuid", "nodev", "sync", "dirsync"} <= set(fields[3].split(","))
         assert error_of(os.mkdir, mount / "d") == errno.EROFS
 
 
