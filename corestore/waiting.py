@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    """Somebody waits for a ticket of a machine."""
+    """Somebody waits for *tickets* of a machine; `event`: all have settled, one has failed, or one
+    will never settle."""
 
     state: CoreState
-    event: trio.Event
-    settled: Settle | None = None
+    tickets: tuple[Ticket, ...]
+    event: trio.Event = field(default_factory=trio.Event)
+    settled: dict[Ticket, Settle] = field(default_factory=dict)
 
 
 class Waiting:
@@ -46,12 +48,16 @@ class Waiting:
 
     async def wait(self, state: CoreState, *tickets: Ticket) -> list[Settle]:
         """See `Driver.wait`."""
-        waiters = [_Waiter(state, trio.Event()) for _ in tickets]
-        self._waiters.update(zip(tickets, waiters, strict=True))
+        waiter = _Waiter(state, tickets)
+        self._waiters.update(dict.fromkeys(tickets, waiter))
         with self.wanting(state):
             self._drain(state)
             try:
-                return [await self._settled(waiter) for waiter in waiters]
+                if not waiter.event.is_set():
+                    # What comes from peers could not be kept.
+                    self._check()
+                await waiter.event.wait()
+                return self._result(waiter)
             # Cancelled, or one has failed: nobody waits any more.
             except BaseException:
                 left = [each for each in tickets if self._waiters.pop(each, None) is not None]
@@ -61,18 +67,15 @@ class Waiting:
                     self._drain(state)
                 raise
 
-    async def _settled(self, waiter: _Waiter) -> Settle:
-        if not waiter.event.is_set():
-            # What comes from peers could not be kept.
-            self._check()
-        await waiter.event.wait()
+    def _result(self, waiter: _Waiter) -> list[Settle]:
         settled = waiter.settled
-        if settled is None:
+        for each in settled.values():
+            if each.error is not None:
+                raise each.error
+        if len(settled) < len(waiter.tickets):
             self._check()
             raise trio.ClosedResourceError("the core was closed")
-        if settled.error is not None:
-            raise settled.error
-        return settled
+        return [settled[ticket] for ticket in waiter.tickets]
 
     @contextmanager
     def wanting(self, state: CoreState) -> Iterator[None]:
@@ -92,8 +95,9 @@ class Waiting:
         """A machine has settled a ticket."""
         waiter = self._waiters.pop(action.ticket, None)
         if waiter is not None:
-            waiter.settled = action
-            waiter.event.set()
+            waiter.settled[action.ticket] = action
+            if action.error is not None or len(waiter.settled) == len(waiter.tickets):
+                waiter.event.set()
 
     def abandon(self, ticket: Ticket) -> None:
         """Whoever waits for *ticket* is told that it will not settle."""

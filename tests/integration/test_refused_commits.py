@@ -112,6 +112,23 @@ async def test_a_bug_that_a_peer_finds_is_told_and_is_not_the_end(bug, autojump_
     assert "does not fit" in caplog.text
 
 
+async def test_a_fetch_fails_with_the_first_of_its_blocks():
+    storage = FaultyStorage()
+    async with corestore.open(None) as store, open_with(storage) as reading:
+        core = await store.get(name="log")
+        await fill(core, 9)
+        # Nobody has it.
+        await core.clear(2, 3)
+        await store.sync()
+        copy = await reading.get(key=core.key)
+        async with linked(store, reading):
+            await copy.wait_length(9)
+            storage.errors["commit"] = OSError(errno.ENOSPC, "no space")
+            with trio.fail_after(HANG_SECONDS), pytest.raises(OSError, match="no space"):
+                await copy.fetch([2, 7])
+            await copy.fetch([7])
+
+
 async def test_what_somebody_waits_for_is_written_without_waiting_for_more(nursery):
     async with corestore.open(None) as store:
         state = store._driver.find((await store.get(name="log")).discovery_key)
