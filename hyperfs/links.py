@@ -23,14 +23,19 @@ class DriveLink:
     encryption_key: bytes | None = field(default=None, repr=False)
 
     @classmethod
-    def parse(cls, value: Key | bytes | str) -> DriveLink:
-        """A link as `str` gives it, with or without the scheme; or a key.
+    def parse(cls, value: DriveLink | Key | bytes | str) -> DriveLink:
+        """A link, as it is or as `str` gives it, with or without the scheme; or a key.
 
         Raises:
           ValueError: it is none; the message says what is wrong, in a user's words.
+          TypeError: it is nothing of that kind.
         """
+        if isinstance(value, DriveLink):
+            return value
         if isinstance(value, bytes):
             return cls(Key(value))
+        if not isinstance(value, str):
+            raise TypeError(f"a key or link is no {type(value).__name__}")
         for scheme in SCHEMES:
             value = value.removeprefix(scheme)
         key, mark, secret = value.partition("#")

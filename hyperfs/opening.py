@@ -149,7 +149,7 @@ async def remove_drive(store: Corestore, name: str) -> None:
 async def open(
     store: Corestore,
     *,
-    key: Key | bytes | str | None = None,
+    key: DriveLink | Key | bytes | str | None = None,
     name: str | None = None,
     encryption_key: bytes | None = None,
     create: bool = False,
@@ -163,7 +163,7 @@ async def open(
     the newest version the store has, and follows what its peers tell; see `Drive.ready`.
 
     Args:
-      key: as text it may also be the drive's link.
+      key: may also be the drive's link, as `Drive.link` has it or as text.
       encryption_key: of an encrypted drive, if the link does not have it. Once a drive was read
         with it, the store knows it.
       create: make a drive called *name* if there is none.
@@ -180,6 +180,7 @@ async def open(
       DriveEncrypted: *encryption_key* is not this drive's. (If one is needed and not given,
         `Drive.ready` says so.)
       ValueError: both or neither of *key* and *name*, or a malformed one.
+      TypeError: *key* is nothing of that kind.
     """
     if (key is None) == (name is None):
         raise ValueError("a drive is opened by its key or by its name")

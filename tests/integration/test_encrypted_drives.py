@@ -67,11 +67,12 @@ async def test_a_drive_is_not_encrypted_unless_asked():
             assert drive.metadata.get_nowait(0) == header_block()
 
 
-@pytest.mark.parametrize("form", ["link", "key"])
+@pytest.mark.parametrize("form", ["link", "text", "key"])
 async def test_a_reader_with_the_link_reads_and_needs_it_once(tmp_path, form):
     async with an_encrypted_drive() as (near, link):
         given = {
-            "link": {"key": str(link)},
+            "link": {"key": link},
+            "text": {"key": str(link)},
             "key": {"key": link.key, "encryption_key": link.encryption_key},
         }[form]
         async with corestore.open(tmp_path) as far, hyperfs.open(far, **given) as reader:

@@ -16,6 +16,8 @@ ENCRYPTED = DriveLink(KEY, SECRET)
 @pytest.mark.parametrize(
     ("value", "link"),
     [
+        (PLAIN, PLAIN),
+        (ENCRYPTED, ENCRYPTED),
         (KEY, PLAIN),
         (bytes(KEY), PLAIN),
         (str(KEY), PLAIN),
@@ -41,6 +43,12 @@ def test_a_link_reads_back(link):
 def test_other_text_is_refused(text):
     with pytest.raises(ValueError):
         DriveLink.parse(text)
+
+
+@pytest.mark.parametrize("value", [None, 5, bytearray(32), DriveLink])
+def test_what_is_neither_text_nor_key_is_a_type_error(value):
+    with pytest.raises(TypeError, match=r"a key or link is no \w+"):
+        DriveLink.parse(value)
 
 
 def test_the_secret_is_not_shown_by_accident():
