@@ -40,6 +40,8 @@ class Commit:
       head: the new head, or None when it stays.
       manifest: the encoded manifest, once known, or None when nothing changes.
       user_data: keys to set (bytes) or to delete (None).
+      makes_room: what it takes on a full disk may be the room that the store keeps for giving room
+        back: what removes more than it adds, that it may be given back later.
     """
 
     truncate: int | None = None
@@ -49,3 +51,4 @@ class Commit:
     head: Head | None = None
     manifest: bytes | None = None
     user_data: Mapping[str, bytes | None] = field(default_factory=dict)
+    makes_room: bool = False

@@ -318,17 +318,19 @@ class Namespace:
 
     # -- writing together -------------------------------------------------------------------------
 
-    def transaction(self, *cores: CoreHandle) -> Transaction:
+    def transaction(self, *cores: CoreHandle, makes_room: bool = False) -> Transaction:
         """Append to *cores* together: `async with store.transaction(a, b) as tx`.
 
         Their commit locks are taken in this order and held until the end; peers see the last core
-        first. See `Transaction`.
+        first. See `Transaction`. With *makes_room* it may take, on a full disk, the room (up to
+        1.5 MiB) that the store keeps for giving room back: for what says that more is to be cleared
+        than it adds.
 
         Raises:
           NotWritable: the secret key of one of them is not here.
           StorageLocked: another process writes one of them (on entering).
         """
-        return Transaction(self._driver, cores)
+        return Transaction(self._driver, cores, makes_room=makes_room)
 
     async def sync(self) -> None:
         """Wait until everything committed so far is durable, and shown to peers.

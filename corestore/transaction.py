@@ -9,6 +9,7 @@ written.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 import trio
@@ -36,8 +37,9 @@ class Transaction:
     it by an exception, cancellation included, drops everything.
     """
 
-    def __init__(self, driver: Driver, cores: Sequence[CoreHandle]) -> None:
+    def __init__(self, driver: Driver, cores: Sequence[CoreHandle], *, makes_room: bool) -> None:
         self._driver = driver
+        self._makes_room = makes_room
         self._states = [core._writable_state() for core in cores]
         if len(set(self._states)) < len(self._states):
             raise ValueError("a core can take part in a transaction only once")
@@ -72,7 +74,11 @@ class Transaction:
                 for each in staged.values():
                     await each.lay(self._driver.lay)
                 commits = [(state, each.commit()) for state, each in staged.items()]
-                wanted = [(state, commit) for state, commit in commits if commit is not None]
+                wanted = [
+                    (state, replace(commit, makes_room=True) if self._makes_room else commit)
+                    for state, commit in commits
+                    if commit is not None
+                ]
                 if wanted:
                     self._driver.commit(wanted)
         finally:

@@ -24,6 +24,7 @@ import trio
 
 from corestore import BlockNotAvailable, CorestoreError, DecodeError
 from hyperfs.clearing import Clearing
+from hyperfs.committer import FULL
 from hyperfs.index.node import BlocksMissing
 from hyperfs.index.root import decode_root
 from hyperfs.pace import Pace
@@ -113,7 +114,7 @@ class Collector:
             began = trio.current_time()
             try:
                 version = self._last_change()
-                if version != done:
+                if version != done or self._committer.full:
                     found = await self.run(keep_last, keep_within, gentle=True)
                     logger.info("%d bytes given back", found.byte_length)
                     done = version
@@ -194,7 +195,13 @@ class _Collection:
 
     async def run(self, keep_last: int | None, keep_within: float | None) -> Collected:
         # Were the newest version lost in a power cut, one would be shown that was given back.
-        await self._committer.sync()
+        try:
+            await self._committer.sync()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            await self._clear_unnamed()
+            await self._committer.sync()
         cutoff = None if keep_within is None else time.time_ns() - round(keep_within * 1e9)
         newest = self._view()
         info = newest.index.root
@@ -229,6 +236,15 @@ class _Collection:
         if info.previous is not None:
             await self._committer.tell_oldest(oldest)
         return Collected(oldest, self._blocks, self._bytes)
+
+    async def _clear_unnamed(self) -> None:
+        """The disk is too full for what is staged. Clear what was appended since the newest version
+        for files that are gone: no version has it, so this needs none to be durable."""
+        info = self._view().index.root
+        self._counted = info.version
+        await self._clear(self._content, self._reach.content, info.content_length)
+        # What open files had then may be gone by now.
+        self._reach = Reach(self._tree.metadata_blocks)
 
     async def _checkouts(self, oldest: int) -> list[View]:
         """The versions before *oldest* that are in use."""

@@ -11,6 +11,7 @@ Content over a bound is appended before the records, by a *flush*: only the reco
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 from contextlib import asynccontextmanager
@@ -58,6 +59,8 @@ MAX_DIRTY_BYTES: Final = 64 * 1024 * 1024
 MOST_CHANGES: Final = 4096
 # From here on content is appended without waiting for a commit, so that writers need not wait.
 FLUSH_DIRTY_BYTES: Final = 16 * 1024 * 1024
+# What a full disk, or quota, says.
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 # Files with less unflushed content wait for the commit, which packs them together.
 _FLUSH_FILE_BYTES: Final = 1024 * 1024
 
@@ -148,6 +151,12 @@ class Committer:
         """Raise what the last attempt to store something raised, unless a later one succeeded."""
         if self._error is not None:
             raise self._error
+
+    @property
+    def full(self) -> bool:
+        """Whether the last attempt to store something found no room."""
+        error = self._error
+        return isinstance(error, OSError) and error.errno in FULL
 
     async def wait_for_room(self, background: bool = False) -> None:
         """Return when there is less unflushed content than `MAX_DIRTY_BYTES`; *background*: half of
@@ -378,6 +387,7 @@ class Committer:
         """Append content and records; returns the new version, None if nothing had changed, and the
         nodes of the tree that are new in it."""
         appender = self._appender()
+        before = self._content.length
         for each in frozen.values():
             if each.delta is not None:
                 each.result = await appender.append(each.base, each.delta)
@@ -392,8 +402,13 @@ class Committer:
         next_id = tree.next_id
         if previous is not None:
             await self._cut_rest(previous)
-        async with self._store.transaction(self._metadata, self._content) as transaction:
-            blocks = appender.take()
+        blocks = appender.take()
+        # What is removed can only be given back once a version says so. With what is changed beside
+        # it, less than is flushed, that may take the last room of a full disk.
+        added = sum(map(len, blocks))
+        removes = files <= 0 and size + added <= 0 and self._content.length == before
+        cores = self._metadata, self._content
+        async with self._store.transaction(*cores, makes_room=removes) as transaction:
             if blocks:
                 appender.check_start(await transaction.append(self._content, *blocks))
             facts = self._facts(transaction, previous, next_id, files, size)

@@ -26,7 +26,7 @@ from corestore.storage.diskcore import DiskCore, RowCache
 from corestore.storage.files import DataFiles, FileIO
 from corestore.storage.health import Health
 from corestore.storage.locks import SigningLock, wait_for_recovery
-from corestore.storage.reserve import Reserve
+from corestore.storage.reserve import LAST_BYTES, Reserve
 from corestore.storage.sync import Syncer
 from corestore.storage.writer import Writing
 
@@ -61,7 +61,8 @@ class DiskStorage:
         self.nodes = RowCache()
         self._reserve = Reserve(self._path / folder.RESERVE)
         self._cores: dict[DiscoveryKey, DiskCore] = {}
-        self.syncer = Syncer(self.database, self.files, self._health)
+        make_room_for = partial(self._make_room_for, least=LAST_BYTES)
+        self.syncer = Syncer(self.database, self.files, self._health, make_room_for)
         # Ids of rows that several processes make: a random half each, so that none is met twice.
         self._row_ids = itertools.count(int.from_bytes(os.urandom(4)) >> 1 << 32)
         self.locks = self._path / folder.LOCKS
@@ -267,19 +268,21 @@ class DiskStorage:
                 self._lock_for(core)
         if any(rules.gives_back(commit) for _, commit in own):
             self._make_room_for(partial(self._carry_out, own))
+        elif all(rules.may_take_reserve(commit) for _, commit in own):
+            self._make_room_for(partial(self._carry_out, own), LAST_BYTES)
         else:
             self._carry_out(own)
 
-    def _make_room_for(self, give_back: Callable[[], None]) -> None:
+    def _make_room_for(self, work: Callable[[], None], least: int = 0) -> None:
         """Do what must not fail for want of room, since it makes room: at the worst in that of the
-        reserve."""
+        reserve, but for *least* bytes of it."""
         try:
-            give_back()
+            work()
         except OSError as error:
-            if not (rules.is_full(error) and self._reserve.release()):
+            if not (rules.is_full(error) and self._reserve.release(least)):
                 raise
             try:
-                give_back()
+                work()
             finally:
                 self._reserve.keep()
 

@@ -1,8 +1,10 @@
 """Room on the disk that is kept for giving room back.
 
-To clear a block on a full disk, the database has to note that it is cleared, and a download has
-taken the last page. So a store keeps a file of nothing, which goes when a clearing finds no room,
-and is made again after it. Its size is what the log needs for clearing 256 blocks, many times over.
+To clear a block on a full disk, the database has to note that it is cleared; and before something
+can be cleared at all, the version that does without it has to be written, signed and synced. What
+fills a disk takes its last page. So a store keeps a file of nothing, which gets smaller when such a
+change finds no room, and is filled again as far as there is room. The last part of it is for
+clearings alone: what the log needs for clearing 256 blocks, many times over.
 """
 
 from __future__ import annotations
@@ -14,40 +16,57 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-RESERVE_BYTES: Final = 512 << 10
+RESERVE_BYTES: Final = 2 << 20
+LAST_BYTES: Final = 512 << 10
+# It is filled by no less than this.
+_LEAST_BYTES: Final = 64 << 10
 
 
 class Reserve:
-    """The file *path*, which takes up `RESERVE_BYTES` of the disk, or is missing on a full one."""
+    """The file *path*, which takes up `RESERVE_BYTES` of the disk, or what a full one leaves it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def keep(self) -> None:
-        """Make it if it is missing and there is room. Looked at each time: any process that has
-        the store open may have used it."""
-        if self._is_whole() or not hasattr(os, "posix_fallocate"):
+        """Make it, or make it larger, as far as there is room. Looked at each time: any process
+        that has the store open may have used it."""
+        size = self._size()
+        if size >= RESERVE_BYTES or not hasattr(os, "posix_fallocate"):
             return
         with contextlib.suppress(OSError):
             fd = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(fd, 0, RESERVE_BYTES)
-            except OSError:
-                self._path.unlink(missing_ok=True)
+                _fill(fd, size)
             finally:
                 os.close(fd)
 
-    def release(self) -> bool:
-        """Give its room to whoever needs it now; whether there was any."""
+    def release(self, least: int = 0) -> bool:
+        """Give its room, but for *least* bytes, to whoever needs it now; whether there was any."""
+        if self._size() <= least:
+            return False
         try:
-            self._path.unlink()
+            os.truncate(self._path, least)
         except OSError:
             return False
         return True
 
-    def _is_whole(self) -> bool:
-        # Nothing, or less, is what a process leaves that dies while it makes the file.
+    def _size(self) -> int:
         try:
-            return self._path.stat().st_size >= RESERVE_BYTES
-        except FileNotFoundError:
-            return False
+            return self._path.stat().st_size
+        except OSError:
+            return 0
+
+
+def _fill(fd: int, size: int) -> None:
+    step = RESERVE_BYTES - size
+    while step >= _LEAST_BYTES:
+        try:
+            os.posix_fallocate(fd, size, step)
+        except OSError:
+            # Some of it may be there.
+            os.ftruncate(fd, size)
+            step //= 2
+        else:
+            size += step
+            step = min(step, RESERVE_BYTES - size)

@@ -62,6 +62,12 @@ def gives_back(commit: Commit) -> bool:
     return commit.truncate is not None or not all([run.held for run in commit.runs])
 
 
+def may_take_reserve(commit: Commit) -> bool:
+    """Whether *commit* may take room that is kept for giving room back: it says that it helps to,
+    or is a note that adds no block, such as the signature of a head."""
+    return commit.makes_room or not (commit.blocks or commit.nodes or commit.runs)
+
+
 def check_together(commits: Sequence[Commit]) -> None:
     """Refuse a truncation or a clearing beside other commits.
 

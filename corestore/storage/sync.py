@@ -8,13 +8,14 @@ is taken down when it begins: a later commit of the same core is another sync's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from corestore.storage import rules, schema
 from corestore.storage.base import SyncTicket, sync
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import apsw
 
@@ -54,10 +55,17 @@ class Syncer:
     was given up half way loses nothing.
     """
 
-    def __init__(self, database: Database, files: DataFiles, health: Health) -> None:
+    def __init__(
+        self,
+        database: Database,
+        files: DataFiles,
+        health: Health,
+        make_room_for: Callable[[Callable[[], None]], None],
+    ) -> None:
         self._database = database
         self._files = files
         self._health = health
+        self._make_room_for = make_room_for
         self._cores: dict[DiskCore, None] = {}
         # Commits that belong to no core: a new core, the store's own values.
         self._log_changes = self._log_synced = 0
@@ -101,12 +109,23 @@ class Syncer:
             self._files.flush(token_of(ticket).files)
 
     def mark_synced(self, ticket: SyncTicket) -> None:
-        """Step 2: the watermarks."""
+        """Step 2: the watermarks. Without them nothing may be given back, so they take what is kept
+        for that on a full disk."""
         self._health.check()
         marks = [mark for mark in token_of(ticket).marks if _stands(mark)]
         marks = [mark for mark in marks if mark.signs or mark.rows]
         if not marks:
             return
+        self._make_room_for(partial(self._write_marks, marks))
+        for mark in marks:
+            if mark.signs:
+                mark.core.synced_length = max(mark.core.synced_length, mark.head.length)
+                mark.core.row_version += 1
+            for row, start, end in mark.rows:
+                if mark.core.unsynced.get(row) == (start, end):
+                    del mark.core.unsynced[row]
+
+    def _write_marks(self, marks: Sequence[Mark]) -> None:
         with self._database.transaction() as cursor:
             for mark in marks:
                 if mark.signs:
@@ -115,13 +134,6 @@ class Syncer:
                     'DELETE FROM unsynced WHERE id = ? AND core = ? AND start = ? AND "end" = ?',
                     [(row, mark.core.id, start, end) for row, start, end in mark.rows],
                 )
-        for mark in marks:
-            if mark.signs:
-                mark.core.synced_length = max(mark.core.synced_length, mark.head.length)
-                mark.core.row_version += 1
-            for row, start, end in mark.rows:
-                if mark.core.unsynced.get(row) == (start, end):
-                    del mark.core.unsynced[row]
 
     def flush_log(self, ticket: SyncTicket) -> None:
         """Step 3: the log. May run in a thread."""

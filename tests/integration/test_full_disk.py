@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +13,10 @@ from corestore.commit import Commit, Run
 from corestore.errors import StorageError
 from corestore.storage import DiskStorage
 from corestore.storage.base import sync
-from corestore.storage.reserve import RESERVE_BYTES, Reserve
+from corestore.storage.reserve import LAST_BYTES, RESERVE_BYTES, Reserve
 from corestore.tree import truncate
 from tests.support.failingdisk import FailingDisk
-from tests.support.storage import RemoteLog, append_to, held, record, some_blocks
+from tests.support.storage import RemoteLog, append, append_to, held, record, some_blocks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,9 +53,9 @@ def test_blocks_are_cleared_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.M
 
         released = Reserve.release
 
-        def release(self: Reserve) -> bool:
+        def release(self: Reserve, least: int = 0) -> bool:
             disk.mend()
-            return released(self)
+            return released(self, least)
 
         monkeypatch.setattr(Reserve, "release", release)
         storage.commit([(core, CLEAR)])
@@ -76,9 +78,9 @@ def test_a_core_is_given_back_on_a_full_disk(
 
         released = Reserve.release
 
-        def release(self: Reserve) -> bool:
+        def release(self: Reserve, least: int = 0) -> bool:
             disk.mend()
-            return released(self)
+            return released(self, least)
 
         monkeypatch.setattr(Reserve, "release", release)
         if how == "removed":
@@ -165,6 +167,67 @@ def test_a_clearing_that_fails_with_the_reserve_too_gives_it_back(tmp_path: Path
             storage.commit([(core, CLEAR)])
         assert (tmp_path / "reserve").exists()
         disk.mend()
+        storage.close()
+
+
+def test_a_reserve_is_kept_as_far_as_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = [1_000_000]
+    allocate = os.posix_fallocate
+
+    def allocate_in_room(fd: int, start: int, size: int) -> None:
+        if start + size > room[0]:
+            allocate(fd, start, size // 2)  # some of it is there
+            raise OSError(errno.ENOSPC, "full")
+        allocate(fd, start, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate_in_room)
+    path = tmp_path / "reserve"
+    reserve = Reserve(path)
+    reserve.keep()
+    assert 900_000 < path.stat().st_size <= 1_000_000
+    assert reserve.release(LAST_BYTES)
+    assert path.stat().st_size == LAST_BYTES
+    assert not reserve.release(LAST_BYTES)
+    room[0] = 10_000_000
+    reserve.keep()
+    assert path.stat().st_size == RESERVE_BYTES
+
+
+def test_what_makes_room_is_committed_and_synced_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FailingDisk(tmp_path) as disk:
+        storage = DiskStorage(tmp_path, io=disk.io)
+        core = storage.create_core(record())
+        append_to(storage, core, some_blocks(1, 3))
+        sync(storage)
+        fill_up(disk)
+        released = Reserve.release
+        left: list[int] = []
+
+        def release(self: Reserve, least: int = 0) -> bool:
+            disk.mend()
+            left.append(least)
+            return released(self, least)
+
+        monkeypatch.setattr(Reserve, "release", release)
+        commit = append(core.head, some_blocks(2, 1))
+        with pytest.raises(OSError, match="No space left"):
+            storage.commit([(core, commit)])
+        assert left == []
+        storage.commit([(core, replace(commit, makes_room=True))])
+        fill_up(disk)
+        sync(storage)
+        assert core.published.length == 4
+        fill_up(disk)
+        storage.commit([(core, Commit(user_data={"oldest": b"3"}))])
+        # What is left is for clearing.
+        assert left == [LAST_BYTES] * 3
+        fill_up(disk)
+        storage.commit([(core, Commit(runs=(Run(0, 3, False),)))])
+        assert left[3:] == [0]
         storage.close()
 
 
