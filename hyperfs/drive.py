@@ -87,6 +87,12 @@ class Drive(DriveReader):
         """Whether it can be changed here. Another process may be doing so: see `claim`."""
         return self._tree.writable
 
+    @property
+    def readable(self) -> bool:
+        """False of an encrypted drive whose encryption key is not known here, once that is found
+        out: such a drive can be held, and served."""
+        return self._follower is None or not self._follower.encrypted
+
     # -- versions ----------------------------------------------------------------------------
 
     async def ready(self) -> None:

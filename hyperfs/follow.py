@@ -92,6 +92,11 @@ class Follower:
         self._ended = False
         self.subscribers: set[Changes] = set()
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether the drive turned out to be encrypted with a key that is not known here."""
+        return isinstance(self._error, DriveEncrypted)
+
     # -- waiting -----------------------------------------------------------------------------
 
     async def wait_ready(self) -> None:

@@ -18,6 +18,7 @@ from hyperfs.cli.access import DriveAccess
 from hyperfs.cli.failures import Exit, Failure
 from hyperfs.cli.flags import pass_settings
 from hyperfs.cli.options import ADDRESS, listen_option, peer_option, timeout_option
+from hyperfs.cli.output import size_text
 from hyperfs.cli.processes import ProcessInfo
 from hyperfs.cli.quantities import SIZE
 from hyperfs.cli.serving import report, run, spare_pauses, stoppable, visible
@@ -168,7 +169,16 @@ async def _tell_how_far(settings: Settings, drives: list[Drive]) -> None:
                 meter.add(done - told)
                 told = done
     for drive in drives:
-        settings.output.say(f"all of {drive.name or drive.key} is here: version {drive.version}")
+        settings.output.say(f"all of {drive.name or drive.key} is here: {_what_is_held(drive)}")
+
+
+def _what_is_held(drive: Drive) -> str:
+    if drive.readable or drive.content is None:
+        return f"version {drive.version}"
+    logs = (drive.metadata, drive.content)
+    blocks = sum(log.statistics().blocks_held for log in logs)
+    size = size_text(sum(log.byte_length for log in logs))
+    return f"{blocks} blocks, {size}, which cannot be read without the encryption key"
 
 
 def _report(store: Corestore, swarm: Swarm, drives: list[Drive]) -> StatusReport:
@@ -188,5 +198,7 @@ def _report(store: Corestore, swarm: Swarm, drives: list[Drive]) -> StatusReport
     }
 
 
-def _sum(values: Iterable[JsonValue]) -> int:
-    return sum(value for value in values if isinstance(value, int))
+def _sum(values: Iterable[JsonValue]) -> int | None:
+    """Of those that are known."""
+    known = [value for value in values if isinstance(value, int)]
+    return sum(known) if known else None

@@ -162,10 +162,11 @@ def report(store: Corestore, swarm: Swarm, drive: Drive) -> control.StatusReport
     numbers = drive.statistics()
     traffic = store.statistics()
     whole = drive.wholeness() or _stored(drive)
+    readable = drive.readable
     return {
-        "version": numbers.version,
-        "files": numbers.files,
-        "byte_length": numbers.byte_length,
+        "version": numbers.version if readable else None,
+        "files": numbers.files if readable else None,
+        "byte_length": numbers.byte_length if readable else None,
         "staged": numbers.staged,
         "dirty_bytes": numbers.dirty_bytes,
         "fork": _stopped(drive),

@@ -96,6 +96,8 @@ def _state(report: dict[str, JsonValue]) -> str:
     count = max(0, files - 1) if isinstance(files, int) else "?"
     size = _size(report["byte_length"])
     version = f"version {report['version']}, {count} files and folders, {size}; "
+    if report["version"] is None:
+        version = "encrypted, and its encryption key is not known here; "
     if report.get("complete"):
         return version + "all of it is here"
     if report["blocks"] is None:
