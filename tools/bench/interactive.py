@@ -12,10 +12,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,6 +116,11 @@ def for_seconds(seconds: float) -> Callable[[], bool]:
     return lambda: time.perf_counter() < until
 
 
+def is_running(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has not ended."""
+    return process.poll() is None
+
+
 def fill(folder: Path, size: int) -> None:
     """Small files to work with, and *size* bytes to download."""
     (folder / "small").mkdir()
@@ -201,7 +206,7 @@ def measure_space(alice: Person, writer: Path) -> None:
         with subprocess.Popen(
             words, env=alice.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
-            operations.run(samples, lambda process=process: process.poll() is None)
+            operations.run(samples, partial(is_running, process))
         tell(f"writer, while {label} runs", samples)
         report(f"writer, while {label} runs: took", time.perf_counter() - started, "s")
         (writer / "far").mkdir()
@@ -223,7 +228,7 @@ def measure_reader(bob: Person, folder: Path, key: str, address: str) -> None:
             operations.run(alone, for_seconds(ALONE_SECONDS))
         started = time.perf_counter()
         with subprocess.Popen(["cat", mount.folder / "large"], stdout=subprocess.DEVNULL) as cat:
-            operations.run(samples, lambda cat=cat: cat.poll() is None)
+            operations.run(samples, partial(is_running, cat))
         seconds += time.perf_counter() - started
         sizes += (mount.folder / "large").stat().st_size
         mount.interrupt()
@@ -249,4 +254,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

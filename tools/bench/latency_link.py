@@ -39,7 +39,7 @@ _RECEIVE_BYTES = 256 * 1024
 
 async def carry(source: trio.SocketStream, target: trio.SocketStream, delay: float) -> None:
     """Pass on what comes, *delay* seconds after it came; any amount may be under way."""
-    under_way: deque[tuple[float, bytes]] = deque()
+    under_way: deque[tuple[float, bytes | bytearray]] = deque()
     arrived = trio.Event()
     ended = False
 

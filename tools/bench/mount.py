@@ -106,7 +106,12 @@ def listing(folder: Path, turn: int) -> tuple[float, float]:
 def unlink(folder: Path, turn: int) -> tuple[float, float]:
     """unlink(2) of each."""
     many = folder / f"many {turn}"
-    return timed(lambda: [os.unlink(f"{many}/{number}") for number in range(FILES)]), FILES
+
+    def remove_all() -> None:
+        for number in range(FILES):
+            os.unlink(f"{many}/{number}")
+
+    return timed(remove_all), FILES
 
 
 def statfs(folder: Path, turn: int) -> tuple[float, float]:
@@ -126,7 +131,7 @@ def make_archive(path: Path) -> None:
         file.write_bytes(f"{number}\n".encode() * (number % 1000))
     with tarfile.open(path, "w") as archive:
         archive.add(tree, "tree")
-    git = ["git", "-C", tree, "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    git = ["git", "-C", str(tree), "-c", "user.name=A", "-c", "user.email=a@example.org"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
         subprocess.run([*git, *words], check=True)
     subprocess.run(["git", "clone", "-q", "--bare", tree, path.with_name("tree.git")], check=True)
@@ -164,7 +169,7 @@ def hyperfs(folder: Path, *words: object) -> None:
         "HYPERFS_STORE": str(folder / "store"),
         "HYPERFS_RUNTIME_DIR": str(folder / "run"),
     }
-    command = [HYPERFS, "-q", *map(str, words)]
+    command = [str(HYPERFS), "-q", *map(str, words)]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 

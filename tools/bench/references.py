@@ -52,7 +52,7 @@ def passthrough(folder: Path) -> Iterator[Path | None]:
     source.mkdir()
     point.mkdir()
     options = f"source={source},cache=always,timeout=3600"
-    command = [program, "-f", "-o", options, point]
+    command = [str(program), "-f", "-o", options, str(point)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + _READY_SECONDS
@@ -76,8 +76,8 @@ def _build(program: Path) -> Path | None:
             capture_output=True,
             text=True,
         ).stdout
-        source = EXAMPLES / "passthrough_ll.c"
-        words = ["cc", "-O2", "-D_FILE_OFFSET_BITS=64", "-w", source, "-o", program]
+        source = str(EXAMPLES / "passthrough_ll.c")
+        words = ["cc", "-O2", "-D_FILE_OFFSET_BITS=64", "-w", source, "-o", str(program)]
         subprocess.run([*words, *shlex.split(flags)], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"no passthrough in C: {error} (apt install libfuse3-dev pkg-config gcc)")

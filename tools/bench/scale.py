@@ -207,8 +207,8 @@ async def rewrite(store: Path, size: int, writes: int) -> None:
             for label, part in (("first", grown[:tenth]), ("last", grown[-tenth:])):
                 average = sum(part) / len(part)
                 report(f"{SYNC_EVERY} pages: metadata a sync, {label} tenth", average, "bytes")
-            for label, part in (("first", times[:tenth]), ("last", times[-tenth:])):
-                report(f"{SYNC_EVERY} pages: sync, {label} tenth", sum(part) / tenth * 1000, "ms")
+            for label, taken in (("first", times[:tenth]), ("last", times[-tenth:])):
+                report(f"{SYNC_EVERY} pages: sync, {label} tenth", sum(taken) / tenth * 1000, "ms")
             await check(drive, expected)
             report("read in order, rewritten", await speed(drive), "MB/s")
             started = time.perf_counter()

@@ -81,12 +81,12 @@ def run(main: Callable[[], Awaitable[int | None]]) -> None:
 async def _until_interrupted(main: Callable[[], Awaitable[int | None]]) -> int | None:
     """Ctrl-C cancels. A KeyboardInterrupt would come up wherever the interpreter stands, in the
     middle of a commit too."""
+    code: int | None = 130
     async with trio.open_nursery() as nursery:
         await nursery.start(_cancelled_by_interrupt, nursery.cancel_scope)
         code = await main()
         nursery.cancel_scope.cancel()
-        return code
-    return 130
+    return code
 
 
 async def _cancelled_by_interrupt(
