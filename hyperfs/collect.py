@@ -195,13 +195,7 @@ class _Collection:
 
     async def run(self, keep_last: int | None, keep_within: float | None) -> Collected:
         # Were the newest version lost in a power cut, one would be shown that was given back.
-        try:
-            await self._committer.sync()
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            await self._clear_unnamed()
-            await self._committer.sync()
+        await self._sync()
         cutoff = None if keep_within is None else time.time_ns() - round(keep_within * 1e9)
         newest = self._view()
         info = newest.index.root
@@ -236,6 +230,25 @@ class _Collection:
         if info.previous is not None:
             await self._committer.tell_oldest(oldest)
         return Collected(oldest, self._blocks, self._bytes)
+
+    async def _sync(self) -> None:
+        """Make everything durable, in the room of what no version has if there is no other."""
+        try:
+            await self._committer.sync()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+        else:
+            return
+        await self._clear_unnamed()
+        try:
+            await self._committer.sync()
+        except OSError as error:
+            size = self._tree.dirty_bytes
+            if error.errno not in FULL or not size:
+                raise
+            what = f"{error.strerror} for {size / 1e6:.1f} MB written last, which can be removed"
+            raise OSError(error.errno, what) from error
 
     async def _clear_unnamed(self) -> None:
         """The disk is too full for what is staged. Clear what was appended since the newest version

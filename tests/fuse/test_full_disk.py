@@ -122,6 +122,22 @@ def test_what_waits_for_room_gets_that_of_a_file_that_was_removed(tmp_path, kind
         here.interrupt()
 
 
+def test_while_something_does_not_fit_nothing_is_given_back_and_that_is_said(tmp_path):
+    with writer(tmp_path, Memory) as (alice, here):
+        fill_with_one(here.folder / "large")
+        (here.folder / "kept").unlink()
+        done = alice.run("gc", "d", "--keep-last", "1")
+        assert done.returncode == 1
+        assert "MB written last, which can be removed" in done.stderr
+        (here.folder / "large").unlink()
+        sync(here.folder)
+        alice.ask("gc", "d", "--keep-last", "1")
+        (here.folder / "next").write_bytes(NEXT)
+        sync(here.folder)
+        assert os.listdir(here.folder) == ["next"]
+        here.interrupt()
+
+
 @pytest.mark.parametrize("kind", [Disk, Memory])
 def test_files_that_fill_a_disk_give_it_back_when_they_are_removed(tmp_path, kind):
     with writer(tmp_path, kind) as (alice, here):
