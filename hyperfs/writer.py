@@ -149,6 +149,9 @@ class OpenFile:
         delta, frozen = self.delta, self.frozen
         if delta is not None:
             cut, used = delta.cut, delta.ranges.byte_length
+            if used >= delta.size:
+                # A new file, mostly.
+                return delta.size
         if frozen is not None:
             used += min(frozen.ranges.byte_length, cut)
             cut = min(cut, frozen.cut)
