@@ -311,6 +311,12 @@ async def test_openings_without_end_by_who_does_not_read_are_dropped(caplog, mon
     assert "does not read" in caplog.text
 
 
+@pytest.fixture
+def unhurried(monkeypatch):
+    """What a turn takes does not depend on the machine's speed."""
+    monkeypatch.setattr(link, "SLICE_SECONDS", 1000)
+
+
 async def refuse_much(peer):
     """Have some 45 KB of refusals written to a peer that does not read them."""
     many = batch([(OPEN, opening(number)) for number in range(1, 251)])
@@ -322,6 +328,7 @@ async def refuse_much(peer):
     await trio.testing.wait_all_tasks_blocked()
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_many_who_do_not_read_do_not_fill_the_memory(caplog, monkeypatch):
     monkeypatch.setattr(holdings, "LARGE_BYTES", 1 << 15)
     monkeypatch.setattr(holdings, "MAX_BYTES", 70 << 10)
@@ -336,6 +343,7 @@ async def test_many_who_do_not_read_do_not_fill_the_memory(caplog, monkeypatch):
     assert caplog.text.count("does not read what it is sent, and others need the room") == 3
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_what_is_being_written_to_who_does_not_read_on_is_bounded_too(caplog, monkeypatch):
     monkeypatch.setattr(holdings, "LARGE_BYTES", 1 << 15)
     monkeypatch.setattr(holdings, "MAX_BYTES", 70 << 10)
@@ -351,6 +359,7 @@ async def test_what_is_being_written_to_who_does_not_read_on_is_bounded_too(capl
         assert [ended.is_set() for ended in attacks] == [True] * 3 + [False]
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_who_reads_slowly_is_not_dropped_for_those_who_do_not(caplog, monkeypatch):
     monkeypatch.setattr(holdings, "LARGE_BYTES", 1 << 15)
     monkeypatch.setattr(holdings, "MAX_BYTES", 200 << 10)
