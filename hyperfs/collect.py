@@ -90,14 +90,38 @@ class Collector:
         self.check(keep_last, keep_within)
         self._tree.check_writable()
         async with self._running:
-            work = _Collection(
-                self._metadata, self._tree, self._committer, _Rest() if gentle else Pace()
-            )
             try:
-                return await work.run(keep_last, keep_within)
+                return await self._run(keep_last, keep_within, _Rest() if gentle else Pace())
             except BlocksMissing as missing:
                 # Lost on the disk: what it names cannot be known.
                 raise BlockNotAvailable(missing.indices[0]) from missing
+
+    async def _run(self, keep_last: int | None, keep_within: float | None, pace: Pace) -> Collected:
+        def collection() -> _Collection:
+            return _Collection(self._metadata, self._tree, self._committer, pace)
+
+        blocks = size = 0
+        try:
+            await self._committer.sync()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            # What is staged has no room. What neither it nor the newest version needs may be that.
+            before = await collection().run(keep_last, keep_within)
+            blocks, size = before.blocks, before.byte_length
+            await self._sync_again()
+        found = await collection().run(keep_last, keep_within)
+        return replace(found, blocks=found.blocks + blocks, byte_length=found.byte_length + size)
+
+    async def _sync_again(self) -> None:
+        try:
+            await self._committer.sync()
+        except OSError as error:
+            size = self._tree.dirty_bytes
+            if error.errno not in FULL or not size:
+                raise
+            what = f"{error.strerror} for {size / 1e6:.1f} MB written last, which can be removed"
+            raise OSError(error.errno, what) from error
 
     @staticmethod
     def check(keep_last: int | None, keep_within: float | None) -> None:
@@ -194,10 +218,10 @@ class _Collection:
         self._blocks = self._bytes = 0
 
     async def run(self, keep_last: int | None, keep_within: float | None) -> Collected:
-        # Were the newest version lost in a power cut, one would be shown that was given back.
-        await self._sync()
-        cutoff = None if keep_within is None else time.time_ns() - round(keep_within * 1e9)
         newest = self._view()
+        # Were the newest version lost in a power cut, one would be shown that was given back.
+        await self._committer.sync_committed()
+        cutoff = None if keep_within is None else time.time_ns() - round(keep_within * 1e9)
         info = newest.index.root
         floor = oldest_version(self._metadata, newest)
         roots = array("q", [info.index])
@@ -230,34 +254,6 @@ class _Collection:
         if info.previous is not None:
             await self._committer.tell_oldest(oldest)
         return Collected(oldest, self._blocks, self._bytes)
-
-    async def _sync(self) -> None:
-        """Make everything durable, in the room of what no version has if there is no other."""
-        try:
-            await self._committer.sync()
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-        else:
-            return
-        await self._clear_unnamed()
-        try:
-            await self._committer.sync()
-        except OSError as error:
-            size = self._tree.dirty_bytes
-            if error.errno not in FULL or not size:
-                raise
-            what = f"{error.strerror} for {size / 1e6:.1f} MB written last, which can be removed"
-            raise OSError(error.errno, what) from error
-
-    async def _clear_unnamed(self) -> None:
-        """The disk is too full for what is staged. Clear what was appended since the newest version
-        for files that are gone: no version has it, so this needs none to be durable."""
-        info = self._view().index.root
-        self._counted = info.version
-        await self._clear(self._content, self._reach.content, info.content_length)
-        # What open files had then may be gone by now.
-        self._reach = Reach(self._tree.metadata_blocks)
 
     async def _checkouts(self, oldest: int) -> list[View]:
         """The versions before *oldest* that are in use."""

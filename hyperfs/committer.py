@@ -147,6 +147,10 @@ class Committer:
         await self.commit()
         await self._store.sync()
 
+    async def sync_committed(self) -> None:
+        """Return when the versions there are, of what is staged nothing, are durable."""
+        await self._store.sync()
+
     def check(self) -> None:
         """Raise what the last attempt to store something raised, unless a later one succeeded."""
         if self._error is not None:
@@ -247,7 +251,8 @@ class Committer:
         view = tree.view
         assert isinstance(view, View)
         await self._cut_rest(view)
-        async with self._store.transaction(self._metadata, self._content) as transaction:
+        cores = self._metadata, self._content
+        async with self._store.transaction(*cores, makes_room=not dense) as transaction:
             facts = self._facts(transaction, view, tree.next_id)
             index = view.index
             steps = dense_steps(index, **facts) if dense else commit_steps(index, {}, **facts)

@@ -105,20 +105,21 @@ def test_a_file_that_did_not_fit_gives_its_room_back_when_it_is_removed(tmp_path
         here.interrupt()
 
 
-@pytest.mark.parametrize("kind", [Disk, Memory])
-def test_what_waits_for_room_gets_that_of_a_file_that_was_removed(tmp_path, kind):
-    with writer(tmp_path, kind) as (alice, here):
+@pytest.mark.parametrize("committed", [False, True])
+def test_what_waits_for_room_gets_that_of_a_file_that_was_removed(tmp_path, committed):
+    with writer(tmp_path, Memory) as (alice, here):
         fill_with_one(here.folder / "large")
-        # Smaller than what may wait, so that it is taken.
-        waits = NEXT[:10_000_000]
-        with contextlib.suppress(OSError):
-            (here.folder / "waits").write_bytes(waits)
         (here.folder / "large").unlink()
+        if committed:
+            sync(here.folder)
+        # Less than what may wait, so that it is taken.
+        with contextlib.suppress(OSError):
+            (here.folder / "waits").write_bytes(NEXT)
         with pytest.raises(OSError, match="No space left"):
             sync(here.folder)
         alice.ask("gc", "d", "--keep-last", "1")
         sync(here.folder)
-        assert (here.folder / "waits").read_bytes() == waits
+        assert (here.folder / "waits").read_bytes() == NEXT
         here.interrupt()
 
 
