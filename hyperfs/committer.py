@@ -61,6 +61,8 @@ MOST_CHANGES: Final = 4096
 FLUSH_DIRTY_BYTES: Final = 16 * 1024 * 1024
 # What a full disk, or quota, says.
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+# What a file counts for beside its size when it is asked whether a commit adds or removes.
+_FILE_BYTES: Final = 4096
 # Files with less unflushed content wait for the commit, which packs them together.
 _FLUSH_FILE_BYTES: Final = 1024 * 1024
 
@@ -410,8 +412,8 @@ class Committer:
         blocks = appender.take()
         # What is removed can only be given back once a version says so. With what is changed beside
         # it, less than is flushed, that may take the last room of a full disk.
-        added = sum(map(len, blocks))
-        removes = files <= 0 and size + added <= 0 and self._content.length == before
+        added = size + sum(map(len, blocks)) + files * _FILE_BYTES
+        removes = added <= 0 and self._content.length == before
         cores = self._metadata, self._content
         async with self._store.transaction(*cores, makes_room=removes) as transaction:
             if blocks:

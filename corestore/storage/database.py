@@ -183,6 +183,8 @@ class Database:
         except apsw.FullError as e:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from e
         except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.IOError, apsw.PermissionsError) as e:
+            if getattr(e, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from e
             raise OSError(errno.EACCES, f"cannot open the database ({e})", str(self._path)) from e
         return connection
 

@@ -15,7 +15,7 @@ import itertools
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from corestore.errors import StorageConflict, StorageLocked
 from corestore.keys import DiscoveryKey, Key
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from corestore.storage.base import CoreStorage, SyncTicket
     from corestore.tree.types import Head
 
+T = TypeVar("T")
+
 
 class DiskStorage:
     """A `Storage` in the folder *path*, which is created if it is missing.
@@ -56,10 +58,10 @@ class DiskStorage:
         self._health = Health()
         folder.prepare(self._path, self._io)
         self._primary_key = folder.primary_key(self._path, self._io)
-        self.database = Database(self._path / folder.DATABASE, self._health, self._io)
+        self._reserve = Reserve(self._path / folder.RESERVE)
+        self.database = self._make_room_for(self._open_database, LAST_BYTES)
         self.files = DataFiles(self._path / folder.DATA, self._health, self._io)
         self.nodes = RowCache()
-        self._reserve = Reserve(self._path / folder.RESERVE)
         self._cores: dict[DiscoveryKey, DiskCore] = {}
         make_room_for = partial(self._make_room_for, least=LAST_BYTES)
         self.syncer = Syncer(self.database, self.files, self._health, make_room_for)
@@ -79,6 +81,9 @@ class DiskStorage:
         except BaseException:
             self._abandon()
             raise
+
+    def _open_database(self) -> Database:
+        return Database(self._path / folder.DATABASE, self._health, self._io)
 
     def _make_durable(self) -> None:
         """What the database says now is durable from here on, whoever wrote it."""
@@ -273,18 +278,18 @@ class DiskStorage:
         else:
             self._carry_out(own)
 
-    def _make_room_for(self, work: Callable[[], None], least: int = 0) -> None:
+    def _make_room_for(self, work: Callable[[], T], least: int = 0) -> T:
         """Do what must not fail for want of room, since it makes room: at the worst in that of the
         reserve, but for *least* bytes of it."""
         try:
-            work()
+            return work()
         except OSError as error:
             if not (rules.is_full(error) and self._reserve.release(least)):
                 raise
-            try:
-                work()
-            finally:
-                self._reserve.keep()
+        try:
+            return work()
+        finally:
+            self._reserve.keep()
 
     def _carry_out(self, own: Sequence[tuple[DiskCore, Commit]]) -> None:
         if len(own) == 1 and own[0][1].truncate is not None:

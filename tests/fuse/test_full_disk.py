@@ -152,15 +152,23 @@ def test_files_that_fill_a_disk_give_it_back_when_they_are_removed(tmp_path, kin
         here.interrupt()
 
 
+@pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize("kind", [Disk, Memory])
-def test_a_mount_that_is_killed_on_a_full_disk_gives_back_what_was_removed(tmp_path, kind):
+def test_a_store_that_was_left_on_a_full_disk_gives_back_what_was_removed(tmp_path, kind, killed):
     with writer(tmp_path, kind) as (alice, here):
         fill_with_one(here.folder / "large")
         (here.folder / "large").unlink()
         sync(here.folder)
-        here.kill()
+        if killed:
+            here.kill()
+        else:
+            here.interrupt()
+        with contextlib.suppress(OSError), (alice.store / "ballast").open("wb", 0) as ballast:
+            while True:
+                ballast.write(bytes(4096))
         alice.ask("gc", "d", "--keep-last", "1")
         assert "0 damaged" in alice.ask("verify", "d")
+        (alice.store / "ballast").unlink(missing_ok=True)
         again = alice.mount("d", here.folder)
         assert os.listdir(again.folder) == ["kept"]
         check_that_it_goes_on(again.folder)
