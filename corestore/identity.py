@@ -2,8 +2,9 @@
 
 A store that was restored from a backup, or copied to a second machine, looks to its cores as if
 nothing had happened, while others may have seen more of them. So a store remembers where it is: the
-machine's id, hashed, and the inode of its database. When these change, all cores we sign in it are
-put on hold until a peer has shown that it has no more of them (`corestore.lease`).
+machine's id, hashed, the inode of its database, and the generation of the primary key's. When these
+change, all cores we sign in it are put on hold until a peer has shown that it has no more of them
+(`corestore.lease`).
 
 Not noticed: a snapshot of a whole machine, and a backup written into the file that is there.
 Noticed although harmless: a store moved to another disk. The first peer, or the owner's word,
@@ -12,6 +13,8 @@ settles it.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from corestore import crypto
 from corestore.commit import Commit
 from corestore.lease import HOLD, Hold, Reason
-from corestore.storage.folder import DATABASE
+from corestore.storage.folder import DATABASE, PRIMARY_KEY
 
 if TYPE_CHECKING:
     from corestore.storage.base import Storage
@@ -28,6 +31,8 @@ logger: Final = logging.getLogger("corestore")
 
 IDENTITY: Final = "corestore/identity"
 _MACHINE_ID: Final = Path("/etc/machine-id")
+# The request of ioctl(2), linux/fs.h: _IOR('v', 1, long), for machines with 64 bits.
+_GET_GENERATION: Final = 0x80087601
 
 
 def identity(folder: Path) -> bytes:
@@ -36,9 +41,25 @@ def identity(folder: Path) -> bytes:
         machine = _MACHINE_ID.read_bytes().strip()
     except OSError:
         machine = b""
-    inode = (folder / DATABASE).stat().st_ino
+    inode = (folder / DATABASE).stat().st_ino.to_bytes(8, "little")
+    # Not the database's: to open and close that would take SQLite's locks off it.
+    generation = _generation(folder / PRIMARY_KEY)
     # Hashed, so that the store tells nobody the id; it identifies the machine elsewhere too.
-    return crypto.hash_bytes(b"corestore identity", machine, inode.to_bytes(8, "little"))
+    return crypto.hash_bytes(b"corestore identity", machine, inode, generation)
+
+
+def _generation(path: Path) -> bytes:
+    """Which of the files this is that had its inode's number one after the other; empty where the
+    file system does not say.
+
+    On ext4 and others a new file takes the number of one that was just removed: a store that is
+    removed and then restored may lie where it lay.
+    """
+    number = bytearray(8)
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        fcntl.ioctl(file, _GET_GENERATION, number)
+        return bytes(number)
+    return b""
 
 
 def notice_copy(storage: Storage, folder: Path) -> int:
