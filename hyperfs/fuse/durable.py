@@ -51,6 +51,7 @@ def _durable(
         answer = await change(self, *args, **kwargs)
         try:
             await sync(self)
+        # Cancelled or failed, the kernel is told nothing of the answer, and will not forget it.
         except BaseException:
             take_back(self, answer)
             raise

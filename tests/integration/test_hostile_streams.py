@@ -317,6 +317,13 @@ def unhurried(monkeypatch):
     monkeypatch.setattr(link, "SLICE_SECONDS", 1000)
 
 
+@pytest.fixture
+def little_room(monkeypatch):
+    """What waits for those who do not read has less room than two of them take here."""
+    monkeypatch.setattr(holdings, "LARGE_BYTES", 1 << 15)
+    monkeypatch.setattr(holdings, "MAX_BYTES", 70 << 10)
+
+
 async def refuse_much(peer):
     """Have some 45 KB of refusals written to a peer that does not read them."""
     many = batch([(OPEN, opening(number)) for number in range(1, 251)])
@@ -328,10 +335,8 @@ async def refuse_much(peer):
     await trio.testing.wait_all_tasks_blocked()
 
 
-@pytest.mark.usefixtures("unhurried")
-async def test_many_who_do_not_read_do_not_fill_the_memory(caplog, monkeypatch):
-    monkeypatch.setattr(holdings, "LARGE_BYTES", 1 << 15)
-    monkeypatch.setattr(holdings, "MAX_BYTES", 70 << 10)
+@pytest.mark.usefixtures("unhurried", "little_room")
+async def test_many_who_do_not_read_do_not_fill_the_memory(caplog):
     async with scene(caplog) as found:
         attacks = []
         for _ in range(4):
@@ -343,10 +348,8 @@ async def test_many_who_do_not_read_do_not_fill_the_memory(caplog, monkeypatch):
     assert caplog.text.count("does not read what it is sent, and others need the room") == 3
 
 
-@pytest.mark.usefixtures("unhurried")
-async def test_what_is_being_written_to_who_does_not_read_on_is_bounded_too(caplog, monkeypatch):
-    monkeypatch.setattr(holdings, "LARGE_BYTES", 1 << 15)
-    monkeypatch.setattr(holdings, "MAX_BYTES", 70 << 10)
+@pytest.mark.usefixtures("unhurried", "little_room")
+async def test_what_is_being_written_to_who_does_not_read_on_is_bounded_too(caplog):
     async with scene(caplog) as found:
         attacks = []
         for _ in range(4):

@@ -56,9 +56,12 @@ def run(interrupted):
 
 
 def main():
+    # What was started in the background by a shell has the signal ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in range(1, run(None) + 1):
         try:
             run(line)
+        # What the program ends with is what is told.
         except BaseException as error:
             told = error
             while isinstance(told, BaseExceptionGroup):
